@@ -1,0 +1,229 @@
+"""Kind to resource to type, and objects to bytes and back.
+
+The wire form of an object is its Struct's JSON behind ``{"kind":…,"apiVersion":…,``; Structs hold neither, since their
+class says both. Reading is strict about types and lenient the way Go is: ``null`` is absent, and an absent required
+field is its zero value, for validation to name.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Hashable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from .quantity import canonical
+from .resources import RESOURCES, Resource
+from .types import meta_v1
+from .values import Quantity
+
+T = TypeVar("T")
+
+
+class ObjectList(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """A list of any kind: ``PodList`` is ``ObjectList[Pod]``."""
+
+    metadata: meta_v1.ListMeta = msgspec.field(default_factory=meta_v1.ListMeta)
+    items: tuple[T, ...] = ()
+
+
+class TypeMeta(msgspec.Struct, frozen=True, kw_only=True, rename={"api_version": "apiVersion"}):
+    """What any document says of itself."""
+
+    kind: str = ""
+    api_version: str = ""
+
+
+class DecodeError(ValueError):
+    """The bytes are no object of the type; the message says where."""
+
+
+# -------------------------------------------------------------------------------------------------------- kinds
+
+_BY_TYPE_NAME: dict[tuple[str, str], Resource[Any]] = {(r.api_version, r.kind): r for r in RESOURCES}
+_BY_PATH: dict[tuple[str, str, str], Resource[Any]] = {(r.group, r.version, r.plural): r for r in RESOURCES}
+
+
+def resource_of(kind: type[T] | Resource[T] | T) -> Resource[T]:
+    """The resource that serves a Struct class or an object of it. A Resource is its own answer."""
+    if isinstance(kind, Resource):
+        return kind
+    found: Resource[T] = _BY_TYPE_NAME[kind.API_VERSION, kind.KIND]  # type: ignore[union-attr]  # all kinds have both
+    return found
+
+
+def resource_by_kind(api_version: str, kind: str) -> Resource[Any] | None:
+    return _BY_TYPE_NAME.get((api_version, kind))
+
+
+def resource_by_path(group: str, version: str, plural: str) -> Resource[Any] | None:
+    return _BY_PATH.get((group, version, plural))
+
+
+# -------------------------------------------------------------------------------------------------------- writing
+
+
+def _encode_hook(value: object) -> object:
+    if isinstance(value, Quantity):
+        return str.__str__(value)
+    raise TypeError(f"{type(value).__name__} has no place in an API object")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_encode_hook)
+
+
+@lru_cache(maxsize=None)
+def prefix(api_version: str, kind: str) -> bytes:
+    """``{"kind":"Pod","apiVersion":"v1",`` : what stands before the fields of every object of a kind."""
+    return b'{"kind":%s,"apiVersion":%s,' % (_ENCODER.encode(kind), _ENCODER.encode(api_version))
+
+
+def encode_inner(value: object) -> bytes:
+    """The JSON of a Struct (or of any plain value) without kind and apiVersion."""
+    return _ENCODER.encode(value)
+
+
+def encode(obj: Any) -> bytes:
+    """The wire JSON of an object: a kind's Struct, or a custom resource as a plain mapping."""
+    if isinstance(obj, Mapping):
+        return _ENCODER.encode(obj)
+    inner = _ENCODER.encode(obj)
+    head = prefix(obj.API_VERSION, obj.KIND)
+    return head + inner[1:] if len(inner) > 2 else head[:-1] + b"}"
+
+
+def to_builtins(obj: Any) -> Any:
+    """The plain JSON value of a Struct, without kind and apiVersion."""
+    return msgspec.json.decode(_ENCODER.encode(obj))
+
+
+def document(obj: Any) -> dict[str, Any]:
+    """The plain JSON value of an object, with kind and apiVersion."""
+    found: dict[str, Any] = msgspec.json.decode(encode(obj))
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+def _decode_hook(kind: type, value: object) -> object:
+    if kind is Quantity and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return canonical(value)
+    raise msgspec.ValidationError(f"Expected `quantity`, got `{type(value).__name__}`")
+
+
+@lru_cache(maxsize=None)
+def decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    """The one JSON decoder of a type."""
+    return msgspec.json.Decoder(cast(Any, kind), dec_hook=_decode_hook)
+
+
+def decode(kind: type[T], data: bytes | bytearray | memoryview) -> T:
+    """Read an object. Raises DecodeError with msgspec's words and the place (``$.spec.replicas``)."""
+    try:
+        found: T = decoder(kind).decode(data)  # type: ignore[arg-type]  # classes are hashable
+        return found
+    except msgspec.ValidationError:
+        return convert(kind, _plain(data))
+    except msgspec.DecodeError as err:
+        raise DecodeError(str(err)) from err
+
+
+def convert(kind: type[T], value: Any) -> T:
+    """Make a Struct of a plain JSON value, as leniently as ``decode``. Raises DecodeError."""
+    try:
+        return msgspec.convert(value, kind, dec_hook=_decode_hook)
+    except msgspec.ValidationError:
+        pass
+    try:
+        return msgspec.convert(_as_go_reads(kind, value), kind, dec_hook=_decode_hook)
+    except (msgspec.ValidationError, ValueError) as err:
+        raise DecodeError(str(err)) from err
+
+
+def _plain(data: bytes | bytearray | memoryview) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError as err:
+        raise DecodeError(str(err)) from err
+
+
+@lru_cache(maxsize=None)
+def field_types(kind: type) -> dict[str, tuple[str, Any, bool]]:
+    """{wire name: (attribute, type, required)} of a Struct."""
+    hints = typing.get_type_hints(kind)
+    return {f.encode_name: (f.name, hints[f.name], f.required) for f in msgspec.structs.fields(kind)}
+
+
+def _as_go_reads(kind: Any, value: Any) -> Any:
+    """Drop nulls and put zero values where required fields are absent, all the way down."""
+    kind = _strip_optional(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if not isinstance(value, dict):
+            return value
+        known = field_types(kind)
+        made = {
+            wire: _as_go_reads(known[wire][1], inner) if wire in known else inner
+            for wire, inner in value.items()
+            if inner is not None
+        }
+        for wire, (_, hint, required) in known.items():
+            if required and wire not in made:
+                made[wire] = _zero(hint)
+        return made
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return [_as_go_reads(arguments[0], _zero(arguments[0]) if inner is None else inner) for inner in value]
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        return {k: _as_go_reads(arguments[1], _zero(arguments[1]) if v is None else v) for k, v in value.items()}
+    return value
+
+
+def _strip_optional(kind: Any) -> Any:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        left = [part for part in typing.get_args(kind) if part is not type(None)]
+        if len(left) == 1:
+            return left[0]
+        return next((part for part in left if isinstance(part, type) and issubclass(part, msgspec.Struct)), kind)
+    return kind
+
+
+_ZEROS: dict[Any, Any] = {str: "", int: 0, float: 0.0, bool: False, Quantity: "0"}
+
+
+def _zero(kind: Any) -> Any:
+    """Go's zero value of a field's type, as plain JSON."""
+    kind = _strip_optional(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _as_go_reads(kind, {})
+    if typing.get_origin(kind) is tuple:
+        return []
+    if typing.get_origin(kind) is dict:
+        return {}
+    return _ZEROS.get(kind, 0 if int in typing.get_args(kind) else None)
+
+
+# -------------------------------------------------------------------------------------------------------- strictness
+
+
+def unknown_fields(kind: type, value: Any, path: str = "") -> Iterable[str]:
+    """The paths of fields that a type does not have, as the server's strict decoding names them."""
+    kind = _strip_optional(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        known = field_types(kind)
+        top = not path and hasattr(kind, "KIND")
+        for wire, inner in value.items():
+            here = f"{path}.{wire}" if path else wire
+            if wire in known:
+                yield from unknown_fields(known[wire][1], inner, here)
+            elif not (top and wire in ("kind", "apiVersion")):
+                yield here
+    elif typing.get_origin(kind) is tuple and isinstance(value, list):
+        for n, inner in enumerate(value):
+            yield from unknown_fields(typing.get_args(kind)[0], inner, f"{path}[{n}]")
+    elif typing.get_origin(kind) is dict and isinstance(value, dict):
+        for key, inner in value.items():
+            yield from unknown_fields(typing.get_args(kind)[1], inner, f"{path}.{key}")

@@ -1,0 +1,20 @@
+"""The plain values that API types are made of: quantities and times, each a text with a meaning.
+
+A ``Quantity`` is the text that Kubernetes writes, in its canonical form, so equal amounts of one notation are equal
+texts; arithmetic happens on what ``quantity`` parses from it.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+#: RFC 3339 in UTC with whole seconds: ``2026-11-21T02:31:37Z``. ``api.clock`` reads and writes it.
+Time: TypeAlias = str
+#: RFC 3339 in UTC with microseconds: ``2026-11-21T02:31:37.000000Z``.
+MicroTime: TypeAlias = str
+
+
+class Quantity(str):
+    """A canonical Kubernetes quantity: ``500m``, ``1Gi``. ``api.quantity`` parses, formats and compares them."""
+
+    __slots__ = ()

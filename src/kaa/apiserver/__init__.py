@@ -1,0 +1,1 @@
+"""The API server: requests in, bytes out, one pipeline for every transport."""

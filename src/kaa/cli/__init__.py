@@ -1,0 +1,1 @@
+"""The kaa command: one module per verb."""

@@ -1,0 +1,1 @@
+"""One client, two transports: everything that talks to a Kubernetes API server talks through here."""

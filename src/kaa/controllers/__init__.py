@@ -1,0 +1,1 @@
+"""One module per controller: the pure plan first, then reconcile, then wiring."""

@@ -1,0 +1,1 @@
+"""Reserved for kaa's own kubectl; until it stands, the original one drives kaa."""

@@ -1,0 +1,1 @@
+"""Pods of one node made true: pod workers, probes, volumes, status."""

@@ -1,0 +1,1 @@
+"""Pods reach each other, services, names and the world."""

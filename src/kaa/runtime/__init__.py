@@ -1,0 +1,1 @@
+"""Sandboxes, containers and images behind one Protocol. Knows nothing of Kubernetes kinds."""

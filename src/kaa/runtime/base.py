@@ -1,0 +1,410 @@
+"""The runtime's contract: the verbs of the CRI, as plain values.
+
+``oci`` is our own (runc or crun under conmon), ``cri`` any CRI socket, ``simulated`` nodes that only pretend. One contract
+suite runs on all of them. A sandbox holds a pod's namespaces and cgroup; containers run inside it. Ids are the runtime's;
+labels and annotations are the caller's, kept verbatim and given back by every listing, so that a restarted caller finds
+its own again.
+
+All times are seconds since 1970; 0 is "not yet".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+NamespaceMode = Literal["pod", "container", "node"]
+
+
+class RuntimeFailure(Exception):
+    """The runtime refused or failed; the message is for the user."""
+
+
+class NotFoundError(RuntimeFailure):
+    """No such sandbox, container or image."""
+
+
+class ImagePullError(RuntimeFailure):
+    """The image could not be had: unknown, unauthorized, unreachable, or not what its digest says."""
+
+
+class ContainerState(StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    UNKNOWN = "unknown"
+
+
+class SandboxState(StrEnum):
+    READY = "ready"
+    NOT_READY = "notready"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A host path (or ``tmpfs``) seen inside a container."""
+
+    host_path: str
+    container_path: str
+    read_only: bool = False
+    recursive_read_only: bool = False
+    propagation: Literal["private", "host_to_container", "bidirectional"] = "private"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    host_path: str
+    container_path: str
+    permissions: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the cgroup enforces; None leaves the kernel's default. CPU in the cgroup's own units."""
+
+    cpu_shares: int | None = None
+    cpu_quota_us: int | None = None
+    cpu_period_us: int | None = None
+    memory_limit_bytes: int | None = None
+    memory_swap_limit_bytes: int | None = None
+    pids_limit: int | None = None
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    oom_score_adj: int = 0
+    hugepage_limits: Mapping[str, int] = field(default_factory=dict)
+    unified: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """``pod``: one for the sandbox; ``container``: one each; ``node``: the host's."""
+
+    network: NamespaceMode = "pod"
+    pid: NamespaceMode = "container"
+    ipc: NamespaceMode = "pod"
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How a container's process is confined. Ids of None mean the image's own user."""
+
+    user: int | None = None
+    group: int | None = None
+    username: str = ""
+    supplemental_groups: tuple[int, ...] = ()
+    privileged: bool = False
+    read_only_root: bool = False
+    no_new_privileges: bool = False
+    add_capabilities: tuple[str, ...] = ()  #: without ``CAP_``; ``ALL`` for all of them
+    drop_capabilities: tuple[str, ...] = ()
+    seccomp: str = "unconfined"  #: ``unconfined``, ``runtime/default`` or a profile's path
+    apparmor: str = ""
+    selinux_label: str = ""
+    masked_paths: tuple[str, ...] | None = None  #: None: the runtime's defaults
+    read_only_paths: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DNS:
+    """``resolv.conf`` of a sandbox."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    """``host_port`` of the node leads to ``container_port`` of the sandbox; ``host_ip`` empty means every address."""
+
+    host_port: int
+    container_port: int
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
+    host_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxConfig:
+    """A pod's shell. ``cgroup_parent`` is a cgroup path below the runtime's root, made by the caller."""
+
+    name: str
+    namespace: str
+    uid: str
+    attempt: int = 0
+    hostname: str = ""
+    log_directory: str = ""
+    dns: DNS | None = None
+    ports: tuple[PortMapping, ...] = ()
+    namespaces: Namespaces = Namespaces()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    cgroup_parent: str = ""
+    runtime_handler: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A sandbox as it is. ``ips`` are its own addresses, primary first (empty with the node's network)."""
+
+    id: str
+    name: str
+    namespace: str
+    uid: str
+    attempt: int
+    state: SandboxState
+    created_at: float
+    ips: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerConfig:
+    """One container. ``command`` and ``args`` None mean the image's own; ``log_path`` is relative to the sandbox's."""
+
+    name: str
+    image: str  #: an image id or reference that the store holds
+    attempt: int = 0
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    working_dir: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    resources: Resources = Resources()
+    security: Security = Security()
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
+    stop_signal: str = ""  #: empty: the image's own, else SIGTERM
+    pid_target: str = ""  #: a container id whose pid namespace is shared
+    log_path: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as it is. ``reason`` is ``Completed``, ``Error`` or ``OOMKilled`` once it exited."""
+
+    id: str
+    sandbox_id: str
+    name: str
+    attempt: int
+    state: ContainerState
+    image: str  #: as the config named it
+    image_id: str  #: ``sha256:…`` of the image's config
+    image_ref: str  #: ``name@sha256:…`` it was pulled as, or the id
+    created_at: float
+    started_at: float = 0
+    finished_at: float = 0
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+    log_path: str = ""  #: absolute
+    pid: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the store. ``user`` is the config's own word for who runs it."""
+
+    id: str
+    repo_tags: tuple[str, ...]
+    repo_digests: tuple[str, ...]
+    size_bytes: int
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAuth:
+    """Credentials of a pull; all empty means anonymous."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PullProgress:
+    """``done`` of ``total`` bytes of what a pull fetches (compressed); ``total`` 0 while it is unknown."""
+
+    status: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class EventKind(StrEnum):
+    CREATED = "created"
+    STARTED = "started"
+    STOPPED = "stopped"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeEvent:
+    """Something happened to a container (or to the sandbox itself: ``container_id`` empty). Advisory: relist to be sure."""
+
+    kind: EventKind
+    sandbox_id: str
+    container_id: str = ""
+    at: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerUsage:
+    """What a container uses at ``at``: CPU as a running total, the rest as it is now."""
+
+    container_id: str
+    at: float
+    cpu_ns: int = 0
+    memory_bytes: int = 0
+    memory_working_set_bytes: int = 0
+    memory_rss_bytes: int = 0
+    memory_page_faults: int = 0
+    memory_major_page_faults: int = 0
+    pids: int = 0
+    rootfs_bytes: int = 0
+    rootfs_inodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    exit_code: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+class Streams(Protocol):
+    """A running exec or attach: bytes in, bytes out. Closing it detaches; an exec's process is killed."""
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None: ...
+
+    async def resize(self, columns: int, rows: int) -> None: ...
+
+    def output(self) -> AsyncIterator[tuple[Literal["stdout", "stderr"], bytes]]:
+        """Chunks as they come; ends when the process has closed both."""
+        ...
+
+    async def wait(self) -> int:
+        """The exit code: of the exec's process, or 0 for an attach that ended."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    name: str  #: ``kaa``, ``containerd``
+    version: str
+    handlers: tuple[str, ...] = ("",)
+    network_ready: bool = True
+    message: str = ""
+
+
+class PodNetwork(Protocol):
+    """Gives a sandbox its place in the network, as a CNI plugin does. Both verbs may be repeated."""
+
+    async def attach(self, sandbox_id: str, netns_path: str, ports: tuple[PortMapping, ...]) -> tuple[str, ...]:
+        """Connect a network namespace; returns its addresses, primary first."""
+        ...
+
+    async def detach(self, sandbox_id: str) -> None:
+        """Take back links, addresses and host ports; the namespace may be gone already."""
+        ...
+
+    async def keep_only(self, sandbox_ids: frozenset[str]) -> None:
+        """Detach every sandbox that is not named: what a crash left behind."""
+        ...
+
+
+class Runtime(Protocol):
+    """Every verb is idempotent: repeating one that succeeded succeeds. All raise RuntimeFailure or NotFoundError."""
+
+    async def info(self) -> RuntimeInfo: ...
+
+    async def run_sandbox(self, config: SandboxConfig) -> str:
+        """Make a sandbox, its network included; returns its id."""
+        ...
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        """Kill what still runs in it and take its network down. Unknown ids are fine."""
+        ...
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        """Stop it and forget it, its containers included."""
+        ...
+
+    async def list_sandboxes(self) -> list[Sandbox]: ...
+
+    async def create_container(self, sandbox_id: str, config: ContainerConfig) -> str: ...
+
+    async def start_container(self, container_id: str) -> None: ...
+
+    async def stop_container(self, container_id: str, grace_s: float) -> None:
+        """Send the stop signal, wait ``grace_s``, then kill. Returns when it has exited; unknown ids are fine."""
+        ...
+
+    async def remove_container(self, container_id: str) -> None:
+        """Kill if need be, then forget. Its log stays."""
+        ...
+
+    async def list_containers(self, *, sandbox_id: str = "") -> list[Container]: ...
+
+    async def container(self, container_id: str) -> Container: ...
+
+    async def update_resources(self, container_id: str, resources: Resources) -> None: ...
+
+    async def reopen_log(self, container_id: str) -> None:
+        """Write the log to a new file at its path: the old one was rotated away."""
+        ...
+
+    async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> ExecResult:
+        """Run a command to its end. Raises TimeoutError after ``timeout_s`` (0: never), its process killed."""
+        ...
+
+    async def exec(self, container_id: str, command: tuple[str, ...], *, stdin: bool, tty: bool) -> Streams: ...
+
+    async def attach(self, container_id: str, *, stdin: bool, tty: bool) -> Streams: ...
+
+    async def port_forward(self, sandbox_id: str, port: int) -> Streams:
+        """A TCP connection to a port inside the sandbox; everything read comes as ``stdout``."""
+        ...
+
+    async def usage(self) -> list[ContainerUsage]: ...
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        """What happens from now on."""
+        ...
+
+    async def pull_image(self, reference: str, auth: ImageAuth | None = None) -> Image:
+        """Fetch an image by ``[registry/]name[:tag|@digest]``; raises ImagePullError."""
+        ...
+
+    def pull_progress(self, reference: str) -> PullProgress | None:
+        """How far a running pull is; None when none runs."""
+        ...
+
+    async def image(self, reference: str) -> Image | None:
+        """The image that a reference or id names in the store."""
+        ...
+
+    async def list_images(self) -> list[Image]: ...
+
+    async def remove_image(self, image_id: str) -> None: ...
+
+    async def image_fs_bytes(self) -> tuple[int, int]:
+        """(bytes, inodes) that images and writable layers use."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what this process holds. Containers go on running."""
+        ...

@@ -1,0 +1,1 @@
+"""Which node takes which pod: columns of nodes, masks and scores."""
