@@ -1,0 +1,59 @@
+"""What an admission plugin is.
+
+A write passes all plugins that change it, in order, then (validated) all that refuse it. A plugin sees Structs, decides
+without I/O from the View, and says no with an ApiError. Webhooks, which do have I/O, are plugins too: hence ``async``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kaa.client.pipeline import Request
+
+from ..view import View
+
+
+@dataclass(slots=True)
+class Attributes:
+    """One write on its way. ``operation`` is CREATE, UPDATE, DELETE or CONNECT; ``object`` is None on deletion."""
+
+    request: Request
+    operation: str
+    object: Any
+    old: Any = None
+    dry_run: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def on(self, plural: str, group: str = "", subresource: str = "") -> bool:
+        """Whether the write is on this resource and subresource."""
+        resource = self.request.resource
+        return resource.plural == plural and resource.group == group and self.request.subresource == subresource
+
+
+class Plugin(Protocol):
+    name: str
+
+    async def admit(self, attributes: Attributes, view: View) -> None:
+        """Change ``attributes.object`` (by putting another in its place), or raise."""
+        ...
+
+    async def validate(self, attributes: Attributes, view: View) -> None:
+        """Raise ApiError to refuse; change nothing."""
+        ...
+
+
+class Chain:
+    """The plugins in upstream's order."""
+
+    def __init__(self, plugins: Sequence[Plugin]) -> None:
+        self.plugins = tuple(plugins)
+
+    async def admit(self, attributes: Attributes, view: View) -> None:
+        for plugin in self.plugins:
+            await plugin.admit(attributes, view)
+
+    async def validate(self, attributes: Attributes, view: View) -> None:
+        for plugin in self.plugins:
+            await plugin.validate(attributes, view)

@@ -1,0 +1,1 @@
+"""Who may: RBAC, the Node authorizer, system:masters."""
