@@ -22,7 +22,7 @@ class User:
     name: str
     uid: str = ""
     groups: tuple[str, ...] = ()
-    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(slots=True)
