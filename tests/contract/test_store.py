@@ -193,7 +193,7 @@ def test_range_is_in_the_order_of_utf8(run: Run) -> None:
         for name in names:
             await store.put(name, name.encode())
         page = await store.range("/p/")
-        wanted = sorted((name.encode() for name in names if name.startswith("/p/")))
+        wanted = sorted(name.encode() for name in names if name.startswith("/p/"))
         assert [kv.value for kv in page.items] == wanted
         assert (page.remaining, page.revision) == (0, len(names))
         assert len((await store.range("")).items) == len(names)

@@ -73,6 +73,10 @@ class Medium(Protocol):
         """Drop rows and values; a bounded piece of work."""
         ...
 
+    def reclaim(self) -> Awaitable[bool]:
+        """Give a bounded piece of unused space back; False when there is none left to give."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -217,7 +221,8 @@ class LogStore:
         write = await self._write(key, None, expected)
         if write.version is None:
             return None
-        assert write.value is not None, "the group left the deleted value here"
+        if write.value is None:  # the group leaves the deleted value here
+            raise StoreUnavailable(f"{key}: deleted, but its last value is missing")
         return _key_value(write.version, write.value)
 
     async def _write(self, key: str, value: bytes | None, expected: Revision | None) -> _Write:
@@ -311,16 +316,11 @@ class LogStore:
             version = write.version
             if version is None:
                 continue
-            old = version.previous
-            previous = None
-            if old is not None:
-                previous = (
-                    fresh.get(old.revision) or self._cache.get(old.revision) or _key_value(old, replaced[old.revision])
-                )
+            previous = self._previous(version.previous, fresh, replaced)
             self._history.append(version)
             kv = _key_value(version, write.value or b"")
             if version.deleted:
-                write.value = previous.value if previous is not None else b""
+                write.value = previous.value if previous is not None else None
                 events.append(Event(EventType.DELETE, kv, previous))
             else:
                 fresh[version.revision] = kv
@@ -329,6 +329,14 @@ class LogStore:
             self._cache.add(kv)
         if events:
             self._publish(events)
+
+    def _previous(self, old: Version | None, fresh: Mapping[Revision, KeyValue], replaced: Values) -> KeyValue | None:
+        """What a write replaced. None too where that value is damaged: the key can be written over, or deleted."""
+        if old is None:
+            return None
+        if old.revision in replaced:
+            return _key_value(old, replaced[old.revision])
+        return fresh.get(old.revision) or self._cache.get(old.revision)
 
     def _next(self) -> None:
         self._busy = False
@@ -368,7 +376,10 @@ class LogStore:
         pairs = [(version, version.previous) for version in versions]  # compaction cuts ``previous`` while we load
         puts = [version for version in versions if not version.deleted]
         found = await self._load([*puts, *(previous for _, previous in pairs if previous is not None)])
-        if any(version.revision not in found for version in puts):
+        missing = [version.revision for version in puts if version.revision not in found]
+        if missing and missing[-1] > self._history.compacted:
+            raise StoreUnavailable(f"the value of revision {missing[-1]} is missing")
+        if missing:
             raise Compacted(self._history.compacted)
         return position, [_event(version, previous, found) for version, previous in pairs]
 
@@ -418,6 +429,8 @@ class LogStore:
                 await self._medium.forget(batch)
                 for _ in batch:
                     self._unforgotten.popleft()
+            while not self._closed and await self._medium.reclaim():
+                pass
 
     async def close(self) -> None:
         if self._closed:

@@ -44,5 +44,8 @@ class _Dictionary:
         for revision in revisions:
             self._values.pop(revision, None)
 
+    async def reclaim(self) -> bool:
+        return False
+
     async def close(self) -> None:
         self._values.clear()

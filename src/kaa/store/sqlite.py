@@ -41,7 +41,7 @@ INSERT INTO state VALUES ('compacted', 0);
 #: A page holds two values of a usual size; the log is folded into the file every so many pages.
 PAGE_BYTES = 8192
 CHECKPOINT_PAGES = 2000
-#: Free pages that are kept for the next writes, and how many are given back in one step.
+#: Free pages that are kept for the next writes (or a quarter of the file), and how many are given back in one step.
 SPARE_PAGES = 1024
 RECLAIM_PAGES = 128
 #: Revisions in one SELECT (SQLite's own limit is 32766 variables).
@@ -103,6 +103,9 @@ class _Database:
     def forget(self, revisions: Sequence[Revision]) -> Awaitable[None]:
         return self._on(self._write_thread, lambda: self._write_forget(revisions))
 
+    def reclaim(self) -> Awaitable[bool]:
+        return self._on(self._write_thread, self._write_reclaim)
+
     async def close(self) -> None:
         try:
             await self._on(self._read_thread, self._read_close)
@@ -152,9 +155,14 @@ class _Database:
     def _write_forget(self, revisions: Sequence[Revision]) -> None:
         rows = [(revision,) for revision in revisions]
         self._write_many([("DELETE FROM log WHERE revision = ?", rows), ("DELETE FROM value WHERE revision = ?", rows)])
+
+    def _write_reclaim(self) -> bool:
         writer = _open(self._writer)
-        if writer.execute("PRAGMA freelist_count").fetchone()[0] > SPARE_PAGES:
-            writer.execute(f"PRAGMA incremental_vacuum({RECLAIM_PAGES})").fetchall()
+        free = writer.execute("PRAGMA freelist_count").fetchone()[0]
+        if free <= max(SPARE_PAGES, writer.execute("PRAGMA page_count").fetchone()[0] // 4):
+            return False
+        writer.execute(f"PRAGMA incremental_vacuum({RECLAIM_PAGES})").fetchall()
+        return True
 
     def _write_many(self, statements: Sequence[tuple[str, Sequence[tuple[object, ...]]]]) -> None:
         """One transaction; all of it or nothing."""
