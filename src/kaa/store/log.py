@@ -46,6 +46,8 @@ GROUP_BYTES = 8 << 20
 #: What a watch that is behind reads in one step: versions looked at, and events given.
 SCAN_VERSIONS = 10_000
 BATCH_EVENTS = 256
+#: Revisions compacted in the index in one turn of the loop: about a millisecond.
+COMPACT_VERSIONS = 2_000
 #: Revisions forgotten in one transaction: some milliseconds of the writer's time.
 FORGET_ROWS = 256
 #: What one cached value costs beside its bytes.
@@ -421,9 +423,11 @@ class LogStore:
         async with self._compacting:
             if revision > self._history.compacted:
                 await self._medium.mark_compacted(revision)
-                dead = self._history.compact(revision)
-                self._cache.drop(dead)
-                self._unforgotten.extend(dead)
+                while self._history.compacted < revision:
+                    dead = self._history.compact(Revision(min(revision, self._history.compacted + COMPACT_VERSIONS)))
+                    self._cache.drop(dead)
+                    self._unforgotten.extend(dead)
+                    await asyncio.sleep(0)
             while self._unforgotten and not self._closed:
                 batch = [self._unforgotten[n] for n in range(min(FORGET_ROWS, len(self._unforgotten)))]
                 await self._medium.forget(batch)

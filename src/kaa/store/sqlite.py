@@ -161,7 +161,8 @@ class _Database:
         free = writer.execute("PRAGMA freelist_count").fetchone()[0]
         if free <= max(SPARE_PAGES, writer.execute("PRAGMA page_count").fetchone()[0] // 4):
             return False
-        writer.execute(f"PRAGMA incremental_vacuum({RECLAIM_PAGES})").fetchall()
+        # ``execute`` would stop after one page: this pragma answers with rows that have no column.
+        writer.executescript(f"PRAGMA incremental_vacuum({RECLAIM_PAGES})")
         return True
 
     def _write_many(self, statements: Sequence[tuple[str, Sequence[tuple[object, ...]]]]) -> None:
