@@ -7,13 +7,14 @@ import resource
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from kaa.store.base import Compacted, Revision, StoreUnavailable
+from kaa.store.log import Row, Values
 from kaa.store.sqlite import open_sqlite
 
 
@@ -177,6 +178,44 @@ async def _until(store, revision):  # type: ignore[no-untyped-def]  # a test's h
         yield batch
         if batch[-1].revision >= revision:
             return
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["durable all the same", "not durable"])
+def test_a_write_of_unknown_fate_is_looked_up(path: Path, landed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit fails after, or before, it took effect: the store finds out which, and goes on from there."""
+
+    async def case() -> None:
+        store = await open_sqlite(path)
+        await store.put("/a", b"1")
+        append = store._medium.append
+
+        def fail(rows: Sequence[Row], wanted: Sequence[Revision]) -> asyncio.Future[Values]:
+            async def work() -> Values:
+                if landed:
+                    await append(rows, wanted)
+                raise StoreUnavailable("disk I/O error")
+
+            return asyncio.ensure_future(work())
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store._medium, "append", fail)
+            with pytest.raises(StoreUnavailable, match="disk I/O error"):
+                await store.put("/a", b"2")
+        waiting = asyncio.ensure_future(anext(store.watch("/", after=Revision(1))))
+        await asyncio.sleep(0)
+        kv = await store.put("/b", b"1")
+        assert kv.mod_revision == (3 if landed else 2)
+        first = (await waiting)[0]
+        assert (first.kv.key, first.revision) == (("/a", 2) if landed else ("/b", 2))
+        now = await store.get("/a")
+        assert now is not None
+        assert now.value == (b"2" if landed else b"1")
+        await store.close()
+        store = await open_sqlite(path)
+        assert store.revision == kv.mod_revision
+        await store.close()
+
+    asyncio.run(case())
 
 
 def test_what_is_no_database_is_refused(path: Path) -> None:

@@ -40,7 +40,7 @@ INSERT INTO state VALUES ('compacted', 0);
 """
 #: A page holds two values of a usual size; the log is folded into the file every so many pages.
 PAGE_BYTES = 8192
-CHECKPOINT_PAGES = 2000
+CHECKPOINT_PAGES = 1000
 #: Free pages that are kept for the next writes (or a quarter of the file), and how many are given back in one step.
 SPARE_PAGES = 1024
 RECLAIM_PAGES = 128
