@@ -29,6 +29,8 @@ class ApiError(Exception):
 
     code = 500
     reason = "InternalError"
+    #: Whether the wire shows ``details: {}`` where there are none, as upstream does for answers that name no object.
+    bare_details = False
 
     def __init__(
         self,

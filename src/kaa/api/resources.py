@@ -32,9 +32,10 @@ class Subresource:
     version: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Resource(Generic[T]):
-    """One served resource. ``type`` is its Struct; custom resources have none and travel as ``api.custom`` values."""
+    """One served resource, equal only to itself. ``type`` is its Struct; custom resources have none and travel as
+    ``api.custom`` values."""
 
     group: str
     version: str

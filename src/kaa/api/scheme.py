@@ -47,12 +47,9 @@ _BY_TYPE_NAME: dict[tuple[str, str], Resource[Any]] = {(r.api_version, r.kind): 
 _BY_PATH: dict[tuple[str, str, str], Resource[Any]] = {(r.group, r.version, r.plural): r for r in RESOURCES}
 
 
-def resource_of(kind: type[T] | Resource[T] | T) -> Resource[T]:
+def resource_of(kind: Any) -> Resource[Any]:
     """The resource that serves a Struct class or an object of it. A Resource is its own answer."""
-    if isinstance(kind, Resource):
-        return kind
-    found: Resource[T] = _BY_TYPE_NAME[kind.API_VERSION, kind.KIND]  # type: ignore[union-attr]  # all kinds have both
-    return found
+    return kind if isinstance(kind, Resource) else _BY_TYPE_NAME[kind.API_VERSION, kind.KIND]
 
 
 def resource_by_kind(api_version: str, kind: str) -> Resource[Any] | None:
@@ -156,6 +153,18 @@ def field_types(kind: type) -> dict[str, tuple[str, Any, bool]]:
     """{wire name: (attribute, type, required)} of a Struct."""
     hints = typing.get_type_hints(kind)
     return {f.encode_name: (f.name, hints[f.name], f.required) for f in msgspec.structs.fields(kind)}
+
+
+def struct_in(hint: Any) -> type[msgspec.Struct] | None:
+    """The Struct class in a field's type, through options, tuples and mappings; None when there is none."""
+    hint = _strip_optional(hint)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return hint
+    for inner in typing.get_args(hint):
+        found = struct_in(inner) if inner is not Ellipsis else None
+        if found is not None:
+            return found
+    return None
 
 
 def _as_go_reads(kind: Any, value: Any) -> Any:

@@ -109,6 +109,17 @@ class Strategy(Generic[T]):
     #: The paths that ``fields`` answers.
     field_names: ClassVar[frozenset[str]] = frozenset()
 
+    #: Whether DELETE answers with the object that it removed, instead of a Status.
+    answers_deleted_object: ClassVar[bool] = False
+
+    def grace_s(self, obj: T, asked: int | None) -> int:
+        """How long a deletion leaves the object to end; 0 for kinds that end at once."""
+        return 0
+
+    def prepare_deletion(self, obj: T) -> T:
+        """What else changes when an object is marked for deletion."""
+        return obj
+
     def subresource_update(self, subresource: str, new: T, old: T) -> T | None:
         """The object that an update of a subresource other than status makes (``resize``, ``approval``, ``finalize``);
         None when there is no such subresource."""

@@ -1,0 +1,265 @@
+"""Request bodies: bytes to objects, refused in upstream's words.
+
+The order of refusals is upstream's: media type, then kind and version, then the fields' types, then (strict) fields that
+the kind does not have.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from kaa.api import scheme
+from kaa.api.custom import CustomObject, from_document
+from kaa.api.errors import BadRequest, Invalid, UnsupportedMediaType
+from kaa.api.fields import Path, not_supported
+from kaa.api.quantity import INVALID as INVALID_QUANTITY
+from kaa.api.resources import Resource
+from kaa.client.pipeline import Request
+
+JSON, YAML = "application/json", "application/yaml"
+ACCEPTED = f"{JSON}, {YAML}, application/vnd.kubernetes.protobuf"
+FIELD_VALIDATIONS = ("Ignore", "Warn", "Strict")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """An object as it was sent, with the warnings that reading it gave."""
+
+    object: Any
+    warnings: tuple[str, ...] = ()
+
+
+def media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def plain_document(data: bytes, content_type: str, what: str) -> Any:
+    """The plain value of a JSON or YAML body. ``what`` is the kind that it must be."""
+    kind = media_type(content_type)
+    if kind == YAML:
+        return _from_yaml(data)
+    if kind not in (JSON, ""):
+        raise UnsupportedMediaType(
+            f"the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
+        )
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        raise _not_json(data, what) from None
+    except RecursionError:
+        raise BadRequest("the object provided is nested too deeply") from None
+
+
+def _from_yaml(data: bytes) -> Any:
+    import yaml  # only clients that send YAML pay for it
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        found = yaml.load(data, Loader=loader)
+        return msgspec.json.decode(msgspec.json.encode(found))  # dates and the like as JSON has them
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as err:
+        raise BadRequest(f"error converting YAML to JSON: yaml: {err}") from None
+
+
+def _not_json(data: bytes, what: str) -> BadRequest:
+    shown = data[:100].decode("utf-8", "replace") or "<empty>"
+    problem = _go_json_error(data.decode("utf-8", "replace"))
+    return BadRequest(
+        f"the object provided is unrecognized (must be of type {what}): couldn't get version/kind;"
+        f" json parse error: {problem} ({shown})"
+    )
+
+
+def _go_json_error(text: str) -> str:
+    """Where Go's JSON scanner would stop, for the mistakes that people make."""
+    stripped = text.lstrip()
+    if not stripped:
+        return "unexpected end of JSON input"
+    if stripped[0] == "{":
+        after = stripped[1:].lstrip()
+        if after and after[0] not in '"}':
+            return f"invalid character '{after[0]}' looking for beginning of object key string"
+    elif stripped[0] not in '[{"-0123456789tfn':
+        return f"invalid character '{stripped[0]}' looking for beginning of value"
+    import json
+
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as err:
+        if err.pos >= len(text.rstrip()):
+            return "unexpected end of JSON input"
+        return f"invalid character '{text[err.pos]}' after object key:value pair"
+    return "unexpected end of JSON input"
+
+
+def read(request: Request, resource: Resource[Any], kind: type | None = None) -> Body:
+    """The object of a create or update. ``kind`` is the Struct when it is not the resource's own (``Scale``)."""
+    if not isinstance(request.body, (bytes, bytearray)):
+        return Body(request.body)
+    expected_kind, expected_version = resource.kind, resource.api_version
+    if kind is not None:
+        expected_kind, expected_version = kind.KIND, kind.API_VERSION  # type: ignore[attr-defined]  # all kinds have them
+    level = request.options.get("fieldValidation") or "Warn"
+    data = bytes(request.body)
+    fast = media_type(request.content_type) in (JSON, "")
+    if not fast or resource.custom or level != "Ignore":
+        document = plain_document(data, request.content_type, expected_kind)
+        check_kind(document, expected_kind, expected_version)
+        warnings = strictness(request, resource, kind or (None if resource.custom else resource.type), document, data)
+        return Body(make(resource, kind, document, data if fast else None), warnings)
+    try:
+        meta = scheme.decode(scheme.TypeMeta, data)
+    except scheme.DecodeError:
+        raise _not_json(data, expected_kind) from None
+    check_kind({"kind": meta.kind, "apiVersion": meta.api_version}, expected_kind, expected_version)
+    return Body(make(resource, kind, None, data))
+
+
+def make(resource: Resource[Any], kind: type | None, document: Any, data: bytes | None) -> Any:
+    """An object from its document, or straight from its bytes. Raises BadRequest in Go's words."""
+    expected_kind, version = resource.kind, resource.version
+    try:
+        if resource.custom and kind is None:
+            return from_document(document)
+        struct = kind or resource.type
+        if kind is not None:
+            expected_kind, version = kind.KIND, kind.API_VERSION.rpartition("/")[2]  # type: ignore[attr-defined]
+        return scheme.decode(struct, data) if data is not None else scheme.convert(struct, document)
+    except scheme.DecodeError as err:
+        problem = go_decode_error(str(err), kind or resource.type)
+        raise BadRequest(
+            f'{expected_kind} in version "{version}" cannot be handled as a {expected_kind}: {problem}'
+        ) from None
+
+
+def check_kind(document: Any, kind: str, api_version: str) -> None:
+    """The document says what it is, and it is that. An absent kind or version is the expected one, as upstream has it."""
+    if not isinstance(document, dict):
+        raise BadRequest(
+            f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind;"
+            f" json parse error: json: cannot unmarshal {_go_word(document)} into Go value of type struct"
+        )
+    found_kind, found_version = document.get("kind") or kind, document.get("apiVersion") or api_version
+    version = str(found_version).rpartition("/")[2]
+    if found_version == api_version and found_kind == kind:
+        return
+    if scheme.resource_by_kind(str(found_version), str(found_kind)) is None and found_version != api_version:
+        raise BadRequest(
+            f'{found_kind} in version "{version}" cannot be handled as a {kind}: no kind "{found_kind}" is registered'
+            f' for version "{found_version}" in scheme "pkg/api/legacyscheme/scheme.go:30"'
+        )
+    raise BadRequest(
+        f'{found_kind} in version "{version}" cannot be handled as a {kind}:'
+        f" converting (v1.{found_kind}) to (core.{kind}): unknown conversion"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- strictness
+
+
+def strictness(
+    request: Request, resource: Resource[Any], struct: type | None, document: Any, data: bytes
+) -> tuple[str, ...]:
+    """Fields that the kind does not have, and fields sent twice: refused, warned about or ignored as asked."""
+    level = request.options.get("fieldValidation") or "Warn"
+    if level not in FIELD_VALIDATIONS:
+        options = {"create": "CreateOptions", "update": "UpdateOptions"}.get(request.verb, "PatchOptions")
+        fault = not_supported(Path("fieldValidation"), level, FIELD_VALIDATIONS)
+        raise Invalid.of("meta.k8s.io", options, "", [fault])
+    if level == "Ignore" or not isinstance(document, dict):
+        return ()
+    faults = [f'unknown field "{path}"' for path in _unknown(struct, document)] if struct else []
+    faults += [f'duplicate field "{path}"' for path in duplicate_fields(data, document)]
+    if faults and level == "Strict":
+        raise BadRequest(
+            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}:'
+            f" strict decoding error: {', '.join(faults)}"
+        )
+    return tuple(faults)
+
+
+def _unknown(struct: type, document: dict[str, Any]) -> list[str]:
+    return list(scheme.unknown_fields(struct, document))
+
+
+def duplicate_fields(data: bytes, document: Any) -> list[str]:
+    """The names of members that stand twice in one JSON object.
+
+    Naming them costs a slow parse, so first their colons are counted: a document that lost a member has fewer.
+    """
+    if data.count(b'":') + data.count(b'" :') <= msgspec.json.encode(document).count(b'":'):
+        return []
+    import json
+
+    found: list[str] = []
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in made:
+                found.append(name)
+            made[name] = value
+        return made
+
+    try:
+        json.loads(data, object_pairs_hook=members)
+    except (ValueError, RecursionError):
+        return []
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- words
+
+_EXPECTED = re.compile(r"Expected `(.+?)`, got `(.+?)`(?: - at `\$(.*)`)?")
+_GO_TYPES = {"int": "int32", "bool": "bool", "str": "string", "float": "float64", "object": "map[string]string"}
+_GO_WORDS = {"str": "string", "int": "number", "float": "number", "bool": "bool", "array": "array", "object": "object"}
+
+
+def _go_word(value: Any) -> str:
+    names = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
+    return names.get(type(value), "null")
+
+
+def go_decode_error(message: str, struct: type) -> str:
+    """msgspec's complaint as Go's decoder would word it."""
+    if INVALID_QUANTITY in message or "quantit" in message:
+        return INVALID_QUANTITY
+    found = _EXPECTED.match(message)
+    if found is None:
+        return message
+    expected, got, place = found[1].split(" | ")[0], found[2], found[3] or ""
+    names = [part for part in re.split(r"\.|\[[^\]]*\]", place) if part]
+    owner, leaf = _owner(struct, names)
+    go_type = _go_type(owner, leaf, expected)
+    path = ".".join(names)
+    return f"json: cannot unmarshal {_GO_WORDS.get(got, got)} into Go struct field {owner.__name__}.{path} of type {go_type}"
+
+
+def _owner(struct: type, names: list[str]) -> tuple[type, str]:
+    """The Struct that holds the last field of a path."""
+    owner = struct
+    for name in names[:-1]:
+        known = scheme.field_types(owner)
+        inner = scheme.struct_in(known[name][1]) if name in known else None
+        if inner is not None:
+            owner = inner
+    return owner, names[-1] if names else ""
+
+
+def _go_type(owner: type, leaf: str, expected: str) -> str:
+    hint = scheme.field_types(owner).get(leaf, ("", None, False))[1]
+    inner = scheme.struct_in(hint)
+    if expected == "array":
+        return f"[]v1.{inner.__name__}" if inner else "[]string"
+    if expected == "object" and inner is not None:
+        return f"v1.{inner.__name__}"
+    return _GO_TYPES.get(expected, expected)
+
+
+def object_from(value: Any) -> Any:
+    """Whatever a patch made, for a custom resource."""
+    return value if isinstance(value, CustomObject) else from_document(value)

@@ -1,0 +1,466 @@
+"""Everything the API server serves, in memory: each object beside the JSON bytes of its revision.
+
+Purpose: reads cost no decoding and no I/O. GET answers with an entry's bytes, LIST joins them, WATCH wraps them, and all
+watchers share one buffer. The store's log is the only writer: a cache follows its watch, also for this server's own
+writes, so every reader sees the log's order.
+
+Bytes are kept without what differs between their uses. ``inner`` is ``"metadata":{"resourceVersion":"7",…}…}``: an object
+on its own is ``{"kind":"Pod","apiVersion":"v1",`` + inner; in a list it is ``{`` + inner.
+
+Left to others: who may read (pipeline), what a page is (reads), what goes on the wire (wire).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from kaa.api import scheme
+from kaa.api.clock import Clock
+from kaa.api.custom import CustomObject, from_document
+from kaa.api.errors import Expired, Timeout
+from kaa.api.resources import RESOURCES, Resource
+from kaa.api.selectors import FieldRequirement, Selector, matches_fields
+from kaa.client.client import WatchType
+from kaa.store.base import Event, EventType, KeyValue, Revision, Store
+
+from . import keys
+from .registry.strategy import Strategy
+
+T = TypeVar("T")
+
+PAGE = 2000  # keys a page when the cache is filled from the store
+HISTORY_MIN = 256  # changes a resource keeps for watchers that resume, whatever their age
+HISTORY_S = 75.0  # and all changes younger than this
+HISTORY_MAX = 100_000
+_METADATA = b'"metadata":{'
+_VERSION = b'"metadata":{"resourceVersion":"%d"'
+
+
+class Entry:
+    """One object at one revision: bytes for the wire, what selectors ask for, and the Struct when somebody wants it."""
+
+    __slots__ = ("_object", "fields", "inner", "key", "labels", "resource", "revision")
+
+    def __init__(
+        self,
+        resource: Resource[Any],
+        key: str,
+        revision: Revision,
+        inner: bytes,
+        labels: Mapping[str, str],
+        fields: Mapping[str, str],
+        obj: Any,
+    ) -> None:
+        self.resource, self.key, self.revision, self.inner = resource, key, revision, inner
+        self.labels, self.fields = labels, fields
+        self._object: Any = None if obj is None else weakref.ref(obj)
+
+    @property
+    def alone(self) -> bytes:
+        """The object as GET answers it."""
+        return scheme.prefix(self.resource.api_version, self.resource.kind) + self.inner
+
+    @property
+    def listed(self) -> bytes:
+        """The object as an item of a list: built-in kinds leave out kind and apiVersion, custom ones keep them."""
+        return self.alone if self.resource.custom else b"{" + self.inner
+
+    def object(self, *, keep: bool = False) -> Any:
+        """The Struct; decoded again if nobody held it. ``keep`` holds it from now on, for what decisions read often."""
+        held = self._object
+        obj = held() if type(held) is weakref.ref else held
+        if obj is None:
+            obj = read_object(self.resource, self.alone)
+            self._object = weakref.ref(obj)
+        if keep:
+            self._object = obj
+        return obj
+
+    def at(self, revision: Revision) -> Entry:
+        """The same object under another resource version: a deletion shows its last state so."""
+        end = self.inner.index(b'"', len(_VERSION) - 3) + 1
+        inner = _VERSION % revision + self.inner[end:]
+        return Entry(self.resource, self.key, revision, inner, self.labels, self.fields, None)
+
+
+def read_object(resource: Resource[Any], data: bytes) -> Any:
+    """The object in a document: a Struct, or a CustomObject."""
+    if resource.custom:
+        return from_document(scheme.decode(dict, data))
+    return scheme.decode(resource.type, data)
+
+
+def stored_bytes(resource: Resource[Any], obj: Any) -> bytes:
+    """What the store keeps: the object's document without its resource version."""
+    metadata = obj.metadata
+    if metadata.resource_version is not None:
+        obj = replace(obj, metadata=replace(metadata, resource_version=None))
+    return scheme.encode(obj.document() if isinstance(obj, CustomObject) else obj)
+
+
+class Change:
+    """One step of a resource's history. ``wire`` is the watch event's JSON line, made once for all watchers."""
+
+    __slots__ = ("_lines", "entry", "moment", "previous", "type")
+
+    def __init__(self, type: WatchType, entry: Entry, previous: Entry | None, moment: float) -> None:
+        self.type, self.entry, self.previous, self.moment = type, entry, previous, moment
+        self._lines: dict[WatchType, bytes] = {}
+
+    @property
+    def revision(self) -> Revision:
+        return self.entry.revision
+
+    def line(self, type: WatchType, entry: Entry) -> bytes:
+        found = self._lines.get(type)
+        if found is None:
+            found = self._lines[type] = watch_line(type, entry.alone)
+        return found
+
+
+def watch_line(type: WatchType, document: bytes) -> bytes:
+    return b'{"type":"%s","object":%s}\n' % (type.value.encode(), document)
+
+
+class Watcher:
+    """One subscriber's buffer: changes in order until the reader takes them. Overflow ends the watch, without harm: the
+    client resumes from the last version it saw."""
+
+    LIMIT = 20_000
+
+    __slots__ = ("_wake", "changes", "ended", "fields", "labels", "namespace")
+
+    def __init__(self, namespace: str, labels: Selector, fields: tuple[FieldRequirement, ...]) -> None:
+        self.namespace = namespace + "/" if namespace else ""
+        self.labels, self.fields = labels, fields
+        self.changes: deque[tuple[WatchType, Entry, Change]] = deque()
+        self.ended = False
+        self._wake: asyncio.Event = asyncio.Event()
+
+    def selects(self, entry: Entry | None) -> bool:
+        return (
+            entry is not None
+            and (self.labels.empty or self.labels.matches(entry.labels))
+            and (not self.fields or matches_fields(self.fields, entry.fields))
+        )
+
+    def offer(self, change: Change) -> None:
+        """Translate a change into what this selection sees of it."""
+        entry = change.entry
+        if self.namespace and not entry.key.startswith(self.namespace):
+            return
+        if self.labels.empty and not self.fields:
+            self._push(change.type, entry, change)
+            return
+        was = self.selects(change.previous)
+        now = change.type is not WatchType.DELETED and self.selects(entry)
+        if now:
+            self._push(WatchType.MODIFIED if was else WatchType.ADDED, entry, change)
+        elif was:
+            gone = entry if change.type is WatchType.DELETED else _previous_at(change)
+            self._push(WatchType.DELETED, gone, change)
+
+    def _push(self, type: WatchType, entry: Entry, change: Change) -> None:
+        if len(self.changes) >= self.LIMIT:
+            self.ended = True
+        else:
+            self.changes.append((type, entry, change))
+        self._wake.set()
+
+    def end(self) -> None:
+        self.ended = True
+        self._wake.set()
+
+    async def wait(self) -> None:
+        """Until there are changes or the watch has ended."""
+        while not self.changes and not self.ended:
+            self._wake.clear()
+            await self._wake.wait()
+
+
+def _previous_at(change: Change) -> Entry:
+    assert change.previous is not None
+    return change.previous.at(change.revision)
+
+
+class ResourceCache:
+    """The objects of one resource: by key ``namespace/name`` (or ``name``), in order, with a window of their history."""
+
+    def __init__(self, resource: Resource[Any], strategy: Strategy[Any], revision: Revision) -> None:
+        self.resource, self.strategy = resource, strategy
+        self.entries: dict[str, Entry] = {}
+        self.order: list[str] = []
+        self.changed: Revision = Revision(0)  #: the revision of the last change
+        self.history: deque[Change] = deque()
+        self.oldest = revision  #: changes after it are all in ``history``
+        self.watchers: set[Watcher] = set()
+
+    def entry(self, kv: KeyValue, key: str, obj: Any) -> Entry:
+        """An entry of a stored value. ``obj`` is the Struct when the writer had it at hand, else it is decoded here."""
+        resource = self.resource
+        head = scheme.prefix(resource.api_version, resource.kind)
+        value = kv.value
+        if obj is None:
+            obj = read_object(resource, value)
+        if not value.startswith(_METADATA, len(head)) or not value.startswith(head):
+            value = stored_bytes(resource, obj)  # written by another server: same object, its own order of fields
+        obj = replace(obj, metadata=replace(obj.metadata, resource_version=str(kv.mod_revision)))
+        rest = value[len(head) + len(_METADATA) :]
+        inner = b"".join((_VERSION % kv.mod_revision, b"}" if rest[:1] == b"}" else b",", rest.removeprefix(b"}")))
+        metadata = obj.metadata
+        fields = {"metadata.name": metadata.name or "", "metadata.namespace": metadata.namespace or ""}
+        fields.update(self.strategy.fields(obj))
+        return Entry(resource, key, kv.mod_revision, inner, metadata.labels, fields, obj)
+
+    def load(self, entry: Entry) -> None:
+        self.entries[entry.key] = entry
+        self.order.append(entry.key)
+        self.changed = max(self.changed, entry.revision)
+
+    def apply(self, event: Event, key: str, obj: Any, moment: float) -> None:
+        """Take one event of the log and tell the watchers."""
+        previous = self.entries.get(key)
+        if event.type is EventType.PUT:
+            entry = self.entry(event.kv, key, obj)
+            if previous is None:
+                insort(self.order, key)
+            self.entries[key] = entry
+            type = WatchType.ADDED if previous is None else WatchType.MODIFIED
+        elif previous is not None:
+            entry = previous.at(event.revision)
+            del self.entries[key]
+            del self.order[bisect_left(self.order, key)]
+            type = WatchType.DELETED
+        else:
+            return
+        self.changed = event.revision
+        change = Change(type, entry, previous, moment)
+        self.history.append(change)
+        self._prune(moment)
+        for watcher in self.watchers:
+            watcher.offer(change)
+
+    def _prune(self, moment: float) -> None:
+        history = self.history
+        while len(history) > HISTORY_MIN and (history[0].moment < moment - HISTORY_S or len(history) > HISTORY_MAX):
+            self.oldest = history.popleft().revision
+
+    def select(self, namespace: str, labels: Selector, fields: tuple[FieldRequirement, ...]) -> list[Entry]:
+        """The entries of a namespace (empty: all) that match, in key order."""
+        entries = self.entries
+        found: Iterable[Entry] = [entries[key] for key in self.keys(namespace)]
+        if not labels.empty:
+            found = [entry for entry in found if labels.matches(entry.labels)]
+        if fields:
+            found = [entry for entry in found if matches_fields(fields, entry.fields)]
+        return found if isinstance(found, list) else list(found)
+
+    def keys(self, namespace: str) -> list[str]:
+        if not namespace:
+            return self.order
+        start = bisect_left(self.order, namespace + "/")
+        return self.order[start : bisect_left(self.order, namespace + "0", start)]  # "0" follows "/"
+
+    def replay(self, watcher: Watcher, after: Revision) -> None:
+        """Give a new watcher what happened after a revision. Raises Expired when that is no longer known."""
+        if after < self.oldest:
+            raise Expired(f"too old resource version: {after} ({self.oldest})")
+        for change in self.history:
+            if change.revision > after:
+                watcher.offer(change)
+
+
+class Cacher:
+    """All resources' caches, filled from the store and following its log. It is the ``View`` that decisions read."""
+
+    WAIT_S = 3.0  # how long a read waits for a revision that has not come yet
+
+    def __init__(self, store: Store, clock: Clock, strategy_for: Callable[[Resource[Any]], Strategy[Any]]) -> None:
+        self._store, self._clock = store, clock
+        self._strategy_for = strategy_for
+        self.revision = Revision(0)  #: every change up to here is in the caches
+        self._caches: dict[str, ResourceCache] = {}  #: {key prefix: cache}
+        self._by_resource: dict[Resource[Any], ResourceCache] = {}
+        self._expected: dict[str, tuple[bytes, Any]] = {}  #: {store key: (bytes, Struct) of a write under way}
+        self._arrivals: deque[tuple[Revision, asyncio.Future[None]]] = deque()
+        for resource in RESOURCES:
+            if "list" in resource.verbs and keys.is_stored(resource):
+                self.serve(resource)
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    # ---------------------------------------------------------------------------------------------- resources
+
+    def serve(self, resource: Resource[Any]) -> ResourceCache:
+        """Have a cache for a resource (empty until objects arrive)."""
+        cache = ResourceCache(resource, self._strategy_for(resource), self.revision)
+        self._caches[keys.prefix(resource)] = cache
+        self._by_resource[resource] = cache
+        return cache
+
+    def drop(self, resource: Resource[Any]) -> None:
+        """Stop serving a resource: its watches end."""
+        cache = self._by_resource.pop(resource, None)
+        if cache is not None:
+            self._caches.pop(keys.prefix(resource), None)
+            for watcher in cache.watchers:
+                watcher.end()
+
+    def of(self, resource: Resource[Any]) -> ResourceCache:
+        return self._by_resource[keys.storage_resource(resource)]
+
+    def caches(self) -> Iterable[ResourceCache]:
+        return self._by_resource.values()
+
+    # ---------------------------------------------------------------------------------------------- following
+
+    async def fill(self) -> None:
+        """Read everything the store holds."""
+        revision = Revision(0)
+        after = ""
+        while True:
+            page = await self._store.range(keys.ROOT, after=after, limit=PAGE, revision=revision)
+            revision = page.revision
+            for kv in page.items:
+                found = self._locate(kv.key)
+                if found is not None:
+                    cache, key = found
+                    cache.load(cache.entry(kv, key, None))
+            if not page.remaining:
+                break
+            after = page.items[-1].key
+        self.revision = revision
+        for cache in self._caches.values():
+            cache.order.sort()
+            cache.oldest = revision
+
+    async def fill_resource(self, resource: Resource[Any]) -> None:
+        """Read one resource that came to be served while the server runs."""
+        cache = self._by_resource[resource]
+        page = await self._store.range(keys.prefix(resource))
+        for kv in page.items:
+            key = kv.key[len(keys.prefix(resource)) :]
+            if key not in cache.entries:
+                cache.load(cache.entry(kv, key, None))
+        cache.order.sort()
+
+    async def follow(self) -> None:
+        """Apply the log as it grows; lives until cancelled."""
+        async for batch in self._store.watch(keys.ROOT, after=self.revision):
+            moment = self._clock.monotonic()
+            for event in batch:
+                self._apply(event, moment)
+            self._arrived()
+
+    def _apply(self, event: Event, moment: float) -> None:
+        expected = self._expected.get(event.kv.key)
+        obj = None
+        if expected is not None and expected[0] is event.kv.value:
+            obj = expected[1]
+            del self._expected[event.kv.key]
+        found = self._locate(event.kv.key)
+        if found is not None:
+            cache, key = found
+            cache.apply(event, key, obj, moment)
+        self.revision = event.revision
+
+    def _locate(self, key: str) -> tuple[ResourceCache, str] | None:
+        """The cache that a store key belongs to and the rest of the key."""
+        end = key.find("/", len(keys.ROOT))
+        while end > 0:
+            cache = self._caches.get(key[: end + 1])
+            if cache is not None:
+                return cache, key[end + 1 :]
+            end = key.find("/", end + 1)
+        return None
+
+    def _arrived(self) -> None:
+        waiting = deque[tuple[Revision, asyncio.Future[None]]]()
+        for revision, arrived in self._arrivals:
+            if revision > self.revision:
+                waiting.append((revision, arrived))
+            elif not arrived.done():
+                arrived.set_result(None)
+        self._arrivals = waiting
+
+    async def reach(self, revision: Revision) -> None:
+        """Wait until the caches hold a revision that the store has committed."""
+        if revision <= self.revision:
+            return
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrivals.append((revision, arrived))
+        await arrived
+
+    async def reach_asked(self, revision: Revision) -> None:
+        """Wait for a revision that a client named. Raises Timeout when it does not come."""
+        if revision <= self.revision:
+            return
+        try:
+            async with asyncio.timeout(self.WAIT_S):
+                await self.reach(revision)
+        except TimeoutError:
+            message = f"Too large resource version: {revision}, current: {self.revision}"
+            raise _too_large(message) from None
+
+    # ---------------------------------------------------------------------------------------------- writing
+
+    async def put(self, resource: Resource[Any], key: str, obj: Any, data: bytes, expected: Revision) -> Entry:
+        """Store an object and return its entry, once the caches hold it. Raises RevisionMismatch."""
+        store_key = keys.prefix(resource) + key
+        self._expected[store_key] = (data, obj)
+        try:
+            kv = await self._store.put(store_key, data, expected=expected)
+        except BaseException:
+            self._expected.pop(store_key, None)
+            raise
+        await self.reach(kv.mod_revision)
+        cache = self.of(resource)
+        entry = cache.entries.get(key)
+        if entry is None or entry.revision != kv.mod_revision:  # overtaken already
+            entry = cache.entry(kv, key, obj)
+        return entry
+
+    async def remove(self, resource: Resource[Any], key: str, expected: Revision) -> Revision:
+        """Delete an object; returns the deletion's revision."""
+        gone = await self._store.delete(keys.prefix(resource) + key, expected=expected)
+        if gone is None:
+            return self.revision
+        await self.reach(gone.mod_revision)
+        return gone.mod_revision
+
+    def keys_in(self, plural: str, namespace: str) -> list[str]:
+        """The keys of a core resource in a namespace."""
+        return self._caches[f"{keys.ROOT}{plural}/"].keys(namespace)
+
+    # ---------------------------------------------------------------------------------------------- the View
+
+    def get(self, kind: type[T], name: str, namespace: str = "") -> T | None:
+        resource = scheme.resource_of(kind)
+        entry = self.of(resource).entries.get(keys.object_key(resource, namespace, name))
+        if entry is None:
+            return None
+        found: T = entry.object(keep=True)
+        return found
+
+    def list(self, kind: type[T], namespace: str = "") -> Iterable[T]:
+        cache = self.of(scheme.resource_of(kind))
+        return [cache.entries[key].object(keep=True) for key in cache.keys(namespace)]
+
+    def version(self, kind: type[T]) -> int:
+        return int(self.of(scheme.resource_of(kind)).changed)
+
+
+def _too_large(message: str) -> Timeout:
+    from kaa.api.types.meta_v1 import StatusCause
+
+    cause = StatusCause(reason="ResourceVersionTooLarge", message="Too large resource version")
+    return Timeout(message, causes=[cause], retry_after_s=1)

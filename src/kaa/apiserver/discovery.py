@@ -1,0 +1,204 @@
+"""What is served, as clients ask for it: ``/api``, ``/apis``, resource lists, plain and aggregated; ``/version``.
+
+Documents are made once for what is served now and kept with their ETag; a custom resource that comes or goes makes them
+anew. Source: API concepts "Discovery API".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from kaa.api.resources import RESOURCES, Resource
+
+Json = dict[str, Any]
+
+VERSION: Json = {
+    "major": "1",
+    "minor": "36",
+    "emulationMajor": "1",
+    "emulationMinor": "36",
+    "minCompatibilityMajor": "1",
+    "minCompatibilityMinor": "35",
+    "gitVersion": "v1.36.2+kaa",
+    "gitCommit": "",
+    "gitTreeState": "clean",
+    "buildDate": "1970-01-01T00:00:00Z",
+    "goVersion": "",
+    "compiler": "cpython",
+    "platform": "linux/amd64",
+}
+#: The order in which groups are listed; others follow by name.
+GROUP_ORDER = tuple(dict.fromkeys(resource.group for resource in RESOURCES))
+
+
+class Discovery:
+    """Documents by path. ``custom`` are the resources served beside the built-in ones."""
+
+    def __init__(self, server_address: str = "") -> None:
+        self.server_address = server_address
+        self._custom: tuple[Resource[Any], ...] = ()
+        self._preferred: dict[str, tuple[str, ...]] = {}
+        self._made: dict[tuple[str, str], tuple[bytes, str]] = {}
+
+    def serve(self, custom: Iterable[Resource[Any]], versions: dict[str, tuple[str, ...]]) -> None:
+        """Take note of the custom resources that are served now; ``versions`` orders each group's versions."""
+        self._custom = tuple(custom)
+        self._preferred = versions
+        self._made.clear()
+
+    def document(self, path: str, accept: str) -> tuple[bytes, str, str] | None:
+        """(body, content type, ETag) of a discovery path; None when it is none."""
+        aggregated = "as=APIGroupDiscoveryList" in accept and path in ("/api", "/apis")
+        version = "v2" if "v=v2;" in accept + ";" or "v=v2beta1" not in accept else "v2beta1"
+        shape = f"aggregated/{version}" if aggregated else ""
+        found = self._made.get((path, shape))
+        if found is None:
+            value = self._aggregated(path, version) if aggregated else self._plain(path)
+            if value is None:
+                return None
+            body = msgspec.json.encode(value)
+            found = self._made[path, shape] = (body, '"' + hashlib.sha256(body).hexdigest().upper() + '"')
+        if aggregated:
+            kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+            return found[0], kind, found[1]
+        return found[0], "application/json", ""
+
+    # ------------------------------------------------------------------------------------------------ plain
+
+    def _resources(self) -> Sequence[Resource[Any]]:
+        return (*RESOURCES, *self._custom)
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """{group: its versions, the preferred one first}, without the core group."""
+        found: dict[str, tuple[str, ...]] = {}
+        for resource in self._resources():
+            versions = found.get(resource.group, ())
+            if resource.group and resource.version not in versions:
+                found[resource.group] = (*versions, resource.version)
+        for group, versions in self._preferred.items():
+            found[group] = versions
+        rank = {group: n for n, group in enumerate(GROUP_ORDER)}
+        return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+
+    def _plain(self, path: str) -> Json | None:
+        parts = path.strip("/").split("/")
+        match parts:
+            case ["api"]:
+                address = {"clientCIDR": "0.0.0.0/0", "serverAddress": self.server_address}
+                return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [address]}
+            case ["apis"]:
+                groups = [_group(group, versions) for group, versions in self.groups().items()]
+                return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+            case ["apis", group]:
+                versions = self.groups().get(group)
+                return {"kind": "APIGroup", "apiVersion": "v1", **_group(group, versions)} if versions else None
+            case ["api", "v1"]:
+                return self._resource_list("", "v1")
+            case ["apis", group, version]:
+                return self._resource_list(group, version)
+        return None
+
+    def _resource_list(self, group: str, version: str) -> Json | None:
+        found = [r for r in self._resources() if (r.group, r.version) == (group, version)]
+        if not found and version not in self.groups().get(group, ()):
+            return None
+        resources = [entry for r in sorted(found, key=lambda r: r.plural) for entry in _entries(r)]
+        api_version = f"{group}/{version}" if group else version
+        head: Json = {"kind": "APIResourceList"}
+        if group:
+            head["apiVersion"] = "v1"
+        return {**head, "groupVersion": api_version, "resources": resources}
+
+    # ------------------------------------------------------------------------------------------------ aggregated
+
+    def _aggregated(self, path: str, version: str) -> Json:
+        groups = {"": ("v1",)} if path == "/api" else self.groups()
+        items = [
+            {
+                "metadata": {"name": group, "creationTimestamp": None} if group else {"creationTimestamp": None},
+                "versions": [self._aggregated_version(group, name) for name in versions],
+            }
+            for group, versions in groups.items()
+        ]
+        return {
+            "kind": "APIGroupDiscoveryList",
+            "apiVersion": f"apidiscovery.k8s.io/{version}",
+            "metadata": {},
+            "items": items,
+        }
+
+    def _aggregated_version(self, group: str, version: str) -> Json:
+        found = sorted(
+            (r for r in self._resources() if (r.group, r.version) == (group, version)), key=lambda r: r.plural
+        )
+        resources = [_aggregated_resource(r) for r in found]
+        return {"version": version, "resources": resources, "freshness": "Current"}
+
+
+def _group(name: str, versions: Sequence[str]) -> Json:
+    listed = [{"groupVersion": f"{name}/{version}", "version": version} for version in versions]
+    return {"name": name, "versions": listed, "preferredVersion": listed[0]}
+
+
+def _entries(resource: Resource[Any]) -> list[Json]:
+    """A resource and its subresources as a resource list has them."""
+    entry: Json = {
+        "name": resource.plural,
+        "singularName": resource.singular,
+        "namespaced": resource.namespaced,
+        "kind": resource.kind,
+        "verbs": list(resource.verbs),
+    }
+    if resource.short_names:
+        entry["shortNames"] = list(resource.short_names)
+    if resource.categories:
+        entry["categories"] = list(resource.categories)
+    if "list" in resource.verbs and resource.plural != "componentstatuses":
+        entry["storageVersionHash"] = resource.storage_version_hash
+    entries = [entry]
+    for sub in resource.subresources:
+        made: Json = {
+            "name": f"{resource.plural}/{sub.name}",
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "kind": sub.kind,
+            "verbs": list(sub.verbs),
+        }
+        if sub.version:
+            made["group"], made["version"] = sub.group, sub.version
+        entries.append(made)
+    return entries
+
+
+def _kind(group: str, version: str, kind: str) -> Json:
+    return {"group": group, "version": version, "kind": kind}
+
+
+def _aggregated_resource(resource: Resource[Any]) -> Json:
+    made: Json = {
+        "resource": resource.plural,
+        "responseKind": _kind("", "", resource.kind),
+        "scope": "Namespaced" if resource.namespaced else "Cluster",
+        "singularResource": resource.singular,
+        "verbs": list(resource.verbs),
+    }
+    if resource.custom:
+        made["responseKind"] = _kind(resource.group, resource.version, resource.kind)
+    if resource.short_names:
+        made["shortNames"] = list(resource.short_names)
+    if resource.categories:
+        made["categories"] = list(resource.categories)
+    if resource.subresources:
+        made["subresources"] = [
+            {
+                "subresource": sub.name,
+                "responseKind": _kind(sub.group, sub.version, sub.kind),
+                "verbs": list(sub.verbs),
+            }
+            for sub in resource.subresources
+        ]
+    return made

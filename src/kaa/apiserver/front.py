@@ -1,0 +1,278 @@
+"""HTTP meets the pipeline: authentication, the URL's meaning, authorization, and the answer's bytes.
+
+The idea: a cached read goes from parsed request to written bytes in one turn of the event loop. Everything that may wait
+is one coroutine. Refusals are Statuses everywhere but on paths that were never Kubernetes' own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from kaa.api.errors import ApiError, InternalError, NotFound, TooLarge
+from kaa.api.scheme import encode
+from kaa.client.client import WatchType
+from kaa.client.pipeline import Request, User
+
+from . import keys, routes, wire
+from .authn.base import Credentials
+from .authn.chain import AuthenticatorChain
+from .authn.impersonation import impersonated
+from .authz.base import Question
+from .cacher import Entry, watch_line
+from .http import Answer, HttpRequest, HttpResponse
+from .metrics import Metrics
+from .pipeline import ApiServer, Outcome, converted_entry, method_not_allowed
+from .reads import Watch
+from .routes import Target
+
+log = structlog.get_logger(__name__)
+
+#: Serves a path that is no resource. (request, user, options) -> response
+PathHandler = Callable[[HttpRequest, User, dict[str, str]], Answer | Awaitable[Answer]]
+#: Serves log, exec, attach, port-forward and proxy. (http request, request, target) -> response or upgrade
+Connector = Callable[[HttpRequest, Request, Target], Awaitable[Answer]]
+
+CONNECTS = frozenset({"log", "exec", "attach", "portforward", "proxy"})
+_NOT_FOUND = b"404 page not found\n"
+
+
+class Front:
+    """The HTTP application of an ApiServer."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        authenticator: AuthenticatorChain,
+        metrics: Metrics,
+        *,
+        paths: dict[str, PathHandler],
+        connect: Connector,
+        request_timeout_s: float = 60.0,
+    ) -> None:
+        self._api, self._authenticator, self._metrics = api, authenticator, metrics
+        self._paths, self._connect = paths, connect
+        self._request_timeout_s = request_timeout_s
+
+    def __call__(self, http: HttpRequest) -> Answer | Awaitable[Answer]:
+        began = self._api.clock.monotonic()
+        target: Target | None = None
+        try:
+            raw, _, query = http.target.decode("latin-1").partition("?")
+            options = routes.parse_query(query) if query else {}
+            target = routes.resolve(http.method, raw, options, self._api.find)
+            user = self._user(http)
+            answer = self._dispatch(http, user, target, options)
+        except ApiError as err:
+            answer = self._refusal(http, err)
+        except Exception:
+            log.exception("request failed", method=http.method, target=http.target.decode("latin-1"))
+            answer = self._refusal(http, InternalError("an error on the server prevented the request from succeeding"))
+        if isinstance(answer, HttpResponse):
+            self._metrics.observe(target, answer.status, self._api.clock.monotonic() - began)
+            return answer
+        if isinstance(answer, Awaitable):
+            return self._finish(http, answer, target, began)
+        return answer
+
+    async def _finish(
+        self, http: HttpRequest, waiting: Awaitable[Answer], target: Target | None, began: float
+    ) -> Answer:
+        try:
+            answer = await waiting
+        except ApiError as err:
+            answer = self._refusal(http, err)
+        except TimeoutError:
+            answer = self._refusal(http, ApiError("request did not complete within the allotted timeout", code=504, reason="Timeout"))  # fmt: skip
+        except Exception:
+            log.exception("request failed", method=http.method, target=http.target.decode("latin-1"))
+            answer = self._refusal(http, InternalError("an error on the server prevented the request from succeeding"))
+        if isinstance(answer, HttpResponse):
+            self._metrics.observe(target, answer.status, self._api.clock.monotonic() - began)
+        return answer
+
+    def _user(self, http: HttpRequest) -> User:
+        headers = http.headers
+        credentials = Credentials(headers.get("authorization", ""), http.connection.peer_certificate)
+        user = self._authenticator.authenticate(credentials, self._api.cacher)
+        if "impersonate-user" in headers or "impersonate-group" in headers or "impersonate-uid" in headers:
+            return impersonated(user, headers, self._api.authorizer, self._api.cacher)
+        return user
+
+    def _refusal(self, http: HttpRequest, error: ApiError) -> HttpResponse:
+        response = wire.status_response(error)
+        try:
+            media = wire.negotiate(http.headers.get("accept", ""))
+        except ApiError:
+            return response
+        if media.format == "yaml":
+            response.body, response.content_type = wire.encoded(media, encode(error.status)), media.content_type
+        if error.status.code == 401:
+            response.headers.append(("www-authenticate", 'Basic realm="kubernetes-master"'))
+        return response
+
+    # ------------------------------------------------------------------------------------------------ dispatching
+
+    def _dispatch(
+        self, http: HttpRequest, user: User, target: Target, options: dict[str, str]
+    ) -> Answer | Awaitable[Answer]:
+        if target.resource is None:
+            return self._path(http, user, target, options)
+        headers = http.headers
+        request = Request(
+            user,
+            target.verb,
+            target.resource,
+            target.namespace if target.resource.namespaced else "",
+            target.name,
+            target.subresource,
+            http.body,
+            headers.get("content-type", "application/json"),
+            options,
+            headers.get("user-agent", ""),
+        )
+        self._api.authorize(request if target.resource.namespaced else _with_namespace(request, target))
+        if target.subresource in CONNECTS:
+            return self._connect(http, request, target)
+        self._check_verb(target)
+        media = wire.negotiate(headers.get("accept", ""))
+        if "pretty" in options and options["pretty"] in ("true", "1"):
+            media = wire.Media(media.format, media.shape, media.version, True)
+        if target.verb == "watch":
+            return self._watch(request, media)
+        made = self._api.perform(request)
+        if isinstance(made, Outcome):
+            return self._render(made, request, media)
+        return self._rendered(made, request, media)
+
+    def _check_verb(self, target: Target) -> None:
+        resource = target.resource
+        assert resource is not None
+        if target.subresource:
+            if resource.subresource(target.subresource) is None:
+                raise _no_such_resource()
+        elif target.verb not in resource.verbs:
+            raise method_not_allowed()
+
+    def _path(
+        self, http: HttpRequest, user: User, target: Target, options: dict[str, str]
+    ) -> Answer | Awaitable[Answer]:
+        path = target.path
+        if target.unknown_resource:
+            if (target.group, target.version) in self._api.served():
+                question = Question(
+                    user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
+                    target.namespace, target.name,
+                )  # fmt: skip
+                self._api.allow(question)
+                raise _no_such_resource()
+            self._api.allow(Question(user, http.method.lower(), path=path))
+            return HttpResponse(404, _NOT_FOUND, "text/plain; charset=utf-8")
+        self._api.allow(Question(user, http.method.lower(), path=path))
+        handler = self._paths.get(path) or self._paths.get(_parent(path))
+        if handler is None:
+            return HttpResponse(404, _NOT_FOUND, "text/plain; charset=utf-8")
+        return handler(http, user, options)
+
+    # ------------------------------------------------------------------------------------------------ rendering
+
+    async def _rendered(self, made: Awaitable[Outcome], request: Request, media: wire.Media) -> HttpResponse:
+        async with asyncio.timeout(self._request_timeout_s):
+            return self._render(await made, request, media)
+
+    def _render(self, outcome: Outcome, request: Request, media: wire.Media) -> HttpResponse:
+        include = request.options.get("includeObject") or "Metadata"
+        if outcome.entry is not None:
+            strategy = self._api.strategy_for(outcome.entry.resource)
+            response = wire.object_response(
+                outcome.code, outcome.entry, media, strategy, self._api.clock.now(), include
+            )
+        elif outcome.listing is not None:
+            strategy = self._api.strategy_for(request.resource)
+            response = wire.list_response(
+                outcome.listing, request.resource, media, strategy, self._api.clock.now(), include
+            )
+        else:
+            response = wire.struct_response(outcome.code, outcome.object, media)
+        for text in outcome.warnings:
+            escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+            response.headers.append(("warning", f'299 - "{escaped}"'))
+        return response
+
+    # ------------------------------------------------------------------------------------------------ watching
+
+    def _watch(self, request: Request, media: wire.Media) -> HttpResponse:
+        shown = request.resource
+        stored = keys.storage_resource(shown)
+        if stored is not shown:
+            request.resource = stored
+        watch = self._api.reader.open_watch(request)
+        request.resource = shown
+        return HttpResponse(200, self._watch_lines(watch, request, media), media.content_type)
+
+    async def _watch_lines(self, watch: Watch, request: Request, media: wire.Media) -> AsyncIterator[bytes]:
+        shown = request.resource
+        same = keys.storage_resource(shown) is shown
+        include = request.options.get("includeObject") or "Metadata"
+        strategy = self._api.strategy_for(shown)
+        first = True
+        steps = watch.steps()
+        try:
+            async for batch in steps:
+                lines: list[bytes] = []
+                for type, entry, change in batch:
+                    if entry is None:
+                        lines.append(
+                            wire.bookmark_line(shown, watch.revision, initial_end=watch.initial_ended, media=media)
+                        )
+                    elif media.plain and same:
+                        lines.append(change.line(type, entry) if change is not None else watch_line(type, entry.alone))
+                    else:
+                        lines.append(self._shaped(type, entry, request, media, strategy, include, first))
+                        first = False
+                yield b"".join(lines)
+        finally:
+            await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+    def _shaped(
+        self,
+        type: WatchType,
+        entry: Entry,
+        request: Request,
+        media: wire.Media,
+        strategy: Any,
+        include: str,
+        first: bool,
+    ) -> bytes:
+        if entry.resource is not request.resource:
+            entry = converted_entry(entry, request.resource)
+        return wire.watch_document(type, entry, media, strategy, self._api.clock.now(), include, first)
+
+
+def _with_namespace(request: Request, target: Target) -> Request:
+    """Namespaces themselves are authorized in their own namespace, as upstream does."""
+    if not target.namespace:
+        return request
+    from dataclasses import replace
+
+    return replace(request, namespace=target.namespace)
+
+
+def _no_such_resource() -> ApiError:
+    error = NotFound("the server could not find the requested resource")
+    error.bare_details = True
+    return error
+
+
+def _parent(path: str) -> str:
+    """``/healthz/etcd`` is served by ``/healthz/``."""
+    return path[: path.rfind("/") + 1]
+
+
+def body_too_large(size: int) -> HttpResponse:
+    """The refusal of a body over the limit, before it was read."""
+    error = TooLarge(f"Request entity too large: limit is {3 * 1024 * 1024}")
+    return wire.status_response(error)

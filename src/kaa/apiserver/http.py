@@ -1,0 +1,352 @@
+"""HTTP/1.1 in: an asyncio protocol on httptools that hands requests to an application and writes what it answers.
+
+The idea: an answer that is ready (a cached object) is written in the turn of the loop that read the request, with no task
+and no await; one that is not becomes the connection's one task. A connection answers in order.
+
+Left to others: what a request means (front), TLS (ssl). An application may take a connection over (``Upgrade``) and then
+speaks on the bare transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Any, Protocol
+
+import httptools
+import structlog
+
+log = structlog.get_logger(__name__)
+
+BODY_LIMIT = 3 * 1024 * 1024  # bytes, as upstream's
+HEADER_LIMIT = 1024 * 1024
+HIGH_WATER = 256 * 1024  # bytes waiting in the transport before a writer pauses
+
+_REASONS = {
+    101: "Switching Protocols", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 301: "Moved Permanently",
+    302: "Found", 304: "Not Modified", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized",
+    403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable", 408: "Request Timeout",
+    409: "Conflict", 410: "Gone", 413: "Request Entity Too Large", 415: "Unsupported Media Type",
+    422: "Unprocessable Entity", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
+    504: "Gateway Timeout",
+}  # fmt: skip
+_STATUS_LINES = {code: b"HTTP/1.1 %d %s\r\n" % (code, text.encode()) for code, text in _REASONS.items()}
+
+
+@dataclass(slots=True)
+class HttpRequest:
+    """One request as it came. ``headers`` have lower-case names; repeated ones are joined by commas."""
+
+    method: str
+    target: bytes  #: path and query, as sent
+    headers: dict[str, str]
+    connection: Connection
+    body: bytes = b""
+
+    def wants_upgrade(self) -> bool:
+        return "upgrade" in self.headers.get("connection", "").lower() and "upgrade" in self.headers
+
+
+@dataclass(slots=True)
+class HttpResponse:
+    """``body`` is bytes, or an iterator of chunks for answers that stream."""
+
+    status: int
+    body: bytes | AsyncIterator[bytes] = b""
+    content_type: str = "application/json"
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Upgrade(Protocol):
+    """An application that takes the connection over. It writes the 101 itself."""
+
+    async def __call__(self, connection: Connection) -> None: ...
+
+
+Answer = HttpResponse | Upgrade
+Application = Callable[[HttpRequest], Answer | Awaitable[Answer]]
+
+
+class _Date:
+    """The Date header, made once a second."""
+
+    at = 0
+    line = b""
+
+    @classmethod
+    def now(cls) -> bytes:
+        second = int(time.time())  # the machine's time by definition: HTTP's Date is not cluster time
+        if second != cls.at:
+            cls.at, cls.line = second, b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
+        return cls.line
+
+
+def head(response: HttpResponse, length: int | None) -> bytes:
+    """The status line and headers; ``length`` None announces chunks."""
+    lines = [
+        _STATUS_LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status,
+        b"audit-id: %s\r\ncache-control: no-cache, private\r\n" % str(uuid.uuid4()).encode(),
+    ]
+    if response.content_type:
+        lines.append(b"content-type: %s\r\n" % response.content_type.encode())
+    lines.append(_Date.now())
+    lines += [b"%s: %s\r\n" % (name.encode(), value.encode("utf-8", "replace")) for name, value in response.headers]
+    lines.append(b"transfer-encoding: chunked\r\n\r\n" if length is None else b"content-length: %d\r\n\r\n" % length)
+    return b"".join(lines)
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._parser = httptools.HttpRequestParser(self)
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self.peer_certificate = b""
+        self.peer = ""
+        self.memo: dict[Any, Any] = {}  #: whatever the application wants to know again on this connection
+        self.closed: asyncio.Event = asyncio.Event()
+        self._waiting: deque[HttpRequest] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._sink: Callable[[bytes], None] | None = None  #: takes the bytes of an upgraded connection
+        self._raw: list[bytes] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._header_bytes = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._refused: HttpResponse | None = None
+
+    # ------------------------------------------------------------------------------------------ from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.peer_certificate = tls.getpeercert(binary_form=True) or b""
+        name = transport.get_extra_info("peername")
+        self.peer = name[0] if isinstance(name, tuple) else ""
+        self._server.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._sink(data)
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if rest:
+                self._raw.append(rest)
+        except httptools.HttpParserError:
+            self._write(HttpResponse(400, b"400 Bad Request", "text/plain; charset=utf-8"), close=True)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        self.closed.set()
+        self._drained.set()
+        if self._sink is not None:
+            self._sink(b"")
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._drained.clear()
+
+    def resume_writing(self) -> None:
+        self._drained.set()
+
+    # ---------------------------------------------------------------------------------------------- from the parser
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > HEADER_LIMIT:
+            self._refused = HttpResponse(431, b"431 Request Header Fields Too Large", "text/plain; charset=utf-8")
+            return
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        self._headers[key] = f"{self._headers[key]},{text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        if "100-continue" in self._headers.get("expect", ""):
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > self._server.body_limit:
+            self._body.clear()
+            self._refused = self._server.too_large(self._body_bytes)
+        elif self._refused is None:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        request = HttpRequest(
+            self._parser.get_method().decode(), self._target, self._headers, self, b"".join(self._body)
+        )
+        refused = self._refused
+        self._reset()
+        if refused is not None:
+            self._write(refused, close=True)
+        elif self._task is not None:
+            self._waiting.append(request)
+            if len(self._waiting) > 64:
+                self.transport.pause_reading()
+        else:
+            self._answer(request)
+
+    # ------------------------------------------------------------------------------------------------- answering
+
+    def _answer(self, request: HttpRequest) -> None:
+        answer = self._server.ask(request)
+        if isinstance(answer, HttpResponse) and isinstance(answer.body, bytes):
+            self._write(answer, close=self._ends(request), empty=request.method == "HEAD")
+        else:
+            self._task = self._server.start(self._finish(request, answer), f"http {request.method}")
+
+    def _ends(self, request: HttpRequest) -> bool:
+        return request.headers.get("connection", "").lower() == "close" or self._server.closing
+
+    async def _finish(self, request: HttpRequest, answer: Answer | Awaitable[Answer]) -> None:
+        """Await and write one answer, then those that queued behind it."""
+        upcoming: HttpRequest | None = request
+        while upcoming is not None:
+            made = await answer if isinstance(answer, Awaitable) else answer
+            if isinstance(made, HttpResponse):
+                await self._send(made, upcoming)
+            else:
+                await made(self)
+                self.transport.close()
+                return
+            upcoming = self._waiting.popleft() if self._waiting else None
+            if upcoming is not None:
+                self.transport.resume_reading()
+                answer = self._server.ask(upcoming)
+        self._task = None
+
+    async def _send(self, response: HttpResponse, request: HttpRequest) -> None:
+        empty = request.method == "HEAD"
+        if isinstance(response.body, bytes):
+            self._write(response, close=self._ends(request), empty=empty)
+            await self._drained.wait()
+            return
+        chunked = head(response, None)
+        self.transport.write(chunked)
+        body = response.body
+        try:
+            if not empty:
+                async for chunk in body:
+                    if chunk:
+                        self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+                        if not self._drained.is_set():
+                            await self._drained.wait()
+            self.transport.write(b"0\r\n\r\n")
+        finally:
+            close = getattr(body, "aclose", None)
+            if close is not None:
+                await close()
+        if self._ends(request):
+            self.transport.close()
+
+    def _write(self, response: HttpResponse, *, close: bool = False, empty: bool = False) -> None:
+        assert isinstance(response.body, bytes)
+        if close:
+            response.headers.append(("connection", "close"))
+        start = head(response, len(response.body))
+        self.transport.write(start if empty else start + response.body)
+        if close:
+            self.transport.close()
+
+    # --------------------------------------------------------------------------------------- taking a connection over
+
+    def take_over(self, sink: Callable[[bytes], None]) -> None:
+        """From now on every byte received goes to ``sink``; an empty one says that the client has gone."""
+        self._sink = sink
+        for data in self._raw:
+            sink(data)
+        self._raw.clear()
+
+    async def write(self, data: bytes) -> None:
+        """Write on a connection that was taken over, waiting while the client does not read."""
+        self.transport.write(data)
+        await self._drained.wait()
+
+
+class HttpServer:
+    """Listens, and owns every task that its connections start."""
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        body_limit: int = BODY_LIMIT,
+        too_large: Callable[[int], HttpResponse] | None = None,
+    ) -> None:
+        self._application = application
+        self.body_limit = body_limit
+        self.too_large = too_large or (lambda _: HttpResponse(413, b"413", "text/plain; charset=utf-8"))
+        self.connections: set[Connection] = set()
+        self.closing = False
+        self._tasks: asyncio.TaskGroup | None = None
+        self._listening: list[asyncio.Server] = []
+
+    def ask(self, request: HttpRequest) -> Answer | Awaitable[Answer]:
+        return self._application(request)
+
+    def start(self, work: Any, name: str) -> asyncio.Task[None]:
+        assert self._tasks is not None
+        return self._tasks.create_task(_contained(work), name=name)
+
+    async def listen(self, host: str, port: int, context: ssl.SSLContext | None) -> int:
+        """Open a socket; returns its port. Requests are answered once ``run`` is on."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Connection(self), host, port, ssl=context, backlog=1024, start_serving=False
+        )
+        self._listening.append(server)
+        found: int = server.sockets[0].getsockname()[1]
+        return found
+
+    async def run(self) -> None:
+        """Serve until cancelled; then connections are closed and their tasks ended."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
+                for server in self._listening:
+                    await server.start_serving()
+                await asyncio.Event().wait()
+            finally:
+                self.closing = True
+                for server in self._listening:
+                    server.close()
+                for connection in list(self.connections):
+                    connection.transport.close()
+
+
+async def _contained(work: Awaitable[None]) -> None:
+    """A connection's failure is its own: it must not end the server's task group."""
+    try:
+        await work
+    except (ConnectionError, ssl.SSLError):
+        pass
+    except Exception:
+        log.exception("a connection's task failed")

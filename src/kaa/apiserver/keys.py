@@ -1,0 +1,61 @@
+"""Where objects stand in the store: Kubernetes' own keys, ``/registry/pods/default/web-0``.
+
+Two resources may be two views of one stored object (core and events.k8s.io events, HPA v1 and v2): they share a key, and
+the storage resource names the version that is written.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from kaa.api.resources import Resource
+from kaa.api.scheme import resource_by_path
+
+ROOT = "/registry/"
+
+#: {(group, plural): what stands in the key} where upstream's key is not the plural.
+_NAMES = {
+    ("", "services"): "services/specs",
+    ("", "endpoints"): "services/endpoints",
+    ("", "nodes"): "minions",
+    ("", "replicationcontrollers"): "controllers",
+    ("networking.k8s.io", "ingresses"): "ingress",
+    ("apiregistration.k8s.io", "apiservices"): "apiregistration.k8s.io/apiservices",
+    ("apiextensions.k8s.io", "customresourcedefinitions"): "apiextensions.k8s.io/customresourcedefinitions",
+}
+#: {(group, version, plural): the same objects as they are stored}
+_STORED_AS = {
+    ("events.k8s.io", "v1", "events"): ("", "v1", "events"),
+    ("autoscaling", "v1", "horizontalpodautoscalers"): ("autoscaling", "v2", "horizontalpodautoscalers"),
+}
+_VIRTUAL = frozenset({"bindings", "componentstatuses"})
+
+
+@lru_cache(maxsize=None)
+def storage_resource(resource: Resource[Any]) -> Resource[Any]:
+    stored = _STORED_AS.get((resource.group, resource.version, resource.plural))
+    if stored is None:
+        return resource
+    found = resource_by_path(*stored)
+    assert found is not None
+    return found
+
+
+def is_stored(resource: Resource[Any]) -> bool:
+    """Whether this resource's own version is the one that is written."""
+    return storage_resource(resource) is resource and resource.plural not in _VIRTUAL
+
+
+@lru_cache(maxsize=None)
+def prefix(resource: Resource[Any]) -> str:
+    """``/registry/pods/``: what all keys of a resource start with."""
+    stored = storage_resource(resource)
+    if stored.custom:
+        return f"{ROOT}{stored.group}/{stored.plural}/"
+    return f"{ROOT}{_NAMES.get((stored.group, stored.plural), stored.plural)}/"
+
+
+def object_key(resource: Resource[Any], namespace: str, name: str) -> str:
+    """The key below the prefix: ``default/web-0``, or the name alone for cluster-scoped objects."""
+    return f"{namespace}/{name}" if resource.namespaced else name

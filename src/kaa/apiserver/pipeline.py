@@ -1,0 +1,323 @@
+"""One pipeline for every transport: who may, then the verb, then an outcome that is not yet bytes.
+
+``ApiServer`` puts the readers and writers together. The HTTP front and the in-process client both end here, so that a
+component in this process is held to the same authorization and admission as one across the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kaa.api.clock import Clock
+from kaa.api.errors import ApiError, MethodNotAllowed, NotFound
+from kaa.api.resources import RESOURCES, Resource
+from kaa.api.scheme import resource_by_path
+from kaa.client.client import WatchEvent, WatchType
+from kaa.client.pipeline import Answer, Request, User
+from kaa.store.base import Store
+
+from . import bodies, keys
+from .admission.base import Chain
+from .authz.base import Authorizer, Decision, Question
+from .authz.forbidden import forbidden
+from .cacher import Cacher, Entry
+from .deletes import Deleter
+from .patches import Patcher
+from .reads import ListResult, Reader, Watch
+from .registry.conversion import convert
+from .registry.scale import Scale, scale_of, with_scale
+from .registry.strategy import Strategy
+from .writes import Writer, Written
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a request came to: one entry, one object that is not cached, or a listing."""
+
+    code: int
+    entry: Entry | None = None
+    object: Any = None
+    listing: ListResult | None = None
+    warnings: Sequence[str] = ()
+
+
+BUILT_IN_VERSIONS = frozenset((resource.group, resource.version) for resource in RESOURCES)
+
+#: Answers a create that stores nothing of its own: reviews, tokens, bindings, evictions. (request, body) -> outcome
+Virtual = Callable[[Request, Any], Awaitable[Outcome]]
+
+
+class ApiServer:
+    """The API server's inside. ``run`` keeps the caches true; ``perform`` answers what is already authorized."""
+
+    def __init__(
+        self,
+        store: Store,
+        cacher: Cacher,
+        authorizer: Authorizer,
+        admission: Chain,
+        strategy_for: Callable[[Resource[Any]], Strategy[Any]],
+    ) -> None:
+        self.store, self.cacher, self.authorizer = store, cacher, authorizer
+        self.admission, self.strategy_for = admission, strategy_for
+        self.clock: Clock = cacher.clock
+        self.reader = Reader(cacher, store, self.clock)
+        self.writer = Writer(cacher, admission, strategy_for)
+        self.deleter = Deleter(cacher, self.reader, self.writer, admission)
+        self.patcher = Patcher(self.writer)
+        #: {(group, plural, subresource): what a POST there does}
+        self.virtual: dict[tuple[str, str, str], Virtual] = {}
+        #: {(group, version, plural): resource} of what is served beside the built-in resources
+        self.custom: dict[tuple[str, str, str], Resource[Any]] = {}
+        #: Paths that are no resource: {path: answer}, for both transports
+        self.raw_paths: dict[str, Callable[[User], bytes]] = {}
+
+    def find(self, group: str, version: str, plural: str) -> Resource[Any] | None:
+        return resource_by_path(group, version, plural) or self.custom.get((group, version, plural))
+
+    def served(self) -> set[tuple[str, str]]:
+        """Every (group, version) that is served."""
+        return {*BUILT_IN_VERSIONS, *((group, version) for group, version, _ in self.custom)}
+
+    # ------------------------------------------------------------------------------------------------ authorization
+
+    def authorize(self, request: Request) -> None:
+        """Raise Forbidden unless the user may."""
+        resource = request.resource
+        options = request.options
+        question = Question(
+            request.user,
+            request.verb,
+            resource.group,
+            resource.version,
+            resource.plural,
+            request.subresource,
+            request.namespace,
+            request.name,
+            label_selector=options.get("labelSelector", "") if options else "",
+            field_selector=options.get("fieldSelector", "") if options else "",
+        )
+        self.allow(question, resource)
+
+    def allow(self, question: Question, resource: Resource[Any] | None = None) -> None:
+        decision, reason = self.authorizer.authorize(question, self.cacher)
+        if decision is not Decision.ALLOW:
+            raise forbidden(question, reason)
+
+    # ------------------------------------------------------------------------------------------------ verbs
+
+    def perform(self, request: Request) -> Outcome | Awaitable[Outcome]:
+        """Answer an authorized request. Reads that need not wait are answered at once, without an await."""
+        resource = request.resource
+        if resource.plural != "pods" and keys.storage_resource(resource) is not resource:
+            return self._perform_converted(request)
+        return self._perform(request)
+
+    def _perform(self, request: Request) -> Outcome | Awaitable[Outcome]:
+        match request.verb:
+            case "get":
+                return self._get(request)
+            case "list":
+                found = self.reader.list(request)
+                return Outcome(200, listing=found) if isinstance(found, ListResult) else _listed(found)
+            case "create":
+                return self._create(request)
+            case "update":
+                return self._update(request)
+            case "patch":
+                return self._patch(request)
+            case "delete":
+                return self._delete(request)
+            case "deletecollection":
+                return self._delete_collection(request)
+        raise method_not_allowed()
+
+    async def _perform_converted(self, request: Request) -> Outcome:
+        """A resource that is another view of stored objects: the stored version is read or written, then converted."""
+        shown, stored = request.resource, keys.storage_resource(request.resource)
+        inner = replace(request, resource=stored)
+        if request.verb in ("create", "update"):
+            body = bodies.read(request, shown)
+            inner.body = convert(body.object, stored)
+        elif request.verb == "patch":
+            outcome = await self._outcome(
+                await self.patcher.patch(
+                    inner, convert_in=lambda obj: convert(obj, shown), convert_out=lambda obj: convert(obj, stored)
+                )
+            )
+            return self._shown(outcome, shown)
+        made = self._perform(inner)
+        return self._shown(made if isinstance(made, Outcome) else await made, shown)
+
+    def _shown(self, outcome: Outcome, resource: Resource[Any]) -> Outcome:
+        cache = self.cacher.of(resource)
+        if outcome.entry is not None:
+            return replace(outcome, entry=converted_entry(outcome.entry, resource))
+        if outcome.listing is not None:
+            entries = [converted_entry(entry, resource) for entry in outcome.listing.entries]
+            return replace(outcome, listing=replace(outcome.listing, entries=entries))
+        if isinstance(outcome.object, cache.resource.type):
+            return replace(outcome, object=convert(outcome.object, resource))
+        return outcome
+
+    def _get(self, request: Request) -> Outcome | Awaitable[Outcome]:
+        if request.subresource == "scale":
+            return self._get_scale(request)
+        if request.subresource and not _is_view(request):
+            raise method_not_allowed()
+        found = self.reader.get(request)
+        return Outcome(200, found) if isinstance(found, Entry) else _got(found)
+
+    async def _get_scale(self, request: Request) -> Outcome:
+        found = self.reader.get(request)
+        entry = found if isinstance(found, Entry) else await found
+        return Outcome(200, object=scale_of(entry.object()))
+
+    async def _create(self, request: Request) -> Outcome:
+        resource = request.resource
+        virtual = self.virtual.get((resource.group, resource.plural, request.subresource))
+        if virtual is not None:
+            kind = _body_type(request)
+            return await virtual(request, bodies.read(request, resource, kind).object)
+        if request.subresource or request.name:
+            raise method_not_allowed()
+        body = bodies.read(request, resource)
+        return await self._outcome(await self.writer.create(request, body.object, body.warnings))
+
+    async def _update(self, request: Request) -> Outcome:
+        if request.subresource == "scale":
+            return await self._update_scale(request)
+        if request.subresource and not _is_view(request):
+            raise method_not_allowed()
+        body = bodies.read(request, request.resource)
+        return await self._outcome(await self.writer.update(request, body.object, body.warnings))
+
+    async def _update_scale(self, request: Request) -> Outcome:
+        scale = bodies.read(request, request.resource, Scale).object
+        written = await self.writer.change(
+            request, lambda old: with_scale(old, scale), expected=scale.metadata.resource_version or ""
+        )
+        return Outcome(200, object=scale_of(written.entry.object() if written.entry else written.object))
+
+    async def _patch(self, request: Request) -> Outcome:
+        if request.subresource == "scale":
+            written = await self.patcher.patch_scale(request)
+            return Outcome(200, object=scale_of(written.entry.object() if written.entry else written.object))
+        if request.subresource and not _is_view(request):
+            raise method_not_allowed()
+        return await self._outcome(await self.patcher.patch(request))
+
+    async def _delete(self, request: Request) -> Outcome:
+        if request.subresource:
+            raise method_not_allowed()
+        deleted = await self.deleter.delete(request)
+        return Outcome(200, deleted.entry, deleted.object)
+
+    async def _delete_collection(self, request: Request) -> Outcome:
+        if "deletecollection" not in request.resource.verbs:
+            raise method_not_allowed()
+        entries = await self.deleter.delete_collection(request)
+        return Outcome(200, listing=ListResult(entries, self.cacher.revision))
+
+    async def _outcome(self, written: Written) -> Outcome:
+        return Outcome(written.code, written.entry, written.object, warnings=written.warnings)
+
+    # ------------------------------------------------------------------------------------------------ in process
+
+    async def call(self, request: Request) -> Answer:
+        """``client.pipeline.Pipeline.call``."""
+        self.authorize(request)
+        made = self.perform(request)
+        outcome = made if isinstance(made, Outcome) else await made
+        if outcome.listing is not None:
+            listing = outcome.listing
+            return Answer(
+                outcome.code,
+                items=[entry.object() for entry in listing.entries],
+                resource_version=str(listing.revision),
+                continue_token=listing.continue_token,
+                remaining=listing.remaining,
+                warnings=tuple(outcome.warnings),
+            )
+        obj = outcome.entry.object() if outcome.entry is not None else outcome.object
+        return Answer(outcome.code, object=obj, warnings=tuple(outcome.warnings))
+
+    def watch(self, request: Request) -> AsyncIterator[WatchEvent[Any]]:
+        """``client.pipeline.Pipeline.watch``."""
+        self.authorize(request)
+        shown = request.resource
+        request = replace(request, resource=keys.storage_resource(shown))
+        return self._watched(self.reader.open_watch(request), shown)
+
+    async def _watched(self, watch: Watch, shown: Resource[Any]) -> AsyncIterator[WatchEvent[Any]]:
+        same = keys.storage_resource(shown) is shown
+        steps = watch.steps()
+        try:
+            async for batch in steps:
+                for type, entry, _ in batch:
+                    if entry is None:
+                        yield WatchEvent(WatchType.BOOKMARK, None, str(watch.revision))
+                    else:
+                        obj = entry.object() if same else convert(entry.object(), shown)
+                        yield WatchEvent(type, obj, str(entry.revision))
+        finally:
+            await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+    async def raw(self, user: User, method: str, path: str, body: bytes, content_type: str) -> bytes:
+        """``client.pipeline.Pipeline.raw``."""
+        self.allow(Question(user, method.lower(), path=path))
+        answer = self.raw_paths.get(path)
+        if answer is None:
+            raise NotFound("the server could not find the requested resource")
+        return answer(user)
+
+
+def converted_entry(entry: Entry, resource: Resource[Any]) -> Entry:
+    """An entry as another resource shows it."""
+    from kaa.api import scheme
+
+    obj = convert(entry.object(), resource)
+    return Entry(resource, entry.key, entry.revision, scheme.encode_inner(obj)[1:], entry.labels, entry.fields, obj)
+
+
+_VIEWS = frozenset({"status", "ephemeralcontainers", "resize", "approval", "finalize"})
+
+
+def _is_view(request: Request) -> bool:
+    """Whether the subresource is the object itself, of which the verb changes only a part."""
+    subresource = request.resource.subresource(request.subresource)
+    return request.subresource in _VIEWS and subresource is not None
+
+
+def _body_type(request: Request) -> type | None:
+    """The Struct that a POST to a subresource carries; None: the resource's own."""
+    if not request.subresource:
+        return None
+    subresource = request.resource.subresource(request.subresource)
+    if subresource is None:
+        raise NotFound("the server could not find the requested resource")
+    from kaa.api.resources import struct_of
+
+    resource = request.resource
+    found: type = struct_of(
+        subresource.group or ("" if subresource.version else resource.group),
+        subresource.version or resource.version,
+        subresource.kind,
+    )
+    return found
+
+
+async def _got(found: Awaitable[Entry]) -> Outcome:
+    return Outcome(200, await found)
+
+
+async def _listed(found: Awaitable[ListResult]) -> Outcome:
+    return Outcome(200, listing=await found)
+
+
+def method_not_allowed() -> ApiError:
+    error = MethodNotAllowed("the server does not allow this method on the requested resource")
+    error.bare_details = True
+    return error

@@ -1,0 +1,286 @@
+"""Answers on the wire: entries and objects as JSON, YAML, Table or PartialObjectMetadata.
+
+JSON is the cache's own bytes. The other forms are made when asked for: they cost a decoding that JSON does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from kaa.api import scheme
+from kaa.api.clock import format_duration, parse_time
+from kaa.api.errors import ApiError, NotAcceptable
+from kaa.api.resources import Resource
+from kaa.client.client import WatchType
+
+from .cacher import Entry, watch_line
+from .http import HttpResponse
+from .reads import ListResult
+from .registry.strategy import Column, Strategy, TableShape
+
+CHUNK = 1 << 20  # bytes of a list written at a time
+STREAM_FROM = 2 << 20  # bytes from which a list is streamed
+
+AVAILABLE = (
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch,"
+    " application/vnd.kubernetes.protobuf;stream=watch"
+)
+NAME_DOC = (
+    "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a"
+    " client to request the generation of an appropriate name automatically. Name is primarily intended for creation"
+    " idempotence and configuration definition. Cannot be updated. More info:"
+    " https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names"
+)
+AGE_DOC = (
+    "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to"
+    " be set in happens-before order across separate operations. Clients may not set this value. It is represented in"
+    " RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info:"
+    " https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """The form that a client asked for."""
+
+    format: str = "json"  #: json, yaml
+    shape: str = ""  #: empty for the object itself, else Table, PartialObjectMetadata, PartialObjectMetadataList
+    version: str = "v1"  #: of meta.k8s.io
+    pretty: bool = False
+
+    @property
+    def plain(self) -> bool:
+        return self.format == "json" and not self.shape and not self.pretty
+
+    @property
+    def content_type(self) -> str:
+        return "application/yaml" if self.format == "yaml" else "application/json"
+
+
+PLAIN = Media()
+_FORMATS = {"application/json": "json", "application/yaml": "yaml", "*/*": "json", "application/*": "json", "": "json"}
+_SHAPES = frozenset({"Table", "PartialObjectMetadata", "PartialObjectMetadataList"})
+
+
+@lru_cache(maxsize=256)
+def negotiate(accept: str) -> Media:
+    """The first form in an Accept header that we speak. Raises NotAcceptable."""
+    for clause in accept.split(",") if accept else [""]:
+        name, *parameters = (part.strip() for part in clause.split(";"))
+        if name not in _FORMATS:
+            continue
+        given = dict(parameter.partition("=")[::2] for parameter in parameters)
+        if "as" not in given:
+            return Media(_FORMATS[name])
+        if given["as"] in _SHAPES and given.get("g") == "meta.k8s.io" and given.get("v") in ("v1", "v1beta1"):
+            return Media(_FORMATS[name], given["as"], given["v"])
+    raise NotAcceptable(f"406: Not Acceptable\n\nAvailable representations: {AVAILABLE}")
+
+
+class _Head(msgspec.Struct):
+    metadata: msgspec.Raw
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+
+
+def metadata_bytes(entry: Entry) -> bytes:
+    """The JSON of an entry's metadata, cut out without decoding it."""
+    return bytes(_HEAD.decode(b"{" + entry.inner).metadata)
+
+
+# -------------------------------------------------------------------------------------------------------- objects
+
+
+def status_response(error: ApiError) -> HttpResponse:
+    """A refusal as a Status."""
+    headers = []
+    if error.details.retry_after_seconds:
+        headers.append(("retry-after", str(error.details.retry_after_seconds)))
+    body = scheme.encode(error.status)
+    if error.status.details is None and error.bare_details:
+        body = body[:-1] + b',"details":{}}'
+    return HttpResponse(error.status.code or 500, body, headers=headers)
+
+
+def encoded(media: Media, document: bytes) -> bytes:
+    """A JSON document in the client's format."""
+    if media.format == "yaml":
+        return to_yaml(msgspec.json.decode(document))
+    if media.pretty:
+        return json.dumps(msgspec.json.decode(document), indent=2, ensure_ascii=False).encode()
+    return document
+
+
+def to_yaml(value: Any) -> bytes:
+    import yaml  # only clients that ask for YAML pay for it
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: bytes = yaml.dump(value, Dumper=dumper, default_flow_style=False, sort_keys=True, encoding="utf-8")
+    return text
+
+
+def object_response(
+    code: int, entry: Entry, media: Media, strategy: Strategy[Any], now: float, include: str = "Metadata"
+) -> HttpResponse:
+    if media.plain:
+        return HttpResponse(code, entry.alone)
+    if media.shape == "Table":
+        document = table([entry], strategy, now, media, include, f'"resourceVersion":"{entry.revision}"'.encode())
+    elif media.shape == "PartialObjectMetadata":
+        document = partial(entry, media)
+    elif media.shape:
+        raise NotAcceptable(f"406: Not Acceptable\n\nAvailable representations: {AVAILABLE}")
+    else:
+        document = entry.alone
+    return HttpResponse(code, encoded(media, document), media.content_type)
+
+
+def struct_response(code: int, obj: Any, media: Media) -> HttpResponse:
+    """An object that is not in the cache: a review, a dry run, a Status."""
+    document = scheme.encode(obj.document() if hasattr(obj, "document") else obj)
+    return HttpResponse(code, encoded(media, document), media.content_type)
+
+
+def partial(entry: Entry, media: Media) -> bytes:
+    head = scheme.prefix(f"meta.k8s.io/{media.version}", "PartialObjectMetadata")
+    return b'%s"metadata":%s}' % (head, metadata_bytes(entry))
+
+
+# -------------------------------------------------------------------------------------------------------- lists
+
+
+def list_meta(result: ListResult) -> bytes:
+    meta = f'"resourceVersion":"{result.revision}"'
+    if result.continue_token:
+        meta += f',"continue":"{result.continue_token}"'
+    if result.remaining is not None and result.continue_token:
+        meta += f',"remainingItemCount":{result.remaining}'
+    return meta.encode()
+
+
+def list_response(
+    result: ListResult,
+    resource: Resource[Any],
+    media: Media,
+    strategy: Strategy[Any],
+    now: float,
+    include: str = "Metadata",
+) -> HttpResponse:
+    if media.shape == "Table":
+        document = table(result.entries, strategy, now, media, include, list_meta(result))
+        return HttpResponse(200, encoded(media, document), media.content_type)
+    if media.shape:
+        items: Sequence[bytes] = [partial(entry, media) for entry in result.entries]
+        head = scheme.prefix(f"meta.k8s.io/{media.version}", "PartialObjectMetadataList")
+    else:
+        items = [entry.listed for entry in result.entries]
+        head = scheme.prefix(resource.api_version, resource.kind + "List")
+    start = b'%s"metadata":{%s},"items":[' % (head, list_meta(result))
+    if media.format == "json" and not media.pretty:
+        if sum(map(len, items)) > STREAM_FROM:
+            return HttpResponse(200, _pieces(start, items))
+        return HttpResponse(200, b"".join((start, b",".join(items), b"]}")))
+    return HttpResponse(200, encoded(media, start + b",".join(items) + b"]}"), media.content_type)
+
+
+async def _pieces(start: bytes, items: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """A long list in pieces of about a megabyte."""
+    piece, size, first = [start], len(start), True
+    for item in items:
+        if not first:
+            piece.append(b",")
+        first = False
+        piece.append(item)
+        size += len(item)
+        if size >= CHUNK:
+            yield b"".join(piece)
+            piece, size = [], 0
+    piece.append(b"]}")
+    yield b"".join(piece)
+
+
+# -------------------------------------------------------------------------------------------------------- tables
+
+_DEFAULT_COLUMNS = (
+    Column("Name", "string", "name", NAME_DOC),
+    Column("Created At", "date", "", AGE_DOC),
+)
+_DEFAULT_SHAPE: TableShape[Any] = TableShape(
+    _DEFAULT_COLUMNS, lambda obj, now: [obj.metadata.name, obj.metadata.creation_timestamp]
+)
+
+
+def age(timestamp: str | None, now: float) -> str:
+    return format_duration(now - parse_time(timestamp)) if timestamp else "<unknown>"
+
+
+def column_definitions(shape: TableShape[Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": c.name, "type": c.type, "format": c.format, "description": c.description, "priority": c.priority}
+        for c in shape.columns
+    ]
+
+
+def table(
+    entries: Iterable[Entry],
+    strategy: Strategy[Any],
+    now: float,
+    media: Media,
+    include: str,
+    meta: bytes,
+    *,
+    with_columns: bool = True,
+) -> bytes:
+    """A Table of entries. ``include`` says what each row carries: Metadata, Object or None."""
+    shape = strategy.table or _DEFAULT_SHAPE
+    rows = [_row(entry, shape, now, media, include) for entry in entries]
+    columns = msgspec.json.encode(column_definitions(shape)) if with_columns else b"[]"
+    head = scheme.prefix(f"meta.k8s.io/{media.version}", "Table")
+    return b'%s"metadata":{%s},"columnDefinitions":%s,"rows":[%s]}' % (head, meta, columns, b",".join(rows))
+
+
+def _row(entry: Entry, shape: TableShape[Any], now: float, media: Media, include: str) -> bytes:
+    cells = scheme.encode_inner(list(shape.cells(entry.object(), now)))
+    if include == "None":
+        return b'{"cells":%s,"object":null}' % cells
+    shown = entry.alone if include == "Object" else partial(entry, media)
+    return b'{"cells":%s,"object":%s}' % (cells, shown)
+
+
+# -------------------------------------------------------------------------------------------------------- watches
+
+
+def watch_document(
+    type: WatchType, entry: Entry, media: Media, strategy: Strategy[Any], now: float, include: str, first: bool
+) -> bytes:
+    """One watch event in another shape than plain JSON."""
+    if media.shape == "Table":
+        meta = f'"resourceVersion":"{entry.revision}"'.encode()
+        document = table([entry], strategy, now, media, include, meta, with_columns=first)
+    elif media.shape:
+        document = partial(entry, media)
+    else:
+        document = entry.alone
+    return watch_line(type, document)
+
+
+def bookmark_line(resource: Resource[Any], revision: int, *, initial_end: bool, media: Media) -> bytes:
+    """A BOOKMARK: an object of the kind that has a resource version and nothing else."""
+    note = b',"annotations":{"k8s.io/initial-events-end":"true"}' if initial_end else b""
+    tail = b""
+    if media.shape:
+        kind = "Table" if media.shape == "Table" else "PartialObjectMetadata"
+        head = scheme.prefix(f"meta.k8s.io/{media.version}", kind)
+        if media.shape == "Table":
+            note = b""
+            tail = b',"columnDefinitions":null,"rows":[]'
+    else:
+        head = scheme.prefix(resource.api_version, resource.kind)
+    return b'{"type":"BOOKMARK","object":%s"metadata":{"resourceVersion":"%d"%s}%s}}\n' % (head, revision, note, tail)

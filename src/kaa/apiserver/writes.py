@@ -1,0 +1,336 @@
+"""CREATE, UPDATE and PATCH: from what was sent to what is stored.
+
+The idea: a write is a plain function of the newest object, tried again while somebody else was faster. Order as upstream:
+defaults, what the server sets, mutating admission, allocation, validation, validating admission, store.
+
+Left to others: which change a patch says (patch), deletion (deletes), special subresources (subresources).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+
+from kaa.api import names
+from kaa.api.clock import format_time
+from kaa.api.custom import CustomObject
+from kaa.api.errors import AlreadyExists, BadRequest, Conflict, InternalError, Invalid, NotFound
+from kaa.api.fields import FieldError, Path, not_supported
+from kaa.api.resources import Resource
+from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.client.pipeline import Request
+from kaa.store.base import Revision, RevisionMismatch
+
+from . import keys
+from .admission.base import Attributes, Chain
+from .cacher import Cacher, Entry, stored_bytes
+from .patch.managed_fields import Tracker
+from .registry.strategy import Strategy
+from .validation.meta import validate_meta, validate_meta_update
+
+RETRIES = 5  # of an update that another one overtook
+NAME_RETRIES = 8  # of a generated name that was taken
+
+
+@dataclass(slots=True)
+class Written:
+    """What came of a write. ``entry`` is None for dry runs, which have an ``object`` only."""
+
+    code: int
+    entry: Entry | None
+    object: Any
+    warnings: list[str] = field(default_factory=list)
+
+
+#: Makes the wanted object of the newest one (None: there is none, and this may create it).
+Change = Callable[[Any], Any | Awaitable[Any]]
+
+
+class Writer:
+    def __init__(
+        self, cacher: Cacher, admission: Chain, strategy_for: Callable[[Resource[Any]], Strategy[Any]]
+    ) -> None:
+        self._cacher, self._clock = cacher, cacher.clock
+        self._admission, self.strategy_for = admission, strategy_for
+        #: Held from allocation to commit by writes that take from a shared pool: {what: lock}
+        self._pools: dict[str, asyncio.Lock] = {}
+
+    # ------------------------------------------------------------------------------------------------------- create
+
+    async def create(self, request: Request, obj: Any, warnings: tuple[str, ...] = ()) -> Written:
+        """Store a new object; a name that was generated and taken is drawn again."""
+        dry_run = is_dry_run(request)
+        obj = self._named(request, obj)
+        generated = not obj.metadata.name and obj.metadata.generate_name
+        for attempt in range(NAME_RETRIES):
+            try:
+                return await self._create_once(request, obj, list(warnings), dry_run)
+            except AlreadyExists:
+                if not generated or attempt == NAME_RETRIES - 1:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    def _named(self, request: Request, obj: Any) -> Any:
+        """The object in the namespace of the URL, and under its name where the URL has one."""
+        metadata: ObjectMeta = obj.metadata
+        if metadata.resource_version:
+            raise InternalError("resourceVersion should not be set on objects to be created")
+        if request.resource.namespaced:
+            if metadata.namespace and metadata.namespace != request.namespace:
+                raise BadRequest(
+                    "the namespace of the provided object does not match the namespace sent on the request"
+                )
+            metadata = replace(metadata, namespace=request.namespace)
+        elif metadata.namespace:
+            if request.namespace != metadata.namespace:
+                raise BadRequest(
+                    "the namespace of the provided object does not match the namespace sent on the request"
+                )
+            metadata = replace(metadata, namespace=None)
+        return obj if metadata is obj.metadata else replace(obj, metadata=metadata)
+
+    async def _create_once(self, request: Request, obj: Any, warnings: list[str], dry_run: bool) -> Written:
+        strategy = self.strategy_for(request.resource)
+        obj = strategy.default(self._with_system_fields(obj, strategy))
+        obj = strategy.prepare_create(obj)
+        attributes = Attributes(request, "CREATE", obj, dry_run=dry_run, warnings=warnings)
+        await self._admission.admit(attributes, self._cacher)
+        lock = self._pool(strategy, request)
+        if lock is None:
+            return await self._commit_new(request, strategy, attributes)
+        async with lock:
+            return await self._commit_new(request, strategy, attributes)
+
+    async def _commit_new(self, request: Request, strategy: Strategy[Any], attributes: Attributes) -> Written:
+        resource = request.resource
+        obj = strategy.allocate(attributes.object, None, self._cacher)
+        self._refuse(resource, obj.metadata.name, _creation_faults(strategy, obj))
+        attributes.object = obj
+        await self._admission.validate(attributes, self._cacher)
+        attributes.warnings.extend(strategy.warnings(obj, None))
+        obj = Tracker(request, strategy, self._clock).created(obj)
+        key = keys.object_key(resource, request.namespace, obj.metadata.name)
+        if key in self._cacher.of(resource).entries:
+            raise AlreadyExists.of(resource, obj.metadata.name)
+        if attributes.dry_run:
+            return Written(201, None, obj, attributes.warnings)
+        try:
+            entry = await self._cacher.put(resource, key, obj, stored_bytes(resource, obj), Revision(0))
+        except RevisionMismatch:
+            raise AlreadyExists.of(resource, obj.metadata.name) from None
+        return Written(201, entry, obj, attributes.warnings)
+
+    def _with_system_fields(self, obj: Any, strategy: Strategy[Any]) -> Any:
+        metadata: ObjectMeta = obj.metadata
+        clock = self._clock
+        name = metadata.name
+        if not name and metadata.generate_name:
+            name = names.generate_name(metadata.generate_name, clock.random)
+        return replace(
+            obj,
+            metadata=replace(
+                metadata,
+                name=name,
+                uid=str(uuid.UUID(int=clock.random.getrandbits(128), version=4)),
+                creation_timestamp=format_time(clock.now()),
+                deletion_timestamp=None,
+                deletion_grace_period_seconds=None,
+                self_link=None,
+                generation=1 if strategy.counts_generation else None,
+            ),
+        )
+
+    def _pool(self, strategy: Strategy[Any], request: Request) -> asyncio.Lock | None:
+        """The lock of writes whose check and commit must not interleave: allocation, and quotas of a namespace."""
+        if type(strategy).allocate is not Strategy.allocate:
+            return self._pools.setdefault(request.resource.group_resource, asyncio.Lock())
+        if request.namespace and any(self._cacher.keys_in("resourcequotas", request.namespace)):
+            return self._pools.setdefault(f"quota/{request.namespace}", asyncio.Lock())
+        return None
+
+    # ------------------------------------------------------------------------------------------------------- update
+
+    async def update(self, request: Request, obj: Any, warnings: tuple[str, ...] = ()) -> Written:
+        """Replace an object (or its status) by one that was sent whole."""
+        strategy = self.strategy_for(request.resource)
+        sent: ObjectMeta = obj.metadata
+        if sent.name and sent.name != request.name:
+            raise BadRequest(
+                f"the name of the object ({sent.name}) does not match the name on the URL ({request.name})"
+            )
+        if request.resource.namespaced and sent.namespace and sent.namespace != request.namespace:
+            raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
+        metadata = replace(
+            sent, name=request.name, namespace=request.namespace if request.resource.namespaced else None
+        )
+        obj = replace(obj, metadata=metadata)
+        if not sent.resource_version and not strategy.allows_unconditional_update:
+            fault = FieldError("FieldValueInvalid", "metadata.resourceVersion", 'Invalid value: 0: must be specified for an update')  # fmt: skip
+            raise Invalid.of(request.resource.group, request.resource.kind, request.name, [fault])
+        return await self.change(request, lambda _: obj, list(warnings), expected=sent.resource_version or "")
+
+    async def change(
+        self,
+        request: Request,
+        change: Change,
+        warnings: list[str] | None = None,
+        *,
+        expected: str = "",
+        operation: str = "Update",
+    ) -> Written:
+        """Apply a change to the newest object until it sticks. ``expected`` is the version it must be made on."""
+        for _ in range(RETRIES):
+            try:
+                return await self._change_once(request, change, list(warnings or ()), expected, operation)
+            except RevisionMismatch as err:
+                if err.current is not None:
+                    await self._cacher.reach(err.current.mod_revision)
+        raise Conflict.of(request.resource, request.name)
+
+    async def _change_once(
+        self, request: Request, change: Change, warnings: list[str], expected: str, operation: str
+    ) -> Written:
+        resource, cacher = request.resource, self._cacher
+        strategy = self.strategy_for(resource)
+        key = keys.object_key(resource, request.namespace, request.name)
+        entry = cacher.of(resource).entries.get(key)
+        if entry is None:
+            return await self._create_by_change(request, change, strategy)
+        old = entry.object()
+        if expected and expected != str(entry.revision):
+            raise Conflict.of(resource, request.name)
+        made = change(old)
+        new = await made if isinstance(made, Awaitable) else made
+        if new.metadata.resource_version and new.metadata.resource_version != str(entry.revision):
+            raise Conflict.of(resource, request.name)
+        self._check_identity(request, new, old)
+        new = self._prepared(request, strategy, new, old)
+        dry_run = is_dry_run(request)
+        attributes = Attributes(request, "UPDATE", new, old, dry_run, warnings)
+        await self._admission.admit(attributes, cacher)
+        lock = self._pool(strategy, request) if not request.subresource else None
+        if lock is None:
+            return await self._commit_change(request, strategy, attributes, entry, operation)
+        async with lock:
+            return await self._commit_change(request, strategy, attributes, entry, operation)
+
+    async def _create_by_change(self, request: Request, change: Change, strategy: Strategy[Any]) -> Written:
+        """An update of an absent object: upstream creates some kinds by PUT, and anything by apply."""
+        may_create = request.verb == "patch" and request.content_type.startswith("application/apply-patch")
+        if request.subresource or not (may_create or strategy.allows_create_on_update):
+            raise NotFound.of(request.resource, request.name)
+        made = change(None)
+        return await self.create(request, await made if isinstance(made, Awaitable) else made)
+
+    def _check_identity(self, request: Request, new: Any, old: Any) -> None:
+        uid = new.metadata.uid
+        if uid and uid != old.metadata.uid:
+            key = keys.prefix(request.resource) + keys.object_key(request.resource, request.namespace, request.name)
+            raise Conflict.of(
+                request.resource,
+                request.name,
+                f"StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition"
+                f" failed: UID in precondition: {uid}, UID in object meta: {old.metadata.uid}",
+            )
+
+    def _prepared(self, request: Request, strategy: Strategy[Any], new: Any, old: Any) -> Any:
+        """Defaults, and everything that this update may not change put back."""
+        new = strategy.default(new)
+        new = replace(new, metadata=_kept_metadata(new.metadata, old.metadata))
+        if not request.subresource or request.subresource == "scale":
+            new = strategy.prepare_update(new, old)
+        elif request.subresource == "status":
+            new = strategy.prepare_status_update(new, old)
+        else:
+            made = strategy.subresource_update(request.subresource, new, old)
+            new = new if made is None else made
+        if strategy.counts_generation and strategy.spec_changed(new, old):
+            generation = (old.metadata.generation or 0) + 1
+            new = replace(new, metadata=replace(new.metadata, generation=generation))
+        return new
+
+    async def _commit_change(
+        self, request: Request, strategy: Strategy[Any], attributes: Attributes, entry: Entry, operation: str
+    ) -> Written:
+        resource, old = request.resource, attributes.old
+        new = attributes.object
+        if not request.subresource:
+            new = strategy.allocate(new, old, self._cacher)
+        self._refuse(resource, request.name, _update_faults(strategy, request, new, old))
+        attributes.object = new
+        await self._admission.validate(attributes, self._cacher)
+        attributes.warnings.extend(strategy.warnings(new, old))
+        new = Tracker(request, strategy, self._clock).updated(new, old, operation)
+        key = entry.key
+        if is_finished(new):
+            if not attributes.dry_run:
+                await self._cacher.remove(resource, key, entry.revision)
+            return Written(200, None, new, attributes.warnings)
+        if attributes.dry_run:
+            return Written(200, None, new, attributes.warnings)
+        if new == old:
+            return Written(200, entry, old, attributes.warnings)
+        stored = await self._cacher.put(resource, key, new, stored_bytes(resource, new), entry.revision)
+        return Written(200, stored, new, attributes.warnings)
+
+    def _refuse(self, resource: Resource[Any], name: str, faults: list[FieldError]) -> None:
+        if faults:
+            raise Invalid.of(resource.group, resource.kind, name or "", faults)
+
+
+def _creation_faults(strategy: Strategy[Any], obj: Any) -> list[FieldError]:
+    faults = validate_meta(
+        obj.metadata,
+        namespaced=strategy.resource.namespaced,
+        name_faults=type(strategy).name_faults,
+        path=Path("metadata"),
+    )
+    return faults + strategy.validate(obj)
+
+
+def _update_faults(strategy: Strategy[Any], request: Request, new: Any, old: Any) -> list[FieldError]:
+    faults = validate_meta_update(new.metadata, old.metadata)
+    if request.subresource == "status":
+        return faults + strategy.validate_status_update(new, old)
+    return faults + strategy.validate_update(new, old)
+
+
+def _kept_metadata(new: ObjectMeta, old: ObjectMeta) -> ObjectMeta:
+    """What the server alone decides stays as it was."""
+    return replace(
+        new,
+        uid=old.uid,
+        creation_timestamp=old.creation_timestamp,
+        deletion_timestamp=old.deletion_timestamp,
+        deletion_grace_period_seconds=old.deletion_grace_period_seconds,
+        generation=old.generation,
+        generate_name=new.generate_name or old.generate_name,
+        self_link=None,
+        resource_version=old.resource_version,
+    )
+
+
+def is_finished(obj: Any) -> bool:
+    """Whether an object that is being deleted has nothing left to wait for."""
+    metadata: ObjectMeta = obj.metadata
+    if not metadata.deletion_timestamp or metadata.finalizers or metadata.deletion_grace_period_seconds:
+        return False
+    spec = getattr(obj, "spec", None)
+    return isinstance(obj, CustomObject) or not getattr(spec, "finalizers", ())
+
+
+def is_dry_run(request: Request) -> bool:
+    """Whether nothing is to be stored. Raises Invalid on a value other than ``All``."""
+    asked = request.options.get("dryRun")
+    if not asked:
+        return False
+    if asked != "All":
+        kind = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
+        fault = not_supported(Path("dryRun"), [asked], ["All"])
+        raise Invalid.of("meta.k8s.io", kind.get(request.verb, "DeleteOptions"), "", [fault])
+    return True
