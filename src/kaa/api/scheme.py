@@ -87,8 +87,13 @@ def encode(obj: Any) -> bytes:
     """The wire JSON of an object: a kind's Struct, or a custom resource as a plain mapping."""
     if isinstance(obj, Mapping):
         return _ENCODER.encode(obj)
+    return encode_as(obj, obj.API_VERSION, obj.KIND)
+
+
+def encode_as(obj: Any, api_version: str, kind: str) -> bytes:
+    """The wire JSON of a Struct that serves several group-versions and so names none (DeleteOptions)."""
     inner = _ENCODER.encode(obj)
-    head = prefix(obj.API_VERSION, obj.KIND)
+    head = prefix(api_version, kind)
     return head + inner[1:] if len(inner) > 2 else head[:-1] + b"}"
 
 
