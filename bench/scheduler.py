@@ -10,9 +10,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
-
 from kaa.api.clock import VirtualClock
+from kaa.api.scheme import convert
 from kaa.api.types.core_v1 import Node, Pod
 from kaa.client.informer import Informers
 from kaa.scheduler.scheduler import Scheduler
@@ -100,7 +99,7 @@ def pod(number: int, spec: dict[str, Any]) -> Pod:
 
 
 def from_json(kind: Any, value: dict[str, Any]) -> Any:
-    return msgspec.convert(value, kind)
+    return convert(kind, value)
 
 
 def measure(nodes: int, pods: int, spec: dict[str, Any]) -> tuple[float, int]:

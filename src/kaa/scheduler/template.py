@@ -79,7 +79,7 @@ class Templates:
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[bytes, Template] = WeakValueDictionary()
-        self._encode = msgspec.msgpack.Encoder().encode
+        self._encode = msgspec.msgpack.Encoder(enc_hook=str).encode
 
     def of(self, pod: Pod, asked_node: str = "") -> Template:
         """``asked_node``: the node that a pod not yet placed asks for by name. Where a placed pod is, is no wish."""
