@@ -13,7 +13,7 @@ from kaa.api.clock import VirtualClock
 from kaa.api.scheme import convert
 from kaa.api.types.core_v1 import Node, Pod
 from kaa.scheduler.config import SchedulerConfig, plugins
-from kaa.scheduler.cycle import Passes
+from kaa.scheduler.cycle import Pass, Passes
 from kaa.scheduler.framework import ClusterEvent
 from kaa.scheduler.plugins.node_resources_fit import NodeResourcesFit
 from kaa.scheduler.queue import Entry, SchedulingQueue
@@ -61,7 +61,8 @@ def make_pod(name: str, asks: dict[str, Any]) -> Pod:
         spec.setdefault("affinity", {})["podAntiAffinity"] = {REQUIRED: [term]}
     if asks["skew"]:
         selector = {"matchLabels": {"app": asks["app"]}}
-        how = {"maxSkew": asks["skew"], "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+        when = "DoNotSchedule" if asks["skew"] > 0 else "ScheduleAnyway"
+        how = {"maxSkew": abs(asks["skew"]), "topologyKey": "zone", "whenUnsatisfiable": when}
         spec["topologySpreadConstraints"] = [{**how, "labelSelector": selector}]
     meta = {"name": name, "namespace": "d", "uid": name, "labels": {"app": asks["app"]}}
     return convert(Pod, {"metadata": meta, "spec": spec})
@@ -81,7 +82,7 @@ asks_of = st.fixed_dictionaries(
         "near": st.sampled_from((None, None, *APPS)),
         "apart": st.sampled_from((None, None, *APPS)),
         "apart_by": st.sampled_from(("zone", "host")),
-        "skew": st.sampled_from((0, 0, 1)),
+        "skew": st.sampled_from((0, 0, 1, -1)),  # negative: a wish, not a demand
     }
 )
 
@@ -124,7 +125,7 @@ def _apart(nodes: list[Any], placed: Placed, asks: dict[str, Any], number: int) 
 
 
 def _even(nodes: list[Any], placed: Placed, asks: dict[str, Any], zone: str | None) -> bool:
-    if not asks["skew"]:
+    if asks["skew"] <= 0:
         return True
     eligible = {z for _, _, z, _, _ in nodes if z and (not asks["zone"] or z == asks["zone"])}
     if zone is None:
@@ -150,6 +151,10 @@ def test_masks_equal_the_naive_answer_and_nothing_is_overcommitted(
         pod = make_pod(f"p{number}", asks)
         found = passes.of(snapshot.templates.of(pod))
         assert list(found.feasible()) == [naive(nodes, placed, asks, row) for row in range(len(nodes))]
+        fresh = Pass(found.template, snapshot, plugins(config), config.weights)
+        assert list(found.totals(found.feasible())) == list(fresh.totals(fresh.feasible())), (
+            "corrected is as asked anew"
+        )
         row = found.choose(draw)
         if row >= 0:
             snapshot.add_pod(pod, f"n{row}")
