@@ -36,6 +36,13 @@ class Balance:
 
     def correct(self, rows: Rows, moves: Sequence[Move]) -> None:
         alloc, used = self._nodes.alloc, self._nodes.used
+        if len(moves) == 1:
+            row = moves[0].row
+            has = int(alloc[CPU, row]), int(alloc[MEMORY, row])
+            taken = int(used[CPU, row]) + self._wants[0], int(used[MEMORY, row]) + self._wants[1]
+            shares = [min(t / max(h, 1), 1.0) for t, h in zip(taken, has, strict=True)]
+            self.raw[row] = int((1.0 - abs(shares[0] - shares[1]) * all(has) / 2.0) * MAX_SCORE)
+            return
         cpu_has, memory_has = alloc[CPU, rows], alloc[MEMORY, rows]
         cpu = np.minimum((used[CPU, rows] + self._wants[0]) / np.maximum(cpu_has, 1), 1.0)
         memory = np.minimum((used[MEMORY, rows] + self._wants[1]) / np.maximum(memory_has, 1), 1.0)

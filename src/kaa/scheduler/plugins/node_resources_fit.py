@@ -51,7 +51,14 @@ class Fit:
         self.mask[rows] = fits
 
     def correct(self, rows: Rows, moves: Sequence[Move]) -> None:
-        self._fill(rows)
+        if len(moves) > 1:
+            self._fill(rows)
+            return
+        row, nodes = moves[0].row, self._nodes
+        alloc, used = nodes.alloc, nodes.used
+        self.mask[row] = nodes.used_pods[row] < nodes.alloc_pods[row] and all(
+            used[index, row] + amount <= alloc[index, row] for _, index, amount in self._wants
+        )
 
     def rejections(self) -> Iterator[Rejection]:
         """A request beyond all that the node has cannot be met by evicting pods."""
@@ -79,6 +86,9 @@ class Allocated:
         self.correct(slice(0, nodes.size), ())
 
     def correct(self, rows: Rows, moves: Sequence[Move]) -> None:
+        if len(moves) == 1:
+            self._correct_row(moves[0].row)
+            return
         total: Vector | int = 0
         counted: Vector | int = 0
         alloc, scored = self._nodes.alloc, self._nodes.scored
@@ -90,6 +100,18 @@ class Allocated:
             total = total + free * MAX_SCORE // np.maximum(has, 1)
             counted = counted + (has > 0)
         self.raw[rows] = total // np.maximum(counted, 1)
+
+    def _correct_row(self, row: int) -> None:
+        """The same for one row in plain integers: ten times as fast as arrays of one."""
+        total = counted = 0
+        alloc, scored = self._nodes.alloc, self._nodes.scored
+        for index, amount in self._wants:
+            has = int(alloc[index, row])
+            if has:
+                free = max(has - int(scored[index, row]) - amount, 0)
+                total += (has - free if self._strategy == "MostAllocated" else free) * MAX_SCORE // has
+                counted += 1
+        self.raw[row] = total // max(counted, 1)
 
     def normalized(self, feasible: Mask) -> Vector:
         return self.raw
