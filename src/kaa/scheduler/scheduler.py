@@ -211,6 +211,9 @@ class Scheduler:
         if candidate is not None:
             nominated = candidate.node
             self._nominated[uid_of(entry.pod)] = (entry.pod, entry.template, candidate.node)
+        elif entry.pod.status.nominated_node_name and not eligible(entry.pod, self.nodes):
+            nominated = ""  # evicting no longer helps, so no room is kept either
+            self._nominated.pop(uid_of(entry.pod), None)
         self.queue.reject(entry, refusing, also=also)
         pod = entry.pod
 
@@ -409,13 +412,16 @@ def node_events(old: Node, new: Node) -> list[ClusterEvent]:
 
 
 def condition_patch(pod: Pod, reason: str, message: str, nominated: str | None, now: str) -> dict[str, Any]:
-    """The status patch that says PodScheduled=False; empty when the pod says so already."""
+    """The status patch that says PodScheduled=False; empty when the pod says so already.
+
+    ``nominated``: the node it waits for, empty to give that up, None to leave it as it is.
+    """
     old = next((c for c in pod.status.conditions if c.type == "PodScheduled"), None)
     status: dict[str, Any] = {}
     if old is None or (old.status, old.reason, old.message) != ("False", reason, message):
         status["conditions"] = [_condition(old, pod.metadata.generation, reason, message, now)]
-    if nominated and nominated != pod.status.nominated_node_name:
-        status["nominatedNodeName"] = nominated
+    if nominated is not None and nominated != (pod.status.nominated_node_name or ""):
+        status["nominatedNodeName"] = nominated or None
     return status
 
 
