@@ -1,0 +1,194 @@
+"""What a scheduler plugin is, in columns.
+
+The idea: upstream asks each plugin about each node; here a plugin is asked once about a pod's template and answers for all
+nodes at once: ``filter`` gives a ``Filter`` (a mask), ``score`` a ``Score`` (a vector). Both stay alive for as long as pods
+of the template keep coming, and are corrected with every pod that is placed or leaves, instead of asked again.
+
+    PreFilter + Filter           Plugin.filter(template, nodes) -> Filter | Status | None (Skip)
+    PreScore + Score + Normalize Plugin.score(template, nodes)  -> Score | None (Skip)
+    Reserve, Unreserve, PreBind  the ``Reserver`` protocol: what must be held, and done, before a pod is bound
+    EventsToRegister             Plugin.events: what may make a pod that it rejected schedulable
+
+Source: kubernetes/kubernetes pkg/scheduler/framework (extension points, codes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum, auto
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kaa.api.types.core_v1 import Pod
+
+if TYPE_CHECKING:
+    from .snapshot import Snapshot
+    from .template import Template
+
+Mask = NDArray[np.bool_]
+Vector = NDArray[np.int64]
+#: The rows of one correction: a slice for one row, an index array for several.
+Rows = slice | NDArray[np.intp]
+
+MAX_SCORE = 100
+
+
+class Code(IntEnum):
+    SUCCESS = 0
+    ERROR = 1
+    UNSCHEDULABLE = 2  #: evicting other pods may help
+    UNRESOLVABLE = 3  #: nothing done to other pods helps
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A verdict. "Does not fit" is an answer, so it is a value."""
+
+    code: Code = Code.SUCCESS
+    reason: str = ""
+    plugin: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.code is Code.SUCCESS
+
+
+SUCCESS = Status()
+
+
+class ClusterEvent(Enum):
+    """What happens in a cluster that may make a rejected pod schedulable."""
+
+    NODE_ADD = auto()
+    NODE_ALLOCATABLE = auto()
+    NODE_LABEL = auto()
+    NODE_TAINT = auto()
+    POD_ADD = auto()  #: of a pod that has a node
+    POD_UPDATE = auto()  #: its labels, or it asks for less
+    POD_DELETE = auto()
+    NAMESPACE_LABEL = auto()
+    STORAGE = auto()  #: a claim, volume, class or driver
+    WORKLOAD = auto()  #: a Service or a pod's owner, for default spreading
+
+
+class Move(NamedTuple):
+    """A pod of ``template`` came to (+1) or left (-1) a row."""
+
+    row: int
+    template: Template
+    sign: int
+
+
+class Rejection(NamedTuple):
+    """Rows that are refused for one reason."""
+
+    rows: Mask
+    reason: str
+    resolvable: bool = True
+
+
+class Filter(Protocol):
+    """A template's mask over all rows, kept true by ``correct``."""
+
+    mask: Mask  #: True: may go there
+
+    def correct(self, rows: Rows, moves: Sequence[Move]) -> None:
+        """Pods came or left: ``rows`` are those touched by ``moves``."""
+        ...
+
+    def rejections(self) -> Iterator[Rejection]:
+        """Why the rows outside the mask are outside, in upstream's order of checks."""
+        ...
+
+
+class StillFilter:
+    """A filter on what only the node object says: pods that come and go change nothing."""
+
+    def __init__(self, mask: Mask, reason: str, *, resolvable: bool = False) -> None:
+        self.mask, self._reason, self._resolvable = mask, reason, resolvable
+
+    def correct(self, rows: Rows, moves: Sequence[Move]) -> None:
+        return
+
+    def rejections(self) -> Iterator[Rejection]:
+        yield Rejection(~self.mask, self._reason, self._resolvable)
+
+
+class Score(Protocol):
+    """A template's scores. ``raw`` counts as it stands when ``local``; else ``normalized`` turns it into 0..100."""
+
+    raw: Vector
+    local: bool
+
+    def correct(self, rows: Rows, moves: Sequence[Move]) -> None: ...
+
+    def normalized(self, feasible: Mask) -> Vector:
+        """Scores 0..100; only those of feasible rows mean anything. Never called when ``local``."""
+        ...
+
+
+class StillScore:
+    """Scores on what only the node object says, normalized by their largest (Source: DefaultNormalizeScore)."""
+
+    local = False
+
+    def __init__(self, raw: Vector, *, reverse: bool = False) -> None:
+        self.raw, self._reverse = raw, reverse
+
+    def correct(self, rows: Rows, moves: Sequence[Move]) -> None:
+        return
+
+    def normalized(self, feasible: Mask) -> Vector:
+        largest = int(np.max(self.raw, where=feasible, initial=0))
+        scaled = self.raw * MAX_SCORE // largest if largest else self.raw
+        return MAX_SCORE - scaled if self._reverse else scaled
+
+
+class Plugin(Protocol):
+    """One consideration. Stateless: everything it knows is in its arguments."""
+
+    name: str
+    events: frozenset[ClusterEvent]
+
+    def filter(self, template: Template, nodes: Snapshot) -> Filter | Status | None:
+        """None: it does not concern this pod. A Status refuses the pod on every node."""
+        ...
+
+    def score(self, template: Template, nodes: Snapshot) -> Score | None: ...
+
+
+class Unfiltered:
+    """Base of plugins that only score."""
+
+    def filter(self, template: Template, nodes: Snapshot) -> Filter | Status | None:
+        return None
+
+
+class Unscored:
+    """Base of plugins that only filter."""
+
+    def score(self, template: Template, nodes: Snapshot) -> Score | None:
+        return None
+
+
+class Reserver(Protocol):
+    """Something besides room on a node that a pod must get before it is bound: volumes, devices."""
+
+    name: str
+
+    def reserve(self, pod: Pod, node: str) -> Status: ...
+
+    def unreserve(self, pod: Pod, node: str) -> None: ...
+
+    async def pre_bind(self, pod: Pod, node: str) -> Status:
+        """Make it so on the API server, and wait until it is."""
+        ...
+
+
+class Recorder(Protocol):
+    """Where events go. ``type`` is Normal or Warning."""
+
+    def event(self, obj: Any, type: str, reason: str, message: str) -> None: ...
