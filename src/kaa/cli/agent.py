@@ -1,0 +1,19 @@
+"""``kaa agent``: a node in the foreground."""
+
+from __future__ import annotations
+
+import click
+
+from .options import existing, which_cluster
+
+
+@click.command("agent", short_help="Run a node's agent in the foreground.")
+@which_cluster
+@click.option("--log-files", is_flag=True, help="Log to files, one a component, instead of standard error.")
+def command(name: str, data_dir: str, log_files: bool) -> None:
+    """Run the kubelet, the service proxy and the DNS of this machine's node, until interrupted. Containers stay."""
+    from kaa.cluster import node
+    from kaa.cluster.runner import run
+
+    config = existing(name, data_dir)
+    run(node.serve(config), config, "kubelet", log_files=log_files)

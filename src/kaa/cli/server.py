@@ -1,0 +1,19 @@
+"""``kaa server``: the control plane in the foreground."""
+
+from __future__ import annotations
+
+import click
+
+from .options import existing, which_cluster
+
+
+@click.command("server", short_help="Run the control plane in the foreground.")
+@which_cluster
+@click.option("--log-files", is_flag=True, help="Log to files, one a component, instead of standard error.")
+def command(name: str, data_dir: str, log_files: bool) -> None:
+    """Run the API server, the controllers and the scheduler of a cluster that `kaa up` has made, until interrupted."""
+    from kaa.cluster import control_plane
+    from kaa.cluster.runner import run
+
+    config = existing(name, data_dir)
+    run(control_plane.serve(config), config, "kube-apiserver", log_files=log_files)
