@@ -19,8 +19,8 @@ from kaa.client.pipeline import Request, User
 
 from . import keys, routes, wire
 from .authn.base import Credentials
-from .authn.chain import AuthenticatorChain
-from .authn.impersonation import impersonated
+from .authn.chain import UnionAuthenticator
+from .authn.impersonation import impersonate, read_headers
 from .authz.base import Question
 from .cacher import Entry, watch_line
 from .http import Answer, HttpRequest, HttpResponse
@@ -46,7 +46,7 @@ class Front:
     def __init__(
         self,
         api: ApiServer,
-        authenticator: AuthenticatorChain,
+        authenticator: UnionAuthenticator,
         metrics: Metrics,
         *,
         paths: dict[str, PathHandler],
@@ -98,9 +98,10 @@ class Front:
         headers = http.headers
         credentials = Credentials(headers.get("authorization", ""), http.connection.peer_certificate)
         user = self._authenticator.authenticate(credentials, self._api.cacher)
-        if "impersonate-user" in headers or "impersonate-group" in headers or "impersonate-uid" in headers:
-            return impersonated(user, headers, self._api.authorizer, self._api.cacher)
-        return user
+        if not any(name.startswith("impersonate-") for name in headers):
+            return user
+        wish = read_headers((name, part) for name, value in headers.items() for part in value.split(","))
+        return user if wish is None else impersonate(user, wish, self._api.authorizer, self._api.cacher)
 
     def _refusal(self, http: HttpRequest, error: ApiError) -> HttpResponse:
         response = wire.status_response(error)

@@ -1,0 +1,128 @@
+"""Paths that are no resource: health, version, metrics, discovery, OpenAPI, the token issuer's documents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import msgspec
+
+from kaa.client.pipeline import User
+
+from .authn.discovery import CONFIGURATION_TYPE, KEYS_PATH, KEYS_TYPE, configuration, key_set
+from .authn.jwt import VerifyingKey
+from .authn.tokens import ISSUER
+from .discovery import VERSION, Discovery
+from .front import PathHandler
+from .http import Answer, HttpRequest, HttpResponse
+from .metrics import Metrics
+from .openapi import OpenAPI
+from .pipeline import ApiServer
+
+TEXT = "text/plain; charset=utf-8"
+CHECKS = (
+    "ping",
+    "log",
+    "etcd",
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+)
+_PLAIN_PATHS = (
+    "/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3",
+    "/openid/v1/jwks", "/version",
+)  # fmt: skip
+
+
+class Paths:
+    """The handlers by path; a key that ends in ``/`` serves what is below it."""
+
+    def __init__(self, api: ApiServer, metrics: Metrics, key: VerifyingKey, server_url: str) -> None:
+        self._api, self._metrics, self._key, self._server_url = api, metrics, key, server_url
+        self.ready = asyncio.Event()
+        self.discovery = Discovery(server_url.removeprefix("https://"))
+        self.openapi = OpenAPI()
+        self.handlers: dict[str, PathHandler] = {
+            "/version": lambda http, user, options: HttpResponse(
+                200, msgspec.json.format(msgspec.json.encode(VERSION), indent=2)
+            ),
+            "/version/": lambda http, user, options: HttpResponse(
+                200, msgspec.json.format(msgspec.json.encode(VERSION), indent=2)
+            ),
+            "/metrics": lambda http, user, options: HttpResponse(
+                200, self._metrics.text().encode(), "text/plain; version=0.0.4"
+            ),
+            "/": self._root,
+            KEYS_PATH: lambda http, user, options: HttpResponse(200, key_set([self._key]), KEYS_TYPE),
+            "/.well-known/openid-configuration": lambda http, user, options: HttpResponse(
+                200, configuration(ISSUER, self._server_url), CONFIGURATION_TYPE
+            ),
+        }
+        for word in ("healthz", "livez", "readyz"):
+            self.handlers[f"/{word}"] = self._health
+            self.handlers[f"/{word}/"] = self._health_check
+        for path in ("/api", "/apis", "/api/", "/apis/"):
+            self.handlers[path] = self._discovery
+        for path in ("/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openapi/"):
+            self.handlers[path] = self._openapi
+        for path in ("/api", "/apis", "/version", *self._group_paths()):
+            self._api.raw_paths[path] = self._raw(path)
+
+    def _group_paths(self) -> list[str]:
+        versions = sorted({resource.root for resource in self.discovery.resources()})
+        return [*versions, *(f"/apis/{group}" for group in self.discovery.groups())]
+
+    def _raw(self, path: str):  # type: ignore[no-untyped-def]
+        def answer(_: User) -> bytes:
+            if path == "/version":
+                return msgspec.json.encode(VERSION)
+            found = self.discovery.document(path, "application/json")
+            return found[0] if found else b"{}"
+
+        return answer
+
+    def _root(self, http: HttpRequest, user: User, options: dict[str, str]) -> Answer | Awaitable[Answer]:
+        path = http.target.partition(b"?")[0].decode("latin-1")
+        if path != "/":
+            return self.below(http, path)
+        paths = sorted({*_PLAIN_PATHS, *self._group_paths(), *(f"/healthz/{check}" for check in CHECKS)})
+        return HttpResponse(200, msgspec.json.format(msgspec.json.encode({"paths": paths}), indent=2))
+
+    def below(self, http: HttpRequest, path: str) -> HttpResponse:
+        return HttpResponse(404, b"404 page not found\n", TEXT)
+
+    def _health(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
+        path = http.target.partition(b"?")[0].decode("latin-1")
+        if path == "/readyz" and not self.ready.is_set():
+            return HttpResponse(500, b"[-]poststarthook failed: not finished\nreadyz check failed\n", TEXT)
+        if "verbose" in options:
+            lines = [f"[+]{check} ok" for check in CHECKS if check not in http.target.decode("latin-1")]
+            return HttpResponse(200, "\n".join([*lines, f"{path[1:]} check passed\n"]).encode(), TEXT)
+        return HttpResponse(200, b"ok", TEXT)
+
+    def _health_check(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
+        check = http.target.partition(b"?")[0].decode("latin-1").split("/", 2)[2]
+        return HttpResponse(200, b"ok", TEXT) if check in CHECKS else HttpResponse(404, b"404 page not found\n", TEXT)
+
+    def _discovery(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
+        path = http.target.partition(b"?")[0].decode("latin-1").rstrip("/")
+        found = self.discovery.document(path, http.headers.get("accept", ""))
+        if found is None:
+            return HttpResponse(404, b"404 page not found\n", TEXT)
+        body, content_type, etag = found
+        if etag and http.headers.get("if-none-match") == etag:
+            return HttpResponse(304, b"", "", [("etag", etag)])
+        headers = [("etag", etag), ("vary", "Accept")] if etag else []
+        return HttpResponse(200, body, content_type, headers)
+
+    def _openapi(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
+        path = http.target.partition(b"?")[0].decode("latin-1")
+        found = self.openapi.document(path, http.headers.get("accept", ""), http.headers.get("accept-encoding", ""))
+        if found is None:
+            return HttpResponse(404, b"404 page not found\n", TEXT)
+        if http.headers.get("if-none-match") == found.etag:
+            return HttpResponse(304, b"", "", [("etag", found.etag)])
+        headers = [("etag", found.etag), ("vary", "Accept-Encoding"), ("vary", "Accept")]
+        if found.encoding:
+            headers.append(("content-encoding", found.encoding))
+        return HttpResponse(200, found.body, found.content_type, headers)

@@ -1,0 +1,201 @@
+"""The control plane in one process: store, API server, controllers, scheduler, each with its own identity.
+
+Order of a start: the store opens, the caches fill, bootstrap objects are made, the API server listens; only then do the
+controllers and the scheduler begin, and their modules are imported: a client is answered as early as can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from kaa.api.clock import Clock, SystemClock
+from kaa.api.errors import AlreadyExists, Conflict
+from kaa.api.resources import Resource
+from kaa.apiserver.admission.plugins import default_chain
+from kaa.apiserver.authn.chain import DefaultAuthenticator
+from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
+from kaa.apiserver.authn.tokens import ISSUER, TokenIssuer
+from kaa.apiserver.authz.union import DefaultAuthorizer
+from kaa.apiserver.bootstrap import objects
+from kaa.apiserver.cacher import Cacher
+from kaa.apiserver.connect import Connector
+from kaa.apiserver.front import Front, body_too_large
+from kaa.apiserver.http import HttpServer
+from kaa.apiserver.metrics import Metrics
+from kaa.apiserver.paths import Paths
+from kaa.apiserver.pipeline import ApiServer
+from kaa.apiserver.registry import ServiceRanges, build_strategies
+from kaa.apiserver.registry.strategy import Strategy
+from kaa.apiserver.virtual import Virtuals
+from kaa.client.inprocess import InProcessClient
+from kaa.client.pipeline import User
+from kaa.store.base import Store
+from kaa.store.sqlite import open_sqlite
+
+from . import addons
+from .config import ClusterConfig
+from .pki import Pki
+
+log = structlog.get_logger("kaa.apiserver")
+
+COMPACT_EVERY_S = 300.0
+SYSTEM = User("system:apiserver", groups=("system:masters", "system:authenticated"))
+
+
+@dataclass(slots=True)
+class ControlPlane:
+    """An API server put together, and the tasks that it lives by."""
+
+    config: ClusterConfig
+    clock: Clock
+    store: Store
+    api: ApiServer
+    server: HttpServer
+    paths: Paths
+
+    def client(self, user: User, agent: str) -> InProcessClient:
+        return InProcessClient(self.api, user, agent)
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self.api.cacher.fill()
+                tasks.create_task(self.api.cacher.follow(), name="cacher")
+                await bootstrap(self.client(SYSTEM, "kube-apiserver"), self.api, self.config, self.clock)
+                tasks.create_task(self.server.run(), name="http")
+                tasks.create_task(self._compact(), name="compactor")
+                self.paths.ready.set()
+                ready()
+                tasks.create_task(self._components(), name="components")
+        finally:
+            await self.store.close()
+
+    async def _compact(self) -> None:
+        """Forget what the log held five minutes ago, as upstream does."""
+        before = self.store.revision
+        while True:
+            await self.clock.sleep(COMPACT_EVERY_S)
+            if before:
+                await self.store.compact(before)
+            before = self.store.revision
+
+    async def _components(self) -> None:
+        from .components import run_components
+
+        await run_components(self.config, self.clock, self.client, self.api.cacher)
+
+
+def build(
+    config: ClusterConfig,
+    clock: Clock,
+    store: Store,
+    *,
+    signing_key: SigningKey,
+    verifying_key: VerifyingKey,
+    kubelet_tls: ssl.SSLContext,
+) -> ControlPlane:
+    """Put the API server together; nothing runs yet."""
+    strategies = build_strategies(ServiceRanges(cluster_cidrs=(config.service_cidr,)))
+
+    def strategy_for(resource: Resource[Any]) -> Strategy[Any]:
+        return strategies.of(resource)
+
+    authorizer = DefaultAuthorizer()
+    authenticator = DefaultAuthenticator((verifying_key,), issuer=ISSUER)
+    admission = default_chain(authorizer)
+    cacher = Cacher(store, clock, strategy_for)
+    api = ApiServer(store, cacher, authorizer, admission, strategy_for)
+    issuer = TokenIssuer(signing_key, ISSUER)
+    Virtuals(api, authenticator, authorizer, issuer).install()
+    metrics = Metrics()
+    paths = Paths(api, metrics, verifying_key, config.server_url)
+    connector = Connector(cacher, admission, kubelet_tls)
+    front = Front(api, authenticator, metrics, paths=paths.handlers, connect=connector)
+    return ControlPlane(config, clock, store, api, HttpServer(front, too_large=body_too_large), paths)
+
+
+async def serve(config: ClusterConfig) -> None:
+    """Run the control plane of a cluster on its addresses until cancelled."""
+    clock = SystemClock()
+    pki = Pki(config.pki_dir, clock)
+    store = await open_sqlite(config.root / "store.db")
+    plane = build(
+        config,
+        clock,
+        store,
+        signing_key=SigningKey(pki.token_key.read_bytes()),
+        verifying_key=VerifyingKey(pki.token_public_key.read_bytes()),
+        kubelet_tls=kubelet_context(pki),
+    )
+    context = serving_context(pki)
+    for address in config.listen:
+        await plane.server.listen(address, config.api_port, context)
+    log.info("serving", addresses=" ".join(config.listen), port=config.api_port, store=str(config.root / "store.db"))
+    await plane.run()
+
+
+def serving_context(pki: Pki) -> ssl.SSLContext:
+    """TLS 1.2 and later; client certificates are asked for, and verified when they come."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(pki.cert("apiserver"), pki.key("apiserver"))
+    context.load_verify_locations(pki.ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def kubelet_context(pki: Pki) -> ssl.SSLContext:
+    """How this server calls kubelets: with its own certificate, trusting the cluster's authority."""
+    context = ssl.create_default_context(cafile=str(pki.ca))
+    context.load_cert_chain(pki.cert("apiserver-kubelet-client"), pki.key("apiserver-kubelet-client"))
+    return context
+
+
+async def bootstrap(client: InProcessClient, api: ApiServer, config: ClusterConfig, clock: Clock) -> None:
+    """Make what every cluster holds and this one lacks."""
+    pki = Pki(config.pki_dir, clock)
+    ca, front_proxy = (path.read_text() if path.exists() else "" for path in (pki.ca, pki.front_proxy_ca))
+    wanted = objects.objects(clock.now(), service_cidr=config.service_cidr, client_ca=ca, front_proxy_ca=front_proxy)
+    for group in (wanted, addons.objects(config, ca)):
+        create, update = objects.due(group, api.cacher)
+        await _write_all(client, create, update)
+
+
+async def _write_all(client: InProcessClient, create: list[Any], update: list[Any]) -> None:
+    """Namespaces first, then the rest together, so that one fsync serves many."""
+    first = [obj for obj in create if obj.KIND == "Namespace"]
+    rest = [obj for obj in create if obj.KIND != "Namespace"]
+    for batch in (first, rest):
+        async with asyncio.TaskGroup() as tasks:
+            for obj in batch:
+                tasks.create_task(_create(client, obj), name=f"bootstrap/{obj.KIND}/{obj.metadata.name}")
+    async with asyncio.TaskGroup() as tasks:
+        for obj in update:
+            tasks.create_task(_update(client, obj), name=f"bootstrap/{obj.KIND}/{obj.metadata.name}")
+
+
+async def _create(client: InProcessClient, obj: Any) -> None:
+    try:
+        made = await client.create(obj)
+    except AlreadyExists:
+        return
+    status = getattr(obj, "status", None)
+    if status is not None and status != made.status:
+        from msgspec.structs import replace
+
+        await client.update_status(replace(made, status=status))
+
+
+async def _update(client: InProcessClient, obj: Any) -> None:
+    try:
+        await client.update(obj)
+    except Conflict:
+        return  # somebody else has just written it: the next start looks again
