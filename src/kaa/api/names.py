@@ -33,8 +33,9 @@ def regex_error(message: str, pattern: str, *examples: str) -> str:
     return f"{message} (e.g. {listed}, regex used for validation is '{pattern}')"
 
 
-def max_length(limit: int) -> str:
-    return f"must be no more than {limit} bytes"
+def max_length(limit: int, unit: str = "characters") -> str:
+    """Names count characters, the values and keys of labels bytes: so upstream words it."""
+    return f"must be no more than {limit} {unit}"
 
 
 def dns_label(text: str) -> list[str]:
@@ -86,7 +87,7 @@ def qualified_name(text: str) -> list[str]:
     prefix, slash, name = text.rpartition("/")
     if text.count("/") > 1:
         message = (
-            "a qualified name must consist of alphanumeric characters, '-', '_' or '.',"
+            "a valid label key must consist of alphanumeric characters, '-', '_' or '.',"
             " and must start and end with an alphanumeric character"
         )
         return [regex_error(message, _QUALIFIED, "MyName", "my.name", "123-abc") + _OR_PREFIX]
@@ -97,7 +98,7 @@ def qualified_name(text: str) -> list[str]:
     if not name:
         faults.append(EMPTY)
     elif len(name) > 63:
-        faults.append(f"name part {max_length(63)}")
+        faults.append(f"name part {max_length(63, 'bytes')}")
     if not _fits(_QUALIFIED, name):
         message = (
             "name part must consist of alphanumeric characters, '-', '_' or '.',"
@@ -111,7 +112,7 @@ _OR_PREFIX = " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/
 
 
 def label_value(text: str) -> list[str]:
-    faults = [max_length(63)] if len(text) > 63 else []
+    faults = [max_length(63, "bytes")] if len(text) > 63 else []
     if not _fits(_VALUE, text):
         message = (
             "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.',"

@@ -1,1 +1,113 @@
-"""A strategy per resource: what its defaults are, what may change, what is selected and shown."""
+"""A strategy per resource: what its defaults are, what may change, what is selected and shown.
+
+``STRATEGIES`` names the module of each resource; it is imported when the resource is first asked for, so that a server
+pays at its start for what it serves then.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from kaa.api.resources import Resource
+
+from .core.service_allocation import ServiceRanges
+from .strategy import Column, Strategy, TableShape
+
+__all__ = [
+    "STRATEGIES",
+    "Column",
+    "ServiceRanges",
+    "Strategies",
+    "Strategy",
+    "TableShape",
+    "build_strategies",
+    "strategy_for",
+]
+
+
+def _index(text: str) -> dict[tuple[str, str], str]:
+    """``group: plural …`` lines as {(group, plural): module}."""
+    found: dict[tuple[str, str], str] = {}
+    for line in text.strip().splitlines():
+        group, _, plurals = line.strip().partition(":")
+        full = _FULL_GROUPS.get(group, group)
+        found |= {(full, plural): f"{group}.{plural}" for plural in plurals.split()}
+    return found
+
+
+_FULL_GROUPS = {
+    "core": "",
+    "rbac": "rbac.authorization.k8s.io",
+    "networking": "networking.k8s.io",
+    "storage": "storage.k8s.io",
+    "scheduling": "scheduling.k8s.io",
+    "node": "node.k8s.io",
+    "coordination": "coordination.k8s.io",
+    "discovery": "discovery.k8s.io",
+    "certificates": "certificates.k8s.io",
+    "admissionregistration": "admissionregistration.k8s.io",
+    "apiextensions": "apiextensions.k8s.io",
+    "apiregistration": "apiregistration.k8s.io",
+    "flowcontrol": "flowcontrol.apiserver.k8s.io",
+    "resource": "resource.k8s.io",
+}
+
+#: {(group, plural): module below this package}. A resource that is not here gets the plain Strategy.
+STRATEGIES: dict[tuple[str, str], str] = {
+    **_index(
+        """
+        core: pods services namespaces nodes configmaps secrets serviceaccounts endpoints events
+        apps: deployments replicasets
+        coordination: leases
+        discovery: endpointslices
+        """
+    ),
+    ("events.k8s.io", "events"): "core.events",
+}
+
+
+class Strategies:
+    """The strategies of one server: each made once, services with the server's own ranges."""
+
+    def __init__(self, ranges: ServiceRanges | None = None) -> None:
+        self.ranges = ranges or ServiceRanges()
+        self._made: dict[tuple[str, str, str], Strategy[Any]] = {}
+
+    def __getitem__(self, resource: Resource[Any]) -> Strategy[Any]:
+        key = (resource.group, resource.version, resource.plural)
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = self._make(resource)
+        return found
+
+    def _make(self, resource: Resource[Any]) -> Strategy[Any]:
+        path = STRATEGIES.get((resource.group, resource.plural))
+        if path is None:
+            return _plain(resource)
+        module = importlib.import_module(f".{path}", __name__)
+        if path == "core.services":
+            made: Strategy[Any] = module.ServiceStrategy(self.ranges)
+            return made
+        found: Strategy[Any] = module.STRATEGY
+        if found.kind is resource.type:
+            return found
+        return next(one for one in module.STRATEGIES if one.kind is resource.type)
+
+
+def _plain(resource: Resource[Any]) -> Strategy[Any]:
+    made: Strategy[Any] = Strategy()
+    made.kind = resource.type
+    return made
+
+
+def build_strategies(ranges: ServiceRanges) -> Strategies:
+    return Strategies(ranges)
+
+
+_DEFAULT = Strategies()
+
+
+def strategy_for(resource: Resource[Any]) -> Strategy[Any]:
+    """The strategy of a built-in resource, with the default service ranges."""
+    return _DEFAULT[resource]

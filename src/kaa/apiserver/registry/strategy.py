@@ -53,8 +53,6 @@ class Strategy(Generic[T]):
 
     #: The Struct; its resource follows from it.
     kind: type[T]
-    #: The faults of a name.
-    name_faults: ClassVar[Callable[[str], list[str]]] = staticmethod(names.dns_subdomain)
     #: Whether ``metadata.generation`` counts changes of the spec.
     counts_generation: ClassVar[bool] = False
     #: May PUT create the object, as upstream allows for some kinds.
@@ -67,6 +65,11 @@ class Strategy(Generic[T]):
     @property
     def resource(self) -> Resource[T]:
         return resource_of(self.kind)
+
+    @staticmethod
+    def name_faults(name: str) -> list[str]:
+        """What is wrong with a name of this kind."""
+        return names.dns_subdomain(name)
 
     def default(self, obj: T) -> T:
         """Fill what the API fills when a field is absent."""
@@ -124,6 +127,10 @@ class Strategy(Generic[T]):
         """The object that an update of a subresource other than status makes (``resize``, ``approval``, ``finalize``);
         None when there is no such subresource."""
         return None
+
+    def validate_subresource_update(self, subresource: str, new: T, old: T) -> list[FieldError]:
+        """The faults of what ``subresource_update`` made."""
+        return []
 
     def spec_changed(self, new: T, old: T) -> bool:
         """Whether the generation counts this update."""

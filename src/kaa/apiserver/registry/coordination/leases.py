@@ -1,0 +1,47 @@
+"""Leases.
+
+Source: pkg/registry/coordination/lease/strategy.go; ValidateLease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from kaa.api import fields
+from kaa.api.fields import FieldError
+from kaa.api.types.coordination_v1 import Lease
+
+from ...validation.common import SPEC, faults_of, not_negative, positive
+from ..strategy import Strategy
+from ..tables import age, shape
+
+_STRATEGIES = ("OldestEmulationVersion",)
+
+
+def _cells(obj: Lease, now: float) -> Sequence[Any]:
+    return obj.metadata.name, obj.spec.holder_identity or "", age(obj.metadata, now)
+
+
+class LeaseStrategy(Strategy[Lease]):
+    kind = Lease
+    allows_create_on_update = True
+    allows_unconditional_update = False
+    table = shape("coordination/leases", "Holder|Age", _cells)
+
+    def validate(self, obj: Lease) -> list[FieldError]:
+        return list(_faults(obj))
+
+
+def _faults(obj: Lease) -> Iterator[FieldError]:
+    spec = obj.spec
+    yield from positive(SPEC, "leaseDurationSeconds", spec.lease_duration_seconds)
+    yield from not_negative(SPEC, "leaseTransitions", spec.lease_transitions)
+    if spec.strategy is not None and spec.strategy not in _STRATEGIES and "/" not in spec.strategy:
+        yield fields.not_supported(SPEC.child("strategy"), spec.strategy, _STRATEGIES)
+    if spec.preferred_holder and not spec.strategy:
+        yield fields.forbidden(SPEC.child("preferredHolder"), "may only be specified if `strategy` is defined")
+    yield from faults_of(SPEC.child("holderIdentity"), "", ["must not be empty"] if spec.holder_identity == "" else [])
+
+
+STRATEGY = LeaseStrategy()

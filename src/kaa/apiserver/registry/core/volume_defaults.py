@@ -1,0 +1,102 @@
+"""The defaults of volumes: modes, drivers' parameters, and the empty volume that is an emptyDir.
+
+Source: pkg/apis/core/v1/defaults.go.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from kaa.api.types.core_v1 import (
+    DownwardAPIVolumeFile,
+    EmptyDirVolumeSource,
+    ProjectedVolumeSource,
+    Volume,
+    VolumeProjection,
+)
+
+DEFAULT_MODE = 0o644
+_TOKEN_SECONDS = 3600
+_CERTIFICATE_SECONDS = 86400
+#: The fields of a Volume that name a source, in the order of the API.
+SOURCES = tuple(field.name for field in msgspec.structs.fields(Volume) if field.name != "name")
+
+#: {source: {field: what an absent one means}}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "secret": {"default_mode": DEFAULT_MODE},
+    "config_map": {"default_mode": DEFAULT_MODE},
+    "host_path": {"type": ""},
+    "iscsi": {"iscsi_interface": "default"},
+    "rbd": {"pool": "rbd", "user": "admin", "keyring": "/etc/ceph/keyring"},
+    "azure_disk": {"caching_mode": "ReadWrite", "kind": "Shared", "fs_type": "ext4", "read_only": False},
+    "scale_io": {"storage_mode": "ThinProvisioned", "fs_type": "xfs"},
+}
+
+
+def volume(given: Volume) -> Volume:
+    name = source_of(given)
+    if name is None:
+        return replace(given, empty_dir=EmptyDirVolumeSource())
+    source = getattr(given, name)
+    made = _source(name, source)
+    return given if made is source else replace(given, **{name: made})
+
+
+def source_of(given: Volume) -> str | None:
+    """The attribute that holds the volume's source."""
+    for name in SOURCES:
+        if getattr(given, name) is not None:
+            return name
+    return None
+
+
+def _source(name: str, source: Any) -> Any:
+    if name in PARAMETERS:
+        return parameters(name, source)
+    if name == "downward_api":
+        mode = DEFAULT_MODE if source.default_mode is None else source.default_mode
+        return replace(source, default_mode=mode, items=tuple(_file(item) for item in source.items))
+    if name == "projected":
+        return _projected(source)
+    if name == "image" and not source.pull_policy:
+        from .pod_defaults import pull_policy
+
+        return replace(source, pull_policy=pull_policy(source.reference or ""))
+    if name == "ephemeral" and source.volume_claim_template is not None:
+        claim = source.volume_claim_template
+        if claim.spec.volume_mode is None:
+            filled = replace(claim, spec=replace(claim.spec, volume_mode="Filesystem"))
+            return replace(source, volume_claim_template=filled)
+    return source
+
+
+def parameters(name: str, source: Any) -> Any:
+    """``source`` of the kind ``name`` with its absent parameters filled."""
+    absent = {field: value for field, value in PARAMETERS[name].items() if getattr(source, field) is None}
+    return replace(source, **absent) if absent else source
+
+
+def _file(given: DownwardAPIVolumeFile) -> DownwardAPIVolumeFile:
+    if given.field_ref is not None and not given.field_ref.api_version:
+        return replace(given, field_ref=replace(given.field_ref, api_version="v1"))
+    return given
+
+
+def _projected(given: ProjectedVolumeSource) -> ProjectedVolumeSource:
+    mode = DEFAULT_MODE if given.default_mode is None else given.default_mode
+    return replace(given, default_mode=mode, sources=tuple(_projection(source) for source in given.sources))
+
+
+def _projection(given: VolumeProjection) -> VolumeProjection:
+    token, downward, certificate = given.service_account_token, given.downward_api, given.pod_certificate
+    changes: dict[str, Any] = {}
+    if token is not None and token.expiration_seconds is None:
+        changes["service_account_token"] = replace(token, expiration_seconds=_TOKEN_SECONDS)
+    if downward is not None:
+        changes["downward_api"] = replace(downward, items=tuple(_file(item) for item in downward.items))
+    if certificate is not None and certificate.max_expiration_seconds is None:
+        changes["pod_certificate"] = replace(certificate, max_expiration_seconds=_CERTIFICATE_SECONDS)
+    return replace(given, **changes) if changes else given
