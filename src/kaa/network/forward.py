@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from pathlib import Path
+from typing import cast
 
 import structlog
 
@@ -87,8 +88,7 @@ class _Asked(asyncio.DatagramProtocol):
         self.answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        transport.sendto(self.message)
+        cast(asyncio.DatagramTransport, transport).sendto(self.message)  # by its class 3.11's own is none
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         if data[:2] == self.message[:2] and len(data) >= 12 and data[2] & 0x80 and not self.answered.done():
