@@ -69,13 +69,13 @@ class Discovery:
 
     # ------------------------------------------------------------------------------------------------ plain
 
-    def _resources(self) -> Sequence[Resource[Any]]:
+    def resources(self) -> Sequence[Resource[Any]]:
         return (*RESOURCES, *self._custom)
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """{group: its versions, the preferred one first}, without the core group."""
         found: dict[str, tuple[str, ...]] = {}
-        for resource in self._resources():
+        for resource in self.resources():
             versions = found.get(resource.group, ())
             if resource.group and resource.version not in versions:
                 found[resource.group] = (*versions, resource.version)
@@ -103,7 +103,7 @@ class Discovery:
         return None
 
     def _resource_list(self, group: str, version: str) -> Json | None:
-        found = [r for r in self._resources() if (r.group, r.version) == (group, version)]
+        found = [r for r in self.resources() if (r.group, r.version) == (group, version)]
         if not found and version not in self.groups().get(group, ()):
             return None
         resources = [entry for r in sorted(found, key=lambda r: r.plural) for entry in _entries(r)]
@@ -133,7 +133,7 @@ class Discovery:
 
     def _aggregated_version(self, group: str, version: str) -> Json:
         found = sorted(
-            (r for r in self._resources() if (r.group, r.version) == (group, version)), key=lambda r: r.plural
+            (r for r in self.resources() if (r.group, r.version) == (group, version)), key=lambda r: r.plural
         )
         resources = [_aggregated_resource(r) for r in found]
         return {"version": version, "resources": resources, "freshness": "Current"}

@@ -132,9 +132,8 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------ from the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are not asyncio's classes
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         if tls is not None:
             self.peer_certificate = tls.getpeercert(binary_form=True) or b""

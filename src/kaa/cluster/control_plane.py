@@ -105,7 +105,7 @@ def build(
     strategies = build_strategies(ServiceRanges(cluster_cidrs=(config.service_cidr,)))
 
     def strategy_for(resource: Resource[Any]) -> Strategy[Any]:
-        return strategies.of(resource)
+        return strategies[resource]
 
     authorizer = DefaultAuthorizer()
     authenticator = DefaultAuthenticator((verifying_key,), issuer=ISSUER)
