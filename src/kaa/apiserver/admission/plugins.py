@@ -1,0 +1,49 @@
+"""The plugins of a cluster, in upstream's order. Webhooks and policies stand before ResourceQuota: it counts last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..authz.base import Authorizer
+from .base import Chain, Plugin
+from .certificates import CertificateApproval, CertificateSigning, CertificateSubjectRestriction
+from .default_tolerations import DefaultTolerationSeconds
+from .ingress_class import DefaultIngressClass
+from .limit_ranger import LimitRanger
+from .namespace_lifecycle import NamespaceLifecycle
+from .node_restriction import NodeRestriction
+from .pod_security import PodSecurity
+from .priority import Priority
+from .resource_quota import ResourceQuota
+from .runtime_class import RuntimeClass
+from .service_account import ServiceAccountAdmission
+from .storage import DefaultStorageClass, PersistentVolumeClaimResize, StorageObjectInUseProtection
+from .taint_nodes import TaintNodesByCondition
+
+
+def default_plugins(authorizer: Authorizer, dynamic: Sequence[Plugin] = ()) -> list[Plugin]:
+    """``dynamic``: webhooks and policies, which see what the built-in plugins made of the object."""
+    return [
+        NamespaceLifecycle(),
+        LimitRanger(),
+        ServiceAccountAdmission(),
+        NodeRestriction(),
+        TaintNodesByCondition(),
+        PodSecurity(),
+        Priority(),
+        DefaultTolerationSeconds(),
+        DefaultStorageClass(),
+        StorageObjectInUseProtection(),
+        PersistentVolumeClaimResize(),
+        RuntimeClass(),
+        CertificateApproval(authorizer),
+        CertificateSigning(authorizer),
+        CertificateSubjectRestriction(),
+        DefaultIngressClass(),
+        *dynamic,
+        ResourceQuota(),
+    ]
+
+
+def default_chain(authorizer: Authorizer, dynamic: Sequence[Plugin] = ()) -> Chain:
+    return Chain(default_plugins(authorizer, dynamic))
