@@ -17,11 +17,11 @@ from msgspec.structs import replace
 from kaa.api import scheme, selectors
 from kaa.api.clock import Clock, format_time
 from kaa.api.custom import CustomObject, from_document
-from kaa.api.errors import AlreadyExists, Conflict, NotFound
+from kaa.api.errors import AlreadyExists, Conflict, Forbidden, NotFound
 from kaa.api.names import generate_name
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import Namespace
-from kaa.api.types.meta_v1 import DeleteOptions
+from kaa.api.types.meta_v1 import DeleteOptions, StatusCause
 from kaa.client.client import Listing, PatchType, WatchEvent, WatchType
 from kaa.client.workqueue import Key
 
@@ -120,8 +120,17 @@ class FakeApi:
         resource = self._resource(obj)
         self._called("create", resource)
         self.refuse("create", obj)
+        self._check_namespace(resource, obj)
         assert not subresource, "the fake has no POST to subresources"
         return self._create(resource, obj)
+
+    def _check_namespace(self, resource: Resource[Any], obj: Any) -> None:
+        """Nothing comes into a namespace that ends."""
+        namespace = self._objects[scheme.resource_of(Namespace)].get(Key("", obj.metadata.namespace or ""))
+        if resource.namespaced and namespace is not None and namespace.metadata.deletion_timestamp is not None:
+            why = f"unable to create new content in namespace {namespace.metadata.name} because it is being terminated"
+            cause = StatusCause(reason="NamespaceTerminating", message=why, field="metadata.namespace")
+            raise Forbidden(f'{resource.group_resource} "{obj.metadata.name}" is forbidden: {why}', causes=[cause])
 
     def _create(self, resource: Resource[Any], obj: Any) -> Any:
         meta = obj.metadata

@@ -9,6 +9,7 @@ async def test() -> None:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import TracebackType
 from typing import Any
 
@@ -50,10 +51,8 @@ class World:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._task.cancel()
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        except asyncio.CancelledError:
-            pass
 
     async def settle(self, seconds: float = 0.2, *, rounds: int = 60) -> None:
         """Let controllers and the kubelet work until neither has anything to write."""

@@ -254,7 +254,8 @@ class Replicas(Controller[Key], Generic[S]):
             batch *= 2
         if made:
             await self.pods.shows(newest([pod.metadata.resource_version for pod in made]))
-        return failures[0] if failures else None
+        told = [error for error in failures if not refused_since_it_ends(error)]
+        return told[0] if told else None
 
     def _created_not(self, owner: S, error: Exception) -> None:
         if not refused_since_it_ends(error):
