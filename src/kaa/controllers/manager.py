@@ -18,11 +18,13 @@ from .controller import Context, Controller
 from .deployment import Deployments
 from .endpointslice import EndpointSlices
 from .garbagecollector import GarbageCollector
+from .job import Jobs
 from .namespace import Namespaces
 from .replicaset import ReplicaSets, ReplicationControllers
 from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
+from .ttlafterfinished import TTLAfterFinished
 
 #: Whose client feeds the informers: what kube-controller-manager itself is.
 SHARED = "shared-informers"
@@ -43,6 +45,8 @@ class ControllerManager:
             ReplicationControllers(context),
             Deployments(context),
             EndpointSlices(context),
+            Jobs(context),
+            TTLAfterFinished(context),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
         ]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from msgspec.structs import replace
 
 from kaa.api import names, selectors
-from kaa.api.errors import ApiError, NotFound
+from kaa.api.errors import NotFound
 from kaa.api.selectors import Selector
 from kaa.api.types.apps_v1 import ReplicaSet, ReplicaSetCondition, ReplicaSetStatus
 from kaa.api.types.core_v1 import (
@@ -28,17 +28,15 @@ from kaa.api.types.core_v1 import (
     ReplicationControllerCondition,
     ReplicationControllerStatus,
 )
-from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.client.informer import Informer, key_of
 from kaa.client.workqueue import Key
 
-from .controller import Context, Controller, count, in_parallel
-from .namespace import refused_since_it_ends
+from .controller import Context, Controller, count
 from .owners import BY_CONTROLLER, ORPHANS, add_owner_indexes, claim, controller_of, newest, plan_claims
+from .podcontrol import PodControl
 from .pods import available_in, deletion_order, from_template, is_active, is_ready, is_terminating
 
 BURST = 500
-SLOW_START = 1
 #: Pod events of a set are gathered for this many seconds a pod it has: counting is proportional to them.
 GATHER_S_PER_POD = 1 / 20_000
 
@@ -151,6 +149,7 @@ class Replicas(Controller[Key], Generic[S]):
         self.pods = self.informers.of(Pod)
         add_owner_indexes(self.pods)
         self.watch(Pod, self._on_pod)
+        self.control = PodControl(self.client, self.events, self.pods)
 
     # -- wiring: which keys an event concerns
 
@@ -230,55 +229,12 @@ class Replicas(Controller[Key], Generic[S]):
     async def _apply(self, owner: S, wanted: Plan) -> tuple[tuple[str, str] | None, Exception | None]:
         """Carry out a plan and wait until the cache shows it. Returns what to say of a failure, and the failure."""
         if wanted.create:
-            error = await self._create(owner, wanted.create)
+            assert owner.spec.template is not None
+            pod = from_template(owner.spec.template, owner, generate_name=pod_prefix(owner.metadata.name or ""))
+            _, error = await self.control.create(owner, [pod] * wanted.create)
             return (None if error is None else ("FailedCreate", str(error))), error
-        error = await self._delete(owner, wanted.delete)
+        error = await self.control.delete(owner, wanted.delete)
         return (None if error is None else ("FailedDelete", str(error))), error
-
-    async def _create(self, owner: S, wanted: int) -> Exception | None:
-        """Create pods in batches that double while all goes well: a quota that is used up costs one request."""
-        assert owner.spec.template is not None
-        pod = from_template(owner.spec.template, owner, generate_name=pod_prefix(owner.metadata.name or ""))
-        made: list[Pod] = []
-        failures: list[Exception] = []
-        batch = SLOW_START
-        while len(made) < wanted and not failures:
-            batch = min(batch, wanted - len(made))
-            for result in await in_parallel(self.client.create(pod) for _ in range(batch)):
-                if isinstance(result, Exception):
-                    failures.append(result)
-                    self._created_not(owner, result)
-                else:
-                    made.append(result)
-                    self.events.event(owner, "Normal", "SuccessfulCreate", f"Created pod: {result.metadata.name}")
-            batch *= 2
-        if made:
-            await self.pods.shows(newest([pod.metadata.resource_version for pod in made]))
-        told = [error for error in failures if not refused_since_it_ends(error)]
-        return told[0] if told else None
-
-    def _created_not(self, owner: S, error: Exception) -> None:
-        if not refused_since_it_ends(error):
-            self.events.event(owner, "Warning", "FailedCreate", f"Error creating: {error}")
-
-    async def _delete(self, owner: S, doomed: Sequence[Pod]) -> Exception | None:
-        results = await in_parallel(self._delete_one(owner, pod) for pod in doomed)
-        failures = [result for result in results if isinstance(result, Exception)]
-        if not failures:
-            await self.pods.gone(doomed)
-        return failures[0] if failures else None
-
-    async def _delete_one(self, owner: S, pod: Pod) -> None:
-        name = pod.metadata.name or ""
-        options = DeleteOptions(preconditions=Preconditions(uid=pod.metadata.uid))
-        try:
-            await self.client.delete(Pod, name, pod.metadata.namespace, options=options)
-        except NotFound:
-            return
-        except ApiError as err:
-            self.events.event(owner, "Warning", "FailedDelete", f"Error deleting: {err}")
-            raise
-        self.events.event(owner, "Normal", "SuccessfulDelete", f"Deleted pod: {name}")
 
     async def _write_status(self, owner: S, counts: Counts, failure: tuple[str, str] | None) -> None:
         status = status_of(owner, counts, failure, self.now())
