@@ -16,14 +16,18 @@ from kaa.client.informer import Informers
 
 from .controller import Context, Controller
 from .deployment import Deployments
+from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
 from .garbagecollector import GarbageCollector
 from .job import Jobs
 from .namespace import Namespaces
+from .nodelifecycle import NodeLifecycle
+from .podgc import PodGC
 from .replicaset import ReplicaSets, ReplicationControllers
 from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
+from .tainteviction import TaintEviction
 from .ttlafterfinished import TTLAfterFinished
 
 #: Whose client feeds the informers: what kube-controller-manager itself is.
@@ -45,6 +49,10 @@ class ControllerManager:
             ReplicationControllers(context),
             Deployments(context),
             EndpointSlices(context),
+            EndpointsController(context),
+            PodGC(context),
+            NodeLifecycle(context),
+            TaintEviction(context),
             Jobs(context),
             TTLAfterFinished(context),
             Namespaces(context, served),
