@@ -8,6 +8,9 @@ it ended; one that is too old starts over with a list, and whatever differs beco
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pods.run())
         await pods.synced.wait()
+
+Whoever writes and then decides from the cache waits until the cache shows its writes: ``shows`` and ``gone``. That is what
+upstream calls expectations, without the counting.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from kaa.api import scheme
 from kaa.api.clock import Clock
 from kaa.api.errors import ApiError, Expired
+from kaa.api.resources import Resource
 from kaa.api.selectors import Selector
 
 from .client import Client, Kind, WatchType
@@ -69,6 +74,10 @@ class Lister(Generic[T]):
         """The objects that an indexer filed under a word."""
         return list(self._indexes[index].get(word, {}).values())
 
+    def count(self, index: str, word: str) -> int:
+        """How many ``by_index`` would return, without making the list."""
+        return len(self._indexes[index].get(word, ()))
+
     def _put(self, obj: T) -> T | None:
         key = key_of(obj)
         old = self._objects.get(key)
@@ -107,6 +116,8 @@ class Informer(Lister[T]):
 
     RETRY_S = 1.0
     RETRY_MAX_S = 30.0
+    #: A watch that ended before this many seconds and showed nothing is a failure, not an ending.
+    SHORT_WATCH_S = 1.0
 
     def __init__(
         self,
@@ -118,14 +129,19 @@ class Informer(Lister[T]):
         label_selector: str = "",
         field_selector: str = "",
         indexers: Mapping[str, Indexer[T]] | None = None,
+        keep: Callable[[Any], T] | None = None,
     ) -> None:
+        """``keep`` makes of an object what the cache holds of it; it must have ``metadata`` with name and version."""
         super().__init__()
         self._client, self._kind, self._clock = client, kind, clock
         self._namespace = namespace
         self._labels, self._fields = label_selector, field_selector
+        self._keep = keep
         self._handlers: list[Handler[T]] = []
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self.synced = asyncio.Event()
         self.resource_version = ""
+        self._reached = 0
         for name, indexer in (indexers or {}).items():
             self.add_index(name, indexer)
 
@@ -145,6 +161,59 @@ class Informer(Lister[T]):
                 words.setdefault(word, {})[key] = obj
         self._indexes[name] = words
 
+    async def shows(self, resource_version: str | None, *, timeout_s: float = 30.0) -> None:
+        """Wait until the cache has come as far as a version that a write returned. Raises TimeoutError.
+
+        Versions of one resource compare as numbers (KEP-5504).
+        """
+        wanted = int(resource_version or 0)
+        await self._until(lambda: self._reached >= wanted, timeout_s)
+
+    async def gone(self, objects: Iterable[T], *, timeout_s: float = 30.0) -> None:
+        """Wait until the cache shows each object deleted, replaced, or on its way out. Raises TimeoutError."""
+        pending = [(key_of(obj), obj.metadata.uid) for obj in objects]  # type: ignore[attr-defined]
+
+        def leaving() -> bool:
+            while pending and self._leaves(*pending[-1]):
+                pending.pop()
+            return not pending
+
+        await self._until(leaving, timeout_s)
+
+    def _leaves(self, key: Key, uid: str | None) -> bool:
+        found: Any = self._objects.get(key)
+        return found is None or found.metadata.uid != uid or found.metadata.deletion_timestamp is not None
+
+    async def _until(self, true: Callable[[], bool], timeout_s: float) -> None:
+        if true():
+            return
+        waiter = (true, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter[1]
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def _advance(self, resource_version: str) -> None:
+        self.resource_version = resource_version
+        if resource_version.isdecimal():
+            self._reached = max(self._reached, int(resource_version))
+        if self._waiting:
+            self._wake()
+
+    def _wake(self) -> None:
+        still = []
+        for true, woken in self._waiting:
+            if woken.done():
+                continue
+            if true():
+                woken.set_result(None)
+            else:
+                still.append((true, woken))
+        self._waiting = still
+
     async def run(self) -> None:
         """Keep the cache true until cancelled."""
         failures = 0
@@ -152,13 +221,16 @@ class Informer(Lister[T]):
             try:
                 if not self.resource_version:
                     await self._relist()
-                failures = 0
+                started, before = self._clock.monotonic(), self.resource_version
                 await self._follow()
+                if self.resource_version == before and self._clock.monotonic() - started < self.SHORT_WATCH_S:
+                    raise TimeoutError("the watch ended at once")
+                failures = 0
             except Expired:
                 self.resource_version = ""
             except (ApiError, OSError, TimeoutError) as err:
                 failures += 1
-                log.warning("list or watch failed", kind=str(self._kind), error=str(err), failures=failures)
+                log.warning("list or watch failed", kind=_word(self._kind), error=str(err), failures=failures)
                 await self._clock.sleep(min(self.RETRY_S * 2 ** (failures - 1), self.RETRY_MAX_S))
 
     async def _relist(self) -> None:
@@ -167,15 +239,15 @@ class Informer(Lister[T]):
             self._namespace,
             label_selector=self._labels,
             field_selector=self._fields,
-            resource_version="0",
+            resource_version="" if self.synced.is_set() else "0",
         )
         listed = {key_of(obj) for obj in listing.items}
         for key in [key for key in self._objects if key not in listed]:
             self._forget(key)
         for obj in listing.items:
             self._see(obj)
-        self.resource_version = listing.resource_version
         self.synced.set()
+        self._advance(listing.resource_version)
 
     async def _follow(self) -> None:
         watch = self._client.watch(
@@ -185,18 +257,27 @@ class Informer(Lister[T]):
             field_selector=self._fields,
             resource_version=self.resource_version,
         )
-        async for event in watch:
-            if event.object is not None:
-                if event.type is WatchType.DELETED:
-                    self._forget(key_of(event.object), event.object)
-                else:
-                    self._see(event.object)
-            self.resource_version = event.resource_version or self.resource_version
+        try:
+            async for event in watch:
+                if event.object is not None:
+                    if event.type is WatchType.DELETED:
+                        self._forget(key_of(event.object), event.object)
+                    else:
+                        self._see(event.object)
+                self._advance(event.resource_version or self.resource_version)
+        finally:
+            close = getattr(watch, "aclose", None)
+            if close is not None:
+                await close()
 
-    def _see(self, obj: T) -> None:
+    def _see(self, seen: T) -> None:
+        obj = seen if self._keep is None else self._keep(seen)
         old = self._objects.get(key_of(obj))
         if old is not None and _version(old) == _version(obj):
             return
+        if old is not None and _uid(old) != _uid(obj):  # a relist met a name that has been taken anew
+            self._forget(key_of(old))
+            old = None
         self._put(obj)
         for handler in self._handlers:
             handler(old, obj)
@@ -204,6 +285,8 @@ class Informer(Lister[T]):
     def _forget(self, key: Key, last: T | None = None) -> None:
         old = self._remove(key)
         if old is not None:
+            if last is not None and self._keep is not None:
+                last = self._keep(last)
             for handler in self._handlers:
                 handler(last if last is not None else old, None)
 
@@ -212,26 +295,48 @@ def _version(obj: Any) -> str:
     return obj.metadata.resource_version or ""
 
 
+def _uid(obj: Any) -> str:
+    return obj.metadata.uid or ""
+
+
+def _word(kind: Any) -> str:
+    return scheme.resource_of(kind).group_resource
+
+
 class Informers:
     """The informers of one process: one a kind, started together."""
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client, self._clock = client, clock
-        self._made: dict[Any, Informer[Any]] = {}
+        self._made: dict[Resource[Any], Informer[Any]] = {}
+        self._running: dict[Resource[Any], asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
-    def of(self, kind: Kind[T]) -> Informer[T]:
-        """The informer of a kind, made on first call; running already if ``run`` is."""
-        found = self._made.get(kind)
+    def of(self, kind: Kind[T], *, keep: Callable[[Any], Any] | None = None) -> Informer[T]:
+        """The informer of a kind, made on first call; running already if ``run`` is.
+
+        ``keep`` counts only if this call makes it: whoever comes later shares what there is.
+        """
+        resource: Resource[T] = scheme.resource_of(kind)
+        found = self._made.get(resource)
         if found is None:
-            found = self._made[kind] = Informer(self._client, kind, self._clock)
+            found = self._made[resource] = Informer(self._client, kind, self._clock, keep=keep)
             if self._tasks is not None:
-                self._start(found)
+                self._start(resource)
         return found
 
-    def _start(self, informer: Informer[Any]) -> None:
+    def drop(self, kind: Kind[Any]) -> None:
+        """Stop and forget a kind that is no longer served. Its handlers hear nothing more."""
+        resource: Resource[Any] = scheme.resource_of(kind)
+        self._made.pop(resource, None)
+        task = self._running.pop(resource, None)
+        if task is not None:
+            task.cancel()
+
+    def _start(self, resource: Resource[Any]) -> None:
         assert self._tasks is not None
-        self._tasks.create_task(informer.run(), name=f"informer/{informer._kind}")
+        informer = self._made[resource]
+        self._running[resource] = self._tasks.create_task(informer.run(), name=f"informer/{resource.group_resource}")
 
     async def synced(self) -> None:
         for informer in list(self._made.values()):
@@ -241,8 +346,8 @@ class Informers:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             try:
-                for informer in list(self._made.values()):
-                    self._start(informer)
+                for resource in list(self._made):
+                    self._start(resource)
                 await asyncio.Event().wait()
             finally:
                 self._tasks = None

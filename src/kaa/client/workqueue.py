@@ -95,8 +95,12 @@ class WorkQueue(Generic[K]):
         if self._due.get(key, float("inf")) <= due:
             return
         self._due[key] = due
+        first = not self._later or due < self._later[0][0]
         heapq.heappush(self._later, (due, next(self._order), key))
-        self._changed.set()
+        if first:
+            self._changed.set()
+        elif len(self._later) > 2 * len(self._due) + 64:
+            self._drop_stale()
 
     def add_failed(self, key: K) -> None:
         failures = self._failures.get(key, 0)
@@ -128,6 +132,11 @@ class WorkQueue(Generic[K]):
         finally:
             sleeping.cancel()
             changed.cancel()
+
+    def _drop_stale(self) -> None:
+        """Throw out wishes that an earlier one, or an ``add``, has overtaken: the heap stays as small as its keys."""
+        self._later = [wish for wish in self._later if self._due.get(wish[2]) == wish[0]]
+        heapq.heapify(self._later)
 
     def _move_due(self) -> None:
         now = self._clock.monotonic()

@@ -1,0 +1,124 @@
+"""The loop that every controller is: keys from informers, one worker on a key, failures later and later.
+
+A controller says which objects it reads (``watch``), which keys an event on them concerns, and how to converge one key
+(``reconcile``). It never learns *what* happened, only that it should look again.
+
+    class ServiceAccounts(Controller[Key]):
+        name = "serviceaccount-controller"
+        def __init__(self, context): super().__init__(context); self.namespaces = self.watch(Namespace, self.on_namespace)
+        async def reconcile(self, key): ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import structlog
+
+from kaa.api.clock import Clock, format_time
+from kaa.api.errors import ApiError, Conflict
+from kaa.client.client import Client, Kind
+from kaa.client.events import EventRecorder
+from kaa.client.informer import Handler, Informer, Informers
+from kaa.client.workqueue import Claim, WorkQueue
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+log = structlog.get_logger(__name__)
+
+RECONCILE_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all controllers of a process share. ``client_for`` gives each the identity upstream gives it."""
+
+    client_for: Callable[[str], Client]
+    informers: Informers
+    clock: Clock
+
+
+class Controller(Generic[K]):
+    """``name`` is the ServiceAccount (``system:serviceaccount:kube-system:NAME``) and, unless ``component`` says
+    otherwise, the source of its events."""
+
+    name: ClassVar[str]
+    component: ClassVar[str] = ""
+    workers: ClassVar[int] = 5
+
+    def __init__(self, context: Context) -> None:
+        self.client = context.client_for(self.name)
+        self.clock = context.clock
+        self.informers = context.informers
+        self.events = EventRecorder(self.client, context.clock, self.component or self.name)
+        self.queue: WorkQueue[K] = WorkQueue(context.clock)
+        self._reads: list[Informer[Any]] = []
+
+    def watch(self, kind: Kind[T], handler: Handler[T] | None = None) -> Informer[T]:
+        """Read a kind through the shared informer; ``handler`` hears of every change."""
+        informer = self.informers.of(kind)
+        self._reads.append(informer)
+        if handler is not None:
+            informer.add_handler(handler)
+        return informer
+
+    @abstractmethod
+    async def reconcile(self, key: K) -> float | None:
+        """Converge one key. Returns the seconds after which to look again, if time alone can change the answer."""
+
+    def now(self) -> str:
+        return format_time(self.clock.now())
+
+    async def run(self) -> None:
+        """Work until cancelled; everything begun here has ended when this returns."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.queue.run(), name=f"{self.name}/queue")
+            tasks.create_task(self.events.run(), name=f"{self.name}/events")
+            for informer in self._reads:
+                await informer.synced.wait()
+            for n in range(self.workers):
+                tasks.create_task(self._work(), name=f"{self.name}/worker-{n}")
+
+    async def _work(self) -> None:
+        while True:
+            async with self.queue.claim() as claim:
+                await self._settle(claim)
+
+    async def _settle(self, claim: Claim[K]) -> None:
+        try:
+            async with asyncio.timeout(RECONCILE_TIMEOUT_S):
+                claim.done(await self.reconcile(claim.key))
+        except Conflict as err:  # someone else wrote first: the informer is about to say what
+            log.debug("reconcile met a conflict", controller=self.name, key=str(claim.key), error=str(err))
+            claim.retry(err)
+        except (ApiError, OSError, TimeoutError) as err:
+            log.warning("reconcile failed", controller=self.name, key=str(claim.key), error=str(err))
+            claim.retry(err)
+        except Exception as err:
+            log.exception("reconcile failed", controller=self.name, key=str(claim.key))
+            claim.retry(err)
+
+
+async def in_parallel(work: Iterable[Awaitable[T]], *, at_once: int = 50) -> list[T | Exception]:
+    """Await everything, so many at once; failures come back in place of results."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(awaitable: Awaitable[T]) -> T | Exception:
+        async with gate:
+            try:
+                return await awaitable
+            except Exception as err:  # handed back: the caller decides
+                return err
+
+    async with asyncio.TaskGroup() as tasks:
+        started = [tasks.create_task(one(awaitable)) for awaitable in work]
+    return [task.result() for task in started]
+
+
+def count(number: int) -> int | None:
+    """A count as the API writes it where zero is left out."""
+    return number or None

@@ -1,0 +1,67 @@
+"""All controllers together: one process, one set of informers, an identity each.
+
+manager = ControllerManager(lambda name: client_of(f"system:serviceaccount:kube-system:{name}"), clock, root_ca=pem)
+await manager.run()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from kaa.api.clock import Clock
+from kaa.client.client import Client
+from kaa.client.informer import Informers
+
+from .controller import Context, Controller
+from .deployment import Deployments
+from .endpoints import EndpointsController
+from .endpointslice import EndpointSlices
+from .garbagecollector import GarbageCollector
+from .job import Jobs
+from .namespace import Namespaces
+from .nodelifecycle import NodeLifecycle
+from .podgc import PodGC
+from .replicaset import ReplicaSets, ReplicationControllers
+from .rootca import RootCAPublisher
+from .served import Served
+from .serviceaccount import ServiceAccounts
+from .tainteviction import TaintEviction
+from .ttlafterfinished import TTLAfterFinished
+
+#: Whose client feeds the informers: what kube-controller-manager itself is.
+SHARED = "shared-informers"
+
+
+class ControllerManager:
+    """``client_for(name)`` is a client with the identity of ``system:serviceaccount:kube-system:NAME``; for the name
+    ``shared-informers`` that of ``system:kube-controller-manager``. ``root_ca`` is the PEM text that pods trust."""
+
+    def __init__(self, client_for: Callable[[str], Client], clock: Clock, *, root_ca: bytes) -> None:
+        self.informers = Informers(client_for(SHARED), clock)
+        context = Context(client_for, self.informers, clock)
+        served = Served(client_for("namespace-controller"), self.informers)
+        self.controllers: list[Controller[Any]] = [
+            ServiceAccounts(context),
+            RootCAPublisher(context, root_ca),
+            ReplicaSets(context),
+            ReplicationControllers(context),
+            Deployments(context),
+            EndpointSlices(context),
+            EndpointsController(context),
+            PodGC(context),
+            NodeLifecycle(context),
+            TaintEviction(context),
+            Jobs(context),
+            TTLAfterFinished(context),
+            Namespaces(context, served),
+            GarbageCollector(context, served),  # last: it shares the informers that the others made
+        ]
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.informers.run(), name="informers")
+            for controller in self.controllers:
+                tasks.create_task(controller.run(), name=controller.name)

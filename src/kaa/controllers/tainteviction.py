@@ -1,0 +1,135 @@
+"""Pods leave nodes whose taints NoExecute they do not tolerate: at once, or when their toleration has run out.
+
+Source: kubernetes pkg/controller/tainteviction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from kaa.api.clock import parse_time
+from kaa.api.errors import NotFound
+from kaa.api.types.core_v1 import Node, Pod, Taint, Toleration
+from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
+from kaa.client.client import PatchType
+from kaa.client.informer import key_of
+from kaa.client.workqueue import Key
+
+from .controller import Context, Controller
+from .podgc import BY_NODE
+from .pods import is_finished
+
+
+def tolerates(toleration: Toleration, taint: Taint) -> bool:
+    """Whether a toleration covers a taint. An empty key with Exists covers every key, an empty effect every effect."""
+    if toleration.effect and toleration.effect != taint.effect:
+        return False
+    if toleration.key and toleration.key != taint.key:
+        return False
+    operator = toleration.operator or "Equal"
+    if operator == "Exists":
+        return True
+    if operator == "Equal":
+        return bool(toleration.key) and (toleration.value or "") == (taint.value or "")
+    return _compares(operator, toleration.value or "", taint.value or "")
+
+
+def _compares(operator: str, bound: str, value: str) -> bool:
+    """``Lt`` and ``Gt``: the taint's number is below, or above, the toleration's."""
+    try:
+        return int(value) < int(bound) if operator == "Lt" else operator == "Gt" and int(value) > int(bound)
+    except ValueError:
+        return False
+
+
+def stays_for(pod: Pod, taints: Sequence[Taint], now: float) -> float:
+    """Seconds that a pod may stay on a node with these taints: ``inf`` for ever, 0 or less not at all."""
+    left = inf
+    for taint in taints:
+        if taint.effect != "NoExecute":
+            continue
+        matching = [toleration for toleration in pod.spec.tolerations if tolerates(toleration, taint)]
+        if not matching:
+            return 0.0
+        limits = [max(0, t.toleration_seconds) for t in matching if t.toleration_seconds is not None]
+        if limits:
+            since = parse_time(taint.time_added) if taint.time_added else now
+            left = min(left, since + min(limits) - now)
+    return left
+
+
+class TaintEviction(Controller[Key]):
+    """Keys are pods."""
+
+    name = "node-controller"
+    component = "taint-eviction-controller"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.nodes = context.informers.of(Node)
+        self.pods = context.informers.of(Pod)
+        self.pods.add_index(BY_NODE, lambda pod: (pod.spec.node_name or "",))
+        self._waits: set[str] = set()  #: uids of pods whose eviction was announced
+        self.watch(Node, self._on_node)
+        self.watch(Pod, self._on_pod)
+
+    def _on_node(self, old: Node | None, new: Node | None) -> None:
+        if new is None or (old is not None and old.spec.taints == new.spec.taints):
+            return
+        if old is None and not _drives_off(new):
+            return
+        for pod in self.pods.by_index(BY_NODE, new.metadata.name or ""):
+            self.queue.add(key_of(pod))
+
+    def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
+        if new is None:
+            assert old is not None
+            self._waits.discard(old.metadata.uid or "")
+            return
+        if not new.spec.node_name or (old is not None and old.spec == new.spec):
+            return
+        node = self.nodes.get(new.spec.node_name)
+        if node is not None and _drives_off(node):
+            self.queue.add(key_of(new))
+
+    async def reconcile(self, key: Key) -> float | None:
+        pod = self.pods.by_key(key)
+        if pod is None or is_finished(pod) or pod.metadata.deletion_timestamp is not None:
+            return None
+        node = self.nodes.get(pod.spec.node_name or "")
+        left = stays_for(pod, node.spec.taints if node is not None else (), self.clock.now())
+        uid, name = pod.metadata.uid or "", f"{pod.metadata.namespace}/{pod.metadata.name}"
+        if left == inf:
+            if uid in self._waits:
+                self._waits.discard(uid)
+                self.events.event(pod, "Normal", "TaintManagerEviction", f"Cancelling deletion of Pod {name}")
+            return None
+        if left > 0:
+            self._waits.add(uid)
+            return left
+        self.events.event(pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {name}")
+        await self._evict(pod)
+        return None
+
+    async def _evict(self, pod: Pod) -> None:
+        """Say on the pod why it is disrupted, then delete it with its own grace."""
+        name, namespace = pod.metadata.name or "", pod.metadata.namespace
+        condition = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "DeletionByTaintManager",
+            "message": "Taint manager: deleting due to NoExecute taint",
+            "lastTransitionTime": self.now(),
+        }
+        patch = {"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}}
+        options = DeleteOptions(preconditions=Preconditions(uid=pod.metadata.uid))
+        try:
+            await self.client.patch(Pod, name, patch, namespace, type=PatchType.STRATEGIC, subresource="status")
+            await self.client.delete(Pod, name, namespace, options=options)
+        except NotFound:
+            return
+
+
+def _drives_off(node: Node) -> bool:
+    return any(taint.effect == "NoExecute" for taint in node.spec.taints)
