@@ -73,7 +73,9 @@ def _amount(values: Mapping[str, str], name: str) -> int:
     return quantity.whole(values[name]) if name in values else 0
 
 
-def container_resources(pod: Pod, container: Container, *, memory_capacity_bytes: int, pids_limit: int | None = None) -> Resources:
+def container_resources(
+    pod: Pod, container: Container, *, memory_capacity_bytes: int, pids_limit: int | None = None
+) -> Resources:
     """What the runtime enforces for one container."""
     limits, requests = container.resources.limits, container.resources.requests
     cpu_limit = quantity.millis(limits["cpu"]) if "cpu" in limits else 0
@@ -87,7 +89,9 @@ def container_resources(pod: Pod, container: Container, *, memory_capacity_bytes
         memory_swap_limit_bytes=memory,
         pids_limit=pids_limit,
         oom_score_adj=oom_score(pod, container, memory_capacity_bytes),
-        hugepage_limits={k.removeprefix("hugepages-"): quantity.whole(v) for k, v in limits.items() if k.startswith("hugepages-")},
+        hugepage_limits={
+            k.removeprefix("hugepages-"): quantity.whole(v) for k, v in limits.items() if k.startswith("hugepages-")
+        },
     )
 
 
@@ -180,7 +184,9 @@ class CgroupManager:
     def _make_v2(self, path: str) -> None:
         folder = self._mount
         for part in path[1:].split("/"):
-            available = (folder / "cgroup.controllers").read_text().split() if (folder / "cgroup.controllers").exists() else []
+            available = (
+                (folder / "cgroup.controllers").read_text().split() if (folder / "cgroup.controllers").exists() else []
+            )
             wanted = [c for c in ("cpu", "memory", "pids", "cpuset", "io", "hugetlb") if c in available]
             if wanted:
                 _write(folder, {"cgroup.subtree_control": " ".join(f"+{c}" for c in wanted)})
@@ -218,7 +224,11 @@ def _v1_values(limits: PodLimits, controller: str) -> dict[str, str]:
     match controller:
         case "cpu":
             quota = -1 if limits.cpu_quota_us is None else limits.cpu_quota_us
-            return {"cpu.shares": str(limits.cpu_shares), "cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(quota)}
+            return {
+                "cpu.shares": str(limits.cpu_shares),
+                "cpu.cfs_period_us": str(PERIOD_US),
+                "cpu.cfs_quota_us": str(quota),
+            }
         case "memory":
             return {} if limits.memory_bytes is None else {"memory.limit_in_bytes": str(limits.memory_bytes)}
         case _:

@@ -91,7 +91,9 @@ def environment(pod: Pod, container: Container, sources: Sources) -> tuple[tuple
     return tuple(sorted(result.items()))
 
 
-def command_line(container: Container, known: Mapping[str, str]) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+def command_line(
+    container: Container, known: Mapping[str, str]
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """(command, args) expanded; None where the image's own stand."""
     command = tuple(expand(word, known) for word in container.command)
     args = tuple(expand(word, known) for word in container.args)
@@ -173,7 +175,17 @@ def format_map(values: Mapping[str, str]) -> str:
 
 
 def _go_quoted(text: str) -> str:
-    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
+    named = {
+        "\n": "\\n",
+        "\t": "\\t",
+        "\r": "\\r",
+        '"': '\\"',
+        "\\": "\\\\",
+        "\a": "\\a",
+        "\b": "\\b",
+        "\f": "\\f",
+        "\v": "\\v",
+    }
     shown = (named.get(c) or (c if c.isprintable() else f"\\u{ord(c):04x}") for c in text)
     return '"' + "".join(shown) + '"'
 

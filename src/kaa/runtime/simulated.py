@@ -79,7 +79,7 @@ class SimulatedRuntime:
         clock: Clock,
         *,
         pod_range: str = "10.200.0.0/16",
-        latencies: Latencies = Latencies(),  # noqa: B008  frozen
+        latencies: Latencies = Latencies(),
         write_logs: bool = False,
     ) -> None:
         self._clock = clock
@@ -197,9 +197,7 @@ class SimulatedRuntime:
         if self._latencies.start_s:
             await self._clock.sleep(self._latencies.start_s)
         self._made += 1
-        started = replace(
-            container, state=ContainerState.RUNNING, started_at=self._clock.now(), pid=self._made
-        )
+        started = replace(container, state=ContainerState.RUNNING, started_at=self._clock.now(), pid=self._made)
         self._containers[container_id] = started
         if self._write_logs and container.log_path:
             await asyncio.to_thread(self._log, Path(container.log_path), f"{container.name} started")
