@@ -75,7 +75,7 @@ def read_lines(path: Path, tail: int | None) -> tuple[list[bytes], int]:
     kept: list[bytes] = []
     end = 0
     for file in reversed(files_of(path)):
-        if tail is not None and len(kept) >= tail:
+        if tail is not None and len(kept) >= max(tail, 1):
             break
         if not file.exists():
             continue

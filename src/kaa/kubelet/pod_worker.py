@@ -35,6 +35,7 @@ from .pod_plan import (
     Facts,
     Failure,
     Finish,
+    Health,
     KillSandbox,
     Plan,
     PodView,
@@ -92,6 +93,7 @@ class PodWorker:
         self._failures: dict[str, Failure] = {}
         self._retry_s: dict[str, float] = {}
         self._stopping: dict[str, float] = {}
+        self._told: set[str] = set()  #: ids of containers that were asked to stop
         self._messages: dict[str, str] = {}
         self._ending: Ending | None = None
         self._evicted: Ending | None = None
@@ -206,7 +208,7 @@ class PodWorker:
             ip = self._ip(self.view.sandbox)
             for container in running.values():
                 spec = self._spec(container.name)
-                if spec is not None and container.name not in self._tasks:
+                if spec is not None and f"start/{container.name}" not in self._tasks:
                     self.host.prober.follow(self.pod, spec, container.id, ip)
 
     def _ip(self, sandbox: Sandbox) -> str:
@@ -219,12 +221,19 @@ class PodWorker:
         every: list[Any] = [*spec.init_containers, *spec.containers, *spec.ephemeral_containers]
         return next((c for c in every if c.name == name), None)
 
+    def _health(self) -> dict[str, Health]:
+        """A container whose postStart hook still runs has not started."""
+        return {
+            c.id: Health(False, False) if f"start/{c.name}" in self._tasks else self.host.prober.health(c.id)
+            for c in self.view.running()
+        }
+
     def _facts(self) -> Facts:
         return Facts(
             pod=self.pod,
             view=self.view,
             now=self.host.clock.now(),
-            health={c.id: self.host.prober.health(c.id) for c in self.view.running()},
+            health=self._health(),
             failures=self._failures,
             busy=frozenset(key[6:] for key in self._tasks.keys if key.startswith("start/")),
             stopping=self._stopping,
@@ -327,7 +336,7 @@ class PodWorker:
                 view=self.view,
                 now=self.host.clock.now(),
                 waiting=waiting,
-                health={c.id: self.host.prober.health(c.id) for c in self.view.running()},
+                health=self._health(),
                 messages=self._messages,
                 host_ips=self.host.config.node_ips,
                 ending=self._ending,
@@ -525,12 +534,16 @@ class PodWorker:
         )
 
     async def _stop(self, action: StopContainer) -> None:
-        """Killing, preStop, signal, in the grace that there is."""
+        """Killing, preStop, signal, in the grace that there is. Asked again for less grace, only the signal is repeated."""
         host, spec = self.host, self._spec(action.name)
-        self._event("Normal", "Killing", action.message)
+        due = self._stopping[action.container_id]
+        first = action.container_id not in self._told
+        self._told.add(action.container_id)
+        if first:
+            self._event("Normal", "Killing", action.message)
         began = host.clock.monotonic()
         try:
-            if spec is not None and spec.lifecycle is not None and spec.lifecycle.pre_stop is not None:
+            if first and spec is not None and spec.lifecycle is not None and spec.lifecycle.pre_stop is not None:
                 await self._pre_stop(spec, action)
             left = max(action.grace_s - (host.clock.monotonic() - began), min(2.0, action.grace_s))
             await host.runtime.stop_container(action.container_id, left)
@@ -538,7 +551,8 @@ class PodWorker:
             self._event("Warning", "FailedKillPod", f"error killing pod: {err}")
             await host.clock.sleep(self._backed_off(action.container_id))
         finally:
-            self._stopping.pop(action.container_id, None)
+            if self._stopping.get(action.container_id) == due:
+                del self._stopping[action.container_id]
             self._wake.set()
 
     async def _pre_stop(self, spec: Any, action: StopContainer) -> None:

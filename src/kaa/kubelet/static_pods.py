@@ -164,11 +164,11 @@ class Mirrors:
         """The mirror of a static pod, made (or made anew) if need be."""
         meta = pod.metadata
         mirror = self._existing(meta.namespace or "", meta.name or "")
-        if mirror is not None and mirror.metadata.annotations.get(MIRROR) != meta.annotations[HASH]:
+        if mirror is not None:
+            same = mirror.metadata.annotations.get(MIRROR) == meta.annotations[HASH]
+            if same and not mirror.metadata.deletion_timestamp:
+                return mirror
             await self.delete(mirror)
-            mirror = None
-        if mirror is not None and not mirror.metadata.deletion_timestamp:
-            return mirror
         node = await self._client.get(Node, self._node)
         owner = OwnerReference(
             api_version="v1", kind="Node", name=self._node, uid=node.metadata.uid or "", controller=True

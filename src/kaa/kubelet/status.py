@@ -324,7 +324,8 @@ def status_patch(pod: Pod, old: PodStatus, new: PodStatus) -> dict[str, Any] | N
             continue
         if name == "conditions":
             held = {c["type"]: c for c in before.get(name, ())}
-            changed = [_with_nulls(held.get(c["type"], {}), c) for c in after.get(name, ()) if held.get(c["type"]) != c]
+            ours = [c for c in after.get(name, ()) if c["type"] in OWNED and held.get(c["type"]) != c]
+            changed = [_with_nulls(held.get(c["type"], {}), c) for c in ours]
             if changed:
                 changes["$setElementOrder/conditions"] = [{"type": c["type"]} for c in after[name]]
                 changes[name] = changed

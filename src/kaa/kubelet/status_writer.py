@@ -14,7 +14,7 @@ from kaa.api.types.core_v1 import Pod, PodStatus
 from kaa.client.client import Client, PatchType
 from kaa.client.workqueue import WorkQueue
 
-from .status import status_patch
+from .status import OWNED, status_patch
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +24,7 @@ class _Wanted:
     pod: Pod
     status: PodStatus
     sent: PodStatus
+    version: int = 0  #: the resource version that our last patch made
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -38,12 +39,17 @@ class StatusWriter:
         self._queue: WorkQueue[str] = WorkQueue(clock)
 
     def set(self, pod: Pod, status: PodStatus) -> None:
-        """Publish a status. ``pod`` is the object as last read; its status counts as sent when it is newer than ours."""
+        """Publish a status. ``pod`` is the object as last read: once it shows our last patch, its status is the one to change.
+
+        Resource versions compare as numbers: so Kubernetes promises from 1.35 on (KEP-5504).
+        """
         uid = pod.metadata.uid or ""
         held = self._wanted.get(uid)
         if held is None:
             held = self._wanted[uid] = _Wanted(pod, status, pod.status)
         held.pod, held.status = pod, status
+        if int(pod.metadata.resource_version or "0") >= held.version:
+            held.sent = pod.status
         if status_patch(pod, held.sent, status) is None:
             held.settled.set()
             return
@@ -89,13 +95,14 @@ class StatusWriter:
         if patch is not None:
             meta = held.pod.metadata
             try:
-                await self._client.patch(
+                answer = await self._client.patch(
                     Pod, meta.name or "", patch, meta.namespace, type=PatchType.STRATEGIC, subresource="status"
                 )
             except (NotFound, Conflict):  # gone, or another pod under the same name: nobody to tell
                 held.settled.set()
                 return
             held.sent = wanted
+            held.version = int(answer.metadata.resource_version or "0")
         if held.status is wanted:
             held.settled.set()
         else:
@@ -106,6 +113,6 @@ def with_status(pod: Pod, status: PodStatus | None) -> Pod:
     """The pod as it is with the status that we last set, which the watch may not have shown yet."""
     if status is None:
         return pod
-    ours = {c.type for c in status.conditions}
-    foreign = tuple(c for c in pod.status.conditions if c.type not in ours)
-    return replace(pod, status=replace(status, conditions=(*status.conditions, *foreign)))
+    ours = tuple(c for c in status.conditions if c.type in OWNED)
+    foreign = tuple(c for c in pod.status.conditions if c.type not in OWNED)
+    return replace(pod, status=replace(status, conditions=(*ours, *foreign)))
