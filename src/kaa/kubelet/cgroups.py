@@ -1,0 +1,249 @@
+"""Where a pod's processes are counted and limited: QoS classes, cgroup names and values, for cgroup v1 and v2.
+
+The hierarchy is ``/<root>/kubepods[/burstable|/besteffort]/pod<uid>``; the runtime puts containers below. Deciding is pure;
+``CgroupManager`` makes the folders and writes the files.
+Source: pkg/kubelet/cm (qos_container_manager_linux, helpers_linux), pkg/kubelet/qos/policy.go.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kaa.api import quantity
+from kaa.api.types.core_v1 import Container, Pod
+from kaa.runtime.base import Resources
+
+QosClass = Literal["Guaranteed", "Burstable", "BestEffort"]
+MIN_SHARES, MAX_SHARES = 2, 262144
+MIN_QUOTA_US, PERIOD_US = 1000, 100_000
+_COMPUTE = ("cpu", "memory")
+
+
+def qos_class(pod: Pod) -> QosClass:
+    """Guaranteed when every container's limits equal its requests for cpu and memory; BestEffort when none names any."""
+    if pod.status.qos_class:
+        return pod.status.qos_class  # type: ignore[return-value]  # the API's closed set
+    named = False
+    guaranteed = True
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        limits = {k: v for k, v in container.resources.limits.items() if k in _COMPUTE and quantity.parse(v) > 0}
+        requests = {k: v for k, v in container.resources.requests.items() if k in _COMPUTE and quantity.parse(v) > 0}
+        named = named or bool(limits) or bool(requests)
+        same = all(quantity.parse(requests.get(k, v)) == quantity.parse(v) for k, v in limits.items())
+        guaranteed = guaranteed and len(limits) == len(_COMPUTE) and same
+    if not named:
+        return "BestEffort"
+    return "Guaranteed" if guaranteed else "Burstable"
+
+
+def shares(milli_cpu: int) -> int:
+    """CPU shares of a request: 1024 a core, at least 2."""
+    return min(max(milli_cpu * 1024 // 1000, MIN_SHARES), MAX_SHARES) if milli_cpu else MIN_SHARES
+
+
+def quota_us(milli_cpu: int, period_us: int = PERIOD_US) -> int:
+    """CFS quota of a limit; at least a millisecond."""
+    return max(milli_cpu * period_us // 1000, MIN_QUOTA_US)
+
+
+def weight(cpu_shares: int) -> int:
+    """cgroup v2's ``cpu.weight`` (1..10000) of v1's shares (2..262144), linearly. Source: KEP-2254."""
+    return 1 + ((cpu_shares - 2) * 9999) // 262142
+
+
+def oom_score(pod: Pod, container: Container, memory_capacity_bytes: int) -> int:
+    """``oom_score_adj``: -997 for guaranteed and critical pods, 1000 for best-effort ones, else by the share requested."""
+    if (pod.spec.priority or 0) >= 2_000_000_000:
+        return -997
+    match qos_class(pod):
+        case "Guaranteed":
+            return -997
+        case "BestEffort":
+            return 1000
+    asked = _amount(container.resources.requests or container.resources.limits, "memory")
+    score = 1000 - (1000 * asked) // max(memory_capacity_bytes, 1)
+    return min(max(score, 3), 999)
+
+
+def _amount(values: Mapping[str, str], name: str) -> int:
+    return quantity.whole(values[name]) if name in values else 0
+
+
+def container_resources(
+    pod: Pod, container: Container, *, memory_capacity_bytes: int, pids_limit: int | None = None
+) -> Resources:
+    """What the runtime enforces for one container."""
+    limits, requests = container.resources.limits, container.resources.requests
+    cpu_limit = quantity.millis(limits["cpu"]) if "cpu" in limits else 0
+    cpu_request = quantity.millis(requests["cpu"]) if "cpu" in requests else cpu_limit
+    memory = _amount(limits, "memory") or None
+    return Resources(
+        cpu_shares=shares(cpu_request),
+        cpu_quota_us=quota_us(cpu_limit) if cpu_limit else None,
+        cpu_period_us=PERIOD_US if cpu_limit else None,
+        memory_limit_bytes=memory,
+        memory_swap_limit_bytes=memory,
+        pids_limit=pids_limit,
+        oom_score_adj=oom_score(pod, container, memory_capacity_bytes),
+        hugepage_limits={
+            k.removeprefix("hugepages-"): quantity.whole(v) for k, v in limits.items() if k.startswith("hugepages-")
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PodLimits:
+    """A pod's cgroup: shares always, quota and memory only when every container has a limit."""
+
+    cpu_shares: int = MIN_SHARES
+    cpu_quota_us: int | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+
+
+def pod_amount(pod: Pod, side: Literal["limits", "requests"], resource: str) -> int | None:
+    """What a pod asks of a resource (cpu in millis): containers and sidecars add up, init containers overlap.
+
+    None when a container names nothing, which for limits means the pod has none.
+    """
+    read = quantity.millis if resource == "cpu" else quantity.whole
+    complete = True
+
+    def of(container: Container) -> int:
+        nonlocal complete
+        held = container.resources.limits if side == "limits" else container.resources.requests
+        if side == "requests" and resource not in held:
+            held = container.resources.limits
+        complete = complete and resource in held
+        return read(held[resource]) if resource in held else 0
+
+    running = sum(of(c) for c in pod.spec.containers)
+    sidecars = largest_init = 0
+    for container in pod.spec.init_containers:
+        amount = of(container)
+        if container.restart_policy == "Always":
+            sidecars += amount
+            largest_init = max(largest_init, sidecars)
+        else:
+            largest_init = max(largest_init, sidecars + amount)
+    total = max(running + sidecars, largest_init)
+    if resource in pod.spec.overhead:
+        total += read(pod.spec.overhead[resource])
+    return total if complete or side == "requests" else None
+
+
+def pod_limits(pod: Pod, *, pids: int | None = None) -> PodLimits:
+    cpu_limit = pod_amount(pod, "limits", "cpu")
+    memory = pod_amount(pod, "limits", "memory")
+    return PodLimits(
+        cpu_shares=shares(pod_amount(pod, "requests", "cpu") or 0),
+        cpu_quota_us=quota_us(cpu_limit) if cpu_limit else None,
+        memory_bytes=memory or None,
+        pids=pids,
+    )
+
+
+def pod_cgroup(pod: Pod, root: str = "") -> str:
+    """``/<root>/kubepods/burstable/pod<uid>``"""
+    folder = {"Guaranteed": "", "Burstable": "burstable", "BestEffort": "besteffort"}[qos_class(pod)]
+    parts = [root.strip("/"), "kubepods", folder, f"pod{pod.metadata.uid}"]
+    return "/" + "/".join(part for part in parts if part)
+
+
+class CgroupManager:
+    """The cgroup file system. ``mount`` is its root; a file ``cgroup.controllers`` in it means v2."""
+
+    V1 = ("cpu", "memory", "pids")
+
+    def __init__(self, mount: Path = Path("/sys/fs/cgroup"), root: str = "") -> None:
+        self._mount, self._root = mount, root
+        self.v2 = (mount / "cgroup.controllers").exists()
+
+    def pod_cgroup(self, pod: Pod) -> str:
+        return pod_cgroup(pod, self._root)
+
+    def ensure_pod(self, pod: Pod, *, pids: int | None = None) -> str:
+        """Make a pod's cgroup with its limits; returns its path below the mount."""
+        path = self.pod_cgroup(pod)
+        limits = pod_limits(pod, pids=pids)
+        if self.v2:
+            self._make_v2(path)
+            _write(self._mount / path[1:], _v2_values(limits))
+        else:
+            for controller in self.V1:
+                folder = self._mount / controller / path[1:]
+                if (self._mount / controller).is_dir():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    _write(folder, _v1_values(limits, controller))
+        return path
+
+    def _make_v2(self, path: str) -> None:
+        folder = self._mount
+        for part in path[1:].split("/"):
+            available = (
+                (folder / "cgroup.controllers").read_text().split() if (folder / "cgroup.controllers").exists() else []
+            )
+            wanted = [c for c in ("cpu", "memory", "pids", "cpuset", "io", "hugetlb") if c in available]
+            if wanted:
+                _write(folder, {"cgroup.subtree_control": " ".join(f"+{c}" for c in wanted)})
+            folder = folder / part
+            folder.mkdir(exist_ok=True)
+
+    def remove_pod(self, pod_path: str) -> None:
+        """Remove a pod's cgroup and what is left below it. Processes in it make this fail with OSError."""
+        roots = [self._mount] if self.v2 else [self._mount / c for c in self.V1]
+        for root in roots:
+            _remove_folders(root / pod_path[1:])
+
+    def pods(self) -> Iterable[tuple[str, str]]:
+        """(uid, path) of every pod that has a cgroup."""
+        base = (self._mount if self.v2 else self._mount / "memory") / self._root.strip("/") / "kubepods"
+        for folder in (base, base / "burstable", base / "besteffort"):
+            if folder.is_dir():
+                for entry in folder.iterdir():
+                    if entry.name.startswith("pod") and entry.is_dir():
+                        relative = entry.relative_to(self._mount if self.v2 else self._mount / "memory")
+                        yield entry.name[3:], f"/{relative}"
+
+
+def _v2_values(limits: PodLimits) -> dict[str, str]:
+    quota = "max" if limits.cpu_quota_us is None else str(limits.cpu_quota_us)
+    return {
+        "cpu.weight": str(weight(limits.cpu_shares)),
+        "cpu.max": f"{quota} {PERIOD_US}",
+        "memory.max": "max" if limits.memory_bytes is None else str(limits.memory_bytes),
+        "pids.max": "max" if limits.pids is None else str(limits.pids),
+    }
+
+
+def _v1_values(limits: PodLimits, controller: str) -> dict[str, str]:
+    match controller:
+        case "cpu":
+            quota = -1 if limits.cpu_quota_us is None else limits.cpu_quota_us
+            return {
+                "cpu.shares": str(limits.cpu_shares),
+                "cpu.cfs_period_us": str(PERIOD_US),
+                "cpu.cfs_quota_us": str(quota),
+            }
+        case "memory":
+            return {} if limits.memory_bytes is None else {"memory.limit_in_bytes": str(limits.memory_bytes)}
+        case _:
+            return {} if limits.pids is None else {"pids.max": str(limits.pids)}
+
+
+def _write(folder: Path, values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        (folder / name).write_text(value)
+
+
+def _remove_folders(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            _remove_folders(entry)
+    os.rmdir(folder)

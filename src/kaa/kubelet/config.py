@@ -1,0 +1,77 @@
+"""What a kubelet is told: its node, its folders, its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kaa.api.types.core_v1 import Pod, Taint
+from kaa.runtime.base import DNS
+
+from .cgroups import CgroupManager
+from .volumes.mounts import Mounter, PlainFolders
+
+
+class Recorder(Protocol):
+    """Says events of objects; repeats are counted by whoever implements it."""
+
+    def event(self, obj: Any, type: str, reason: str, message: str) -> None: ...
+
+
+class PodDns(Protocol):
+    """A pod's resolv.conf, by its dnsPolicy."""
+
+    def __call__(self, pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> DNS: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostProcess:
+    """A component that runs on the node outside any pod, shown as a mirror pod ``<name>-<node>`` of kube-system."""
+
+    name: str
+    component: str
+    log_path: Path
+    image: str
+    started_at: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletConfig:
+    """Paths are absolute. ``capacity`` overrides what the machine shows, for nodes that pretend."""
+
+    node_name: str
+    root: Path = Path("/var/lib/kubelet")
+    pod_log_root: Path = Path("/var/log/pods")
+    node_ips: tuple[str, ...] = ("127.0.0.1",)
+    hostname: str = ""
+    port: int = 10250
+    version: str = "v1.36.0"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    provider_id: str = ""
+    register: bool = True
+    max_pods: int = 110
+    capacity: Mapping[str, str] = field(default_factory=dict)
+    reserved: Mapping[str, str] = field(default_factory=dict)
+    cluster_dns: tuple[str, ...] = ()
+    cluster_domain: str = "cluster.local"
+    host_dns: DNS = field(default_factory=DNS)
+    pod_dns: PodDns | None = None  #: ``kubelet.resolv.pod_dns``; without it pods get the node's own
+    static_pod_path: Path | None = None
+    host_processes: tuple[HostProcess, ...] = ()
+    cgroups: CgroupManager | None = None
+    mounter: Mounter = field(default_factory=PlainFolders)
+    pids_limit: int | None = None
+    serialize_image_pulls: bool = False
+    max_parallel_image_pulls: int = 0
+    network_probes: bool = True  #: off on nodes whose pods have no real network: their network probes succeed
+    status_period_s: float = 300.0
+    lease_period_s: float = 10.0
+    lease_duration_s: int = 40
+    housekeeping_s: float = 60.0

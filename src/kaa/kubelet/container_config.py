@@ -1,0 +1,186 @@
+"""A container of a pod as the runtime is told to make it: mounts, environment, limits, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kaa.api.types.core_v1 import Pod
+from kaa.runtime.base import DNS, ContainerConfig, Image, Mount, SandboxConfig
+
+from . import security
+from .cgroups import container_resources
+from .config import KubeletConfig
+from .env import ConfigError, Sources, command_line, environment, expand
+from .pod_plan import BACKOFF_ANNOTATION, HASH_ANNOTATION, StartContainer, container_hash, grace_of
+
+POD_NAME, POD_NAMESPACE, POD_UID = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid"
+CONTAINER_NAME = "io.kubernetes.container.name"
+MESSAGE_PATH, MESSAGE_POLICY = (
+    "io.kubernetes.container.terminationMessagePath",
+    "io.kubernetes.container.terminationMessagePolicy",
+)
+_PROPAGATION = {"HostToContainer": "host_to_container", "Bidirectional": "bidirectional"}
+
+
+def pod_labels(pod: Pod) -> dict[str, str]:
+    return {
+        **pod.metadata.labels,
+        POD_NAME: pod.metadata.name or "",
+        POD_NAMESPACE: pod.metadata.namespace or "",
+        POD_UID: pod.metadata.uid or "",
+    }
+
+
+def log_directory(config: KubeletConfig, pod: Pod) -> Path:
+    return config.pod_log_root / f"{pod.metadata.namespace}_{pod.metadata.name}_{pod.metadata.uid}"
+
+
+def sandbox_config(pod: Pod, config: KubeletConfig, attempt: int, cgroup_parent: str) -> SandboxConfig:
+    name, _ = security.hostname(pod, config.cluster_domain, config.hostname or config.node_name)
+    return SandboxConfig(
+        name=pod.metadata.name or "",
+        namespace=pod.metadata.namespace or "",
+        uid=pod.metadata.uid or "",
+        attempt=attempt,
+        hostname=name,
+        log_directory=str(log_directory(config, pod)),
+        dns=_dns(pod, config),
+        ports=security.port_mappings(pod),
+        namespaces=security.namespaces(pod),
+        sysctls=security.sysctls(pod),
+        cgroup_parent=cgroup_parent,
+        labels=pod_labels(pod),
+        annotations=dict(pod.metadata.annotations),
+    )
+
+
+def _dns(pod: Pod, config: KubeletConfig) -> DNS:
+    if config.pod_dns is None:
+        return config.host_dns
+    return config.pod_dns(
+        pod, cluster_dns=config.cluster_dns, cluster_domain=config.cluster_domain, host=config.host_dns
+    )
+
+
+def container_config(
+    pod: Pod,
+    spec: Any,
+    action: StartContainer,
+    config: KubeletConfig,
+    *,
+    image: Image,
+    sources: Sources,
+    volumes: Mapping[str, Path],
+    pod_dir: Path,
+    memory_capacity_bytes: int,
+    pid_target: str = "",
+) -> ContainerConfig:
+    """Put a container together. Makes the files it mounts (hosts, termination log). Raises ConfigError."""
+    confined = security.security(pod, spec, seccomp_root=str(config.root / "seccomp"))
+    security.check_non_root(pod, spec, confined, image.user)
+    env = environment(pod, spec, sources)
+    command, args = command_line(spec, dict(env))
+    annotations = {
+        HASH_ANNOTATION: container_hash(spec),
+        "io.kubernetes.container.restartCount": str(action.attempt),
+        MESSAGE_PATH: spec.termination_message_path or "/dev/termination-log",
+        MESSAGE_POLICY: spec.termination_message_policy or "File",
+        "io.kubernetes.pod.terminationGracePeriod": f"{grace_of(pod):g}",
+    }
+    if action.backoff is not None:
+        annotations[BACKOFF_ANNOTATION] = str(action.backoff)
+    return ContainerConfig(
+        name=spec.name,
+        image=image.id,
+        attempt=action.attempt,
+        command=command,
+        args=args,
+        working_dir=spec.working_dir or "",
+        env=env,
+        mounts=_mounts(pod, spec, action.attempt, config, dict(env), volumes, pod_dir, sources),
+        resources=container_resources(
+            pod, spec, memory_capacity_bytes=memory_capacity_bytes, pids_limit=config.pids_limit
+        ),
+        security=confined,
+        stdin=bool(spec.stdin),
+        stdin_once=bool(spec.stdin_once),
+        tty=bool(spec.tty),
+        stop_signal=(spec.lifecycle.stop_signal or "") if spec.lifecycle is not None else "",
+        pid_target=pid_target,
+        log_path=f"{spec.name}/{action.attempt}.log",
+        labels={**pod_labels(pod), CONTAINER_NAME: spec.name},
+        annotations=annotations,
+    )
+
+
+def message_file(pod_dir: Path, name: str, attempt: int) -> Path:
+    return pod_dir / "containers" / name / f"termination-{attempt}"
+
+
+def _mounts(
+    pod: Pod,
+    spec: Any,
+    attempt: int,
+    config: KubeletConfig,
+    env: Mapping[str, str],
+    volumes: Mapping[str, Path],
+    pod_dir: Path,
+    sources: Sources,
+) -> tuple[Mount, ...]:
+    made = []
+    for mount in spec.volume_mounts:
+        if mount.name not in volumes:
+            raise ConfigError(f'cannot find volume "{mount.name}" to mount into container "{spec.name}"')
+        path = volumes[mount.name]
+        inner = expand(mount.sub_path_expr, env) if mount.sub_path_expr else (mount.sub_path or "")
+        if inner:
+            path = sub_path(path, inner, spec.name, mount.name)
+        made.append(
+            Mount(
+                host_path=str(path),
+                container_path=mount.mount_path if mount.mount_path.startswith("/") else "/" + mount.mount_path,
+                read_only=bool(mount.read_only),
+                recursive_read_only=mount.recursive_read_only in ("Enabled", "IfPossible"),
+                propagation=_PROPAGATION.get(mount.mount_propagation or "", "private"),  # type: ignore[arg-type]  # closed set
+            )
+        )
+    taken = {m.container_path for m in made}
+    if "/etc/hosts" not in taken:
+        made.append(Mount(str(_hosts(pod, config, pod_dir, sources)), "/etc/hosts"))
+    message_path = spec.termination_message_path or "/dev/termination-log"
+    file = message_file(pod_dir, spec.name, attempt)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    file.chmod(0o666)
+    made.append(Mount(str(file), message_path))
+    return tuple(made)
+
+
+def _hosts(pod: Pod, config: KubeletConfig, pod_dir: Path, sources: Sources) -> Path:
+    node_hosts = None
+    if pod.spec.host_network:
+        own = Path("/etc/hosts")
+        node_hosts = own.read_text(encoding="utf-8") if own.exists() else ""
+    name, full = security.hostname(pod, config.cluster_domain, config.hostname or config.node_name)
+    text = security.hosts_file(sources.pod_ips, name, full, pod.spec.host_aliases, node_hosts=node_hosts)
+    path = pod_dir / "etc-hosts"
+    pod_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+    return path
+
+
+def sub_path(volume: Path, inner: str, container: str, name: str) -> Path:
+    """A path inside a volume, made as a folder if it is not there. Links that lead out of the volume are refused."""
+    failed = f'failed to prepare subPath for volumeMount "{name}" of container "{container}"'
+    if inner.startswith("/") or ".." in Path(inner).parts:
+        raise ConfigError(failed)
+    root = volume.resolve()
+    found = (root / inner).resolve()
+    if found != root and root not in found.parents:
+        raise ConfigError(failed)
+    if not found.exists():
+        found.mkdir(mode=0o755, parents=True)
+    return found

@@ -1,0 +1,260 @@
+"""The kubelet: makes the pods that are bound to this node true, and says how they are.
+
+The idea: sources of pods (the API server, a folder, host processes) and of news (runtime events, probes, changed objects)
+only wake pod workers; each worker looks, plans and acts for itself. Nothing polls but the housekeeping, a safety net.
+
+    kubelet = Kubelet(client, runtime, clock, KubeletConfig("node-1"), recorder)
+    await kubelet.run()
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from kaa.api import quantity
+from kaa.api.clock import Clock
+from kaa.api.errors import ApiError
+from kaa.api.types.core_v1 import Pod, Service
+from kaa.client.client import Client
+from kaa.client.informer import Informer
+from kaa.runtime.base import Runtime, RuntimeFailure
+
+from .config import KubeletConfig, Recorder
+from .images import Images
+from .node import NodeKeeper
+from .objects import Objects
+from .pod_worker import PodHost, PodWorker
+from .probes import Prober
+from .static_pods import HASH, MIRROR, Mirrors, host_process_pod, host_process_status, is_mirror, read_folder
+from .status_writer import StatusWriter
+from .tasks import Tasks
+from .volumes import Volumes
+
+log = structlog.get_logger(__name__)
+_CRASH_WAIT_S = 5.0
+_STATIC_PERIOD_S = 20.0
+
+
+class Kubelet:
+    """One node. ``run`` until cancelled; containers go on without it, and the next run finds them again."""
+
+    def __init__(
+        self, client: Client, runtime: Runtime, clock: Clock, config: KubeletConfig, recorder: Recorder
+    ) -> None:
+        self.client, self.runtime, self.clock, self.config = client, runtime, clock, config
+        self.recorder = recorder
+        self.workers: dict[str, PodWorker] = {}  #: {pod uid: its worker}
+        self.pods: Informer[Pod] = Informer(client, Pod, clock, field_selector=f"spec.nodeName={config.node_name}")
+        self._services: Informer[Service] = Informer(client, Service, clock)
+        self.node = NodeKeeper(client, runtime, clock, config, recorder)
+        objects = Objects(client, clock, self._objects_changed)
+        self._host = PodHost(
+            client=client,
+            runtime=runtime,
+            clock=clock,
+            config=config,
+            recorder=recorder,
+            images=Images(
+                runtime, clock, serialize=config.serialize_image_pulls, parallel=config.max_parallel_image_pulls
+            ),
+            volumes=Volumes(client, clock, objects, config.root, config.mounter),
+            objects=objects,
+            prober=Prober(runtime, clock, self._wake, self._unhealthy, network=config.network_probes),
+            statuses=StatusWriter(client, clock),
+            services=self._services,
+            memory_capacity_bytes=quantity.whole(self.node.capacity["memory"]),
+            allocatable=self.node.allocatable,
+        )
+        self._workers = Tasks("kubelet/worker")
+        self._sandboxes: dict[str, str] = {}  #: {sandbox id: pod uid}
+        self._static: dict[str, Pod] = {}  #: {uid: static pod}
+        self._static_changed = asyncio.Event()
+        self._mirrors = Mirrors(client, config.node_name, lambda namespace, name: self.pods.get(name, namespace))
+        self.ready = asyncio.Event()  #: set once the node is registered and its pods are known
+
+    async def run(self) -> None:
+        self.pods.add_handler(self._pod_changed)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_runtime(), name="kubelet/events")
+                tasks.create_task(self._host.objects.run(), name="kubelet/objects")
+                tasks.create_task(self._host.statuses.run(), name="kubelet/statuses")
+                tasks.create_task(self._services.run(), name="kubelet/services")
+                tasks.create_task(self.node.run(), name="kubelet/node")
+                await self._services.synced.wait()
+                tasks.create_task(self.pods.run(), name="kubelet/pods")
+                tasks.create_task(self._keep_static(), name="kubelet/static-pods")
+                await self.pods.synced.wait()
+                tasks.create_task(self._keep_house(), name="kubelet/housekeeping")
+                await self.node.registered.wait()
+                self.ready.set()
+        finally:
+            await self._workers.close()
+            await self._host.prober.close()
+
+    # ------------------------------------------------------------------------------------------------ pods
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        if old is not None and (new is None or new.metadata.uid != old.metadata.uid):
+            self._pod_removed(old)
+        if new is None:
+            return
+        if is_mirror(new):
+            self._static_changed.set()
+            return
+        uid = new.metadata.uid or ""
+        worker = self.workers.get(uid)
+        if worker is None:
+            self._begin(PodWorker(self._host, new))
+        else:
+            worker.update(new)
+
+    def _pod_removed(self, pod: Pod) -> None:
+        if is_mirror(pod):
+            self._static_changed.set()
+            return
+        worker = self.workers.get(pod.metadata.uid or "")
+        if worker is not None:
+            worker.remove()
+
+    def _begin(self, worker: PodWorker) -> None:
+        self.workers[worker.uid] = worker
+        self._workers.start(worker.uid, self._work(worker))
+
+    async def _work(self, worker: PodWorker) -> None:
+        """Run a worker to its pod's end; one that fails unforeseen is begun again."""
+        while True:
+            try:
+                await worker.run()
+                break
+            except Exception:
+                log.exception("pod worker failed", pod=worker.pod.metadata.name)
+                await self.clock.sleep(_CRASH_WAIT_S)
+        if self.workers.get(worker.uid) is worker:
+            del self.workers[worker.uid]
+
+    def _wake(self, uid: str) -> None:
+        worker = self.workers.get(uid)
+        if worker is not None:
+            worker.wake()
+
+    def _objects_changed(self, uid: str) -> None:
+        worker = self.workers.get(uid)
+        if worker is not None:
+            worker.objects_changed()
+
+    def _unhealthy(self, pod: Pod, container: str, message: str) -> None:
+        self.recorder.event(pod, "Warning", "Unhealthy", message)
+
+    # ------------------------------------------------------------------------------------------------ runtime events
+
+    async def _follow_runtime(self) -> None:
+        while True:
+            try:
+                async for event in self.runtime.events():
+                    uid = self._sandboxes.get(event.sandbox_id)
+                    if uid is None:
+                        await self._learn_sandboxes()
+                        uid = self._sandboxes.get(event.sandbox_id, "")
+                    self._wake(uid)
+            except (RuntimeFailure, OSError) as err:
+                log.warning("runtime events ended", error=str(err))
+            await self.clock.sleep(1.0)
+            self._wake_all()
+
+    async def _learn_sandboxes(self) -> None:
+        self._sandboxes = {s.id: s.uid for s in await self.runtime.list_sandboxes()}
+
+    def _wake_all(self) -> None:
+        for worker in list(self.workers.values()):
+            worker.wake()
+
+    # ------------------------------------------------------------------------------------------------ housekeeping
+
+    async def _keep_house(self) -> None:
+        while True:
+            try:
+                await self.clean()
+            except (RuntimeFailure, OSError) as err:
+                log.warning("housekeeping failed", error=str(err))
+            await self.clock.sleep(self.config.housekeeping_s)
+            self._wake_all()
+
+    async def clean(self) -> None:
+        """Remove what belongs to no pod of this node: sandboxes, then folders, then cgroups."""
+        if not self.pods.synced.is_set() or (self.config.static_pod_path is not None and not self._static_read):
+            return
+        for sandbox in await self.runtime.list_sandboxes():
+            if sandbox.uid not in self.workers:
+                log.info("orphan sandbox removed", pod=f"{sandbox.namespace}/{sandbox.name}", sandbox=sandbox.id)
+                await self.runtime.remove_sandbox(sandbox.id)
+        for uid in await asyncio.to_thread(self._host.volumes.known_uids):
+            if uid not in self.workers:
+                await self._host.volumes.remove(uid)
+        if self.config.cgroups is not None:
+            for uid, path in list(self.config.cgroups.pods()):
+                if uid not in self.workers:
+                    await asyncio.to_thread(self.config.cgroups.remove_pod, path)
+
+    # ------------------------------------------------------------------------------------------------ static pods
+
+    _static_read = False
+
+    async def _keep_static(self) -> None:
+        """Read the folder, keep mirrors, publish host processes; again whenever a mirror changes."""
+        if self.config.static_pod_path is None and not self.config.host_processes:
+            return
+        await self.node.registered.wait()
+        await self.pods.synced.wait()
+        while True:
+            self._static_changed.clear()
+            try:
+                await self._sync_folder()
+                await self._sync_host_processes()
+                await self._drop_mirrors()
+            except (ApiError, OSError, TimeoutError) as err:
+                log.warning("static pods not mirrored", error=str(err))
+            await self._static_wait()
+
+    async def _static_wait(self) -> None:
+        timer = asyncio.ensure_future(self.clock.sleep(_STATIC_PERIOD_S))
+        changed = asyncio.ensure_future(self._static_changed.wait())
+        try:
+            await asyncio.wait((timer, changed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            changed.cancel()
+
+    async def _sync_folder(self) -> None:
+        folder = self.config.static_pod_path
+        if folder is None:
+            return
+        wanted = await asyncio.to_thread(read_folder, folder, self.config.node_name, self.clock.now())
+        self._static_read = True
+        for uid in [uid for uid in self._static if uid not in wanted]:
+            del self._static[uid]
+            if uid in self.workers:
+                self.workers[uid].remove()
+        for uid, pod in wanted.items():
+            self._static.setdefault(uid, pod)
+            if uid not in self.workers:
+                self._begin(PodWorker(self._host, self._static[uid], static=True))
+            self.workers[uid].mirrored(await self._mirrors.ensure(self._static[uid]))
+
+    async def _sync_host_processes(self) -> None:
+        for process in self.config.host_processes:
+            mirror = await self._mirrors.ensure(host_process_pod(process, self.config.node_name))
+            self._host.statuses.set(mirror, host_process_status(mirror, process, self.config.node_ips))
+
+    async def _drop_mirrors(self) -> None:
+        """Mirrors of pods that this node no longer has."""
+        kept = {p.metadata.annotations[HASH] for p in self._static.values()}
+        kept |= {
+            host_process_pod(p, self.config.node_name).metadata.annotations[HASH] for p in self.config.host_processes
+        }
+        for pod in self.pods:
+            if is_mirror(pod) and pod.metadata.annotations[MIRROR] not in kept:
+                await self._mirrors.delete(pod)
+                self._host.statuses.forget(pod.metadata.uid or "")

@@ -1,0 +1,342 @@
+"""The node as the cluster sees it: registered, kept up to date, kept alive by its lease.
+
+Source: pkg/kubelet/kubelet_node_status.go, nodestatus/setters.go, component-helpers lease controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from kaa.api import quantity
+from kaa.api.clock import Clock, format_micro_time, format_time
+from kaa.api.errors import AlreadyExists, ApiError, NotFound
+from kaa.api.scheme import to_builtins
+from kaa.api.types.coordination_v1 import Lease, LeaseSpec
+from kaa.api.types.core_v1 import (
+    ContainerImage,
+    DaemonEndpoint,
+    Node,
+    NodeAddress,
+    NodeCondition,
+    NodeDaemonEndpoints,
+    NodeSpec,
+    NodeStatus,
+    NodeSystemInfo,
+)
+from kaa.api.types.meta_v1 import ObjectMeta, OwnerReference
+from kaa.api.values import Quantity
+from kaa.client.client import Client, PatchType
+from kaa.runtime.base import Image, Runtime, RuntimeFailure
+
+from .config import KubeletConfig, Recorder
+
+log = structlog.get_logger(__name__)
+LEASE_NAMESPACE = "kube-node-lease"
+MAX_IMAGES, MAX_IMAGE_NAMES = 50, 5
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+#: (type, reason, message) of the conditions of a node under no pressure.
+NO_PRESSURE = (
+    ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+)
+
+
+def architecture() -> str:
+    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+
+
+def machine_capacity(config: KubeletConfig) -> dict[str, str]:
+    """What the machine has, as quantities; the config's own figures go before."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    disk = _disk_bytes(config.root)
+    found = {
+        "cpu": str(os.cpu_count() or 1),
+        "ephemeral-storage": f"{disk // 1024}Ki",
+        "hugepages-1Gi": "0",
+        "hugepages-2Mi": "0",
+        "memory": f"{memory // 1024}Ki",
+        "pods": str(config.max_pods),
+    }
+    return {**found, **config.capacity}
+
+
+def _disk_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    stat = os.statvfs(path)
+    return stat.f_blocks * stat.f_frsize
+
+
+def allocatable(capacity: Mapping[str, str], reserved: Mapping[str, str]) -> dict[str, str]:
+    """Capacity less what is reserved for the machine itself."""
+    made = dict(capacity)
+    for name, text in reserved.items():
+        left = quantity.parse(capacity.get(name, "0")) - quantity.parse(text)
+        left = left if left > 0 else Fraction(0)
+        made[name] = quantity.format_millis(int(left * 1000)) if name == "cpu" else str(int(left))
+    return made
+
+
+def system_info(runtime_version: str, kubelet_version: str) -> NodeSystemInfo:
+    """What nodeInfo tells of the machine; unreadable facts are empty."""
+    return NodeSystemInfo(
+        machine_id=_read("/etc/machine-id"),
+        system_uuid=_read("/sys/class/dmi/id/product_uuid") or _read("/etc/machine-id"),
+        boot_id=_read("/proc/sys/kernel/random/boot_id"),
+        kernel_version=platform.release(),
+        os_image=_os_name(),
+        container_runtime_version=runtime_version,
+        kubelet_version=kubelet_version,
+        kube_proxy_version="",
+        operating_system="linux",
+        architecture=architecture(),
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _os_name() -> str:
+    for line in _read("/etc/os-release").splitlines():
+        if line.startswith("PRETTY_NAME="):
+            return line.split("=", 1)[1].strip('"')
+    return "Linux"
+
+
+def conditions(old: tuple[NodeCondition, ...], now: float, not_ready: str) -> tuple[NodeCondition, ...]:
+    """The four conditions; transition times stand while a status stays. ``not_ready`` says why the node is not."""
+    ready = (
+        ("Ready", "KubeletReady", "kubelet is posting ready status")
+        if not not_ready
+        else ("Ready", "KubeletNotReady", not_ready)
+    )
+    held = {c.type: c for c in old}
+    wanted = [(*row, "False") for row in NO_PRESSURE] + [(*ready, "False" if not_ready else "True")]
+    made = []
+    for type_, reason, message, status in wanted:
+        before = held.get(type_)
+        since = before.last_transition_time if before is not None and before.status == status else format_time(now)
+        made.append(
+            NodeCondition(
+                type=type_,
+                status=status,
+                reason=reason,
+                message=message,
+                last_heartbeat_time=format_time(now),
+                last_transition_time=since,
+            )
+        )
+    return (*made, *(c for c in old if c.type not in {row[0] for row in wanted}))
+
+
+def image_list(images: list[Image]) -> tuple[ContainerImage, ...]:
+    """The largest images first, with up to five names each."""
+    largest = sorted(images, key=lambda i: i.size_bytes, reverse=True)[:MAX_IMAGES]
+    return tuple(
+        ContainerImage(names=(*i.repo_digests, *i.repo_tags)[:MAX_IMAGE_NAMES], size_bytes=i.size_bytes)
+        for i in largest
+    )
+
+
+class NodeKeeper:
+    """Registers the node, then writes its status on change and every five minutes, and its lease every ten seconds."""
+
+    def __init__(
+        self, client: Client, runtime: Runtime, clock: Clock, config: KubeletConfig, recorder: Recorder
+    ) -> None:
+        self._client, self._runtime, self._clock = client, runtime, clock
+        self._config, self._recorder = config, recorder
+        self.capacity = machine_capacity(config)
+        self.allocatable = allocatable(self.capacity, config.reserved)
+        self._node: Node | None = None
+        self._changed = asyncio.Event()
+        self._was_ready: bool | None = None
+        self._restarted = True
+        self.registered = asyncio.Event()
+
+    def changed(self) -> None:
+        """Look at the node again soon: an image came, the runtime's state is another."""
+        self._changed.set()
+
+    def reference(self) -> Node:
+        """The node as events name it: by its name as uid, as upstream does."""
+        meta = ObjectMeta(name=self._config.node_name, uid=self._config.node_name)
+        return Node(metadata=meta)
+
+    async def run(self) -> None:
+        """Never ends. Failures are retried: a node that cannot report stays alive for its pods."""
+        await self._persist("register node", self.register)
+        self._say_starting()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_status(), name="kubelet/node-status")
+            tasks.create_task(self._keep_lease(), name="kubelet/lease")
+
+    async def _persist(self, what: str, work: Any) -> None:
+        wait = 0.2
+        while True:
+            try:
+                await work()
+                return
+            except (ApiError, OSError, TimeoutError, RuntimeFailure) as err:
+                log.warning("node: failed", what=what, error=str(err))
+                await self._clock.sleep(wait)
+                wait = min(wait * 2, 7.0)
+
+    async def register(self) -> None:
+        if self._config.register:
+            try:
+                await self._client.create(await self._fresh())
+            except AlreadyExists:
+                await self._reconcile_labels()
+        self._node = await self._client.get(Node, self._config.node_name)
+        self.registered.set()
+
+    def _labels(self) -> dict[str, str]:
+        return {
+            "beta.kubernetes.io/arch": architecture(),
+            "beta.kubernetes.io/os": "linux",
+            "kubernetes.io/arch": architecture(),
+            "kubernetes.io/hostname": self._config.hostname or self._config.node_name,
+            "kubernetes.io/os": "linux",
+            **self._config.labels,
+        }
+
+    async def _fresh(self) -> Node:
+        meta = ObjectMeta(
+            name=self._config.node_name,
+            labels=self._labels(),
+            annotations={"volumes.kubernetes.io/controller-managed-attach-detach": "true", **self._config.annotations},
+        )
+        spec = NodeSpec(
+            taints=self._config.taints,
+            unschedulable=self._config.unschedulable or None,
+            provider_id=self._config.provider_id or None,
+        )
+        return Node(metadata=meta, spec=spec, status=await self._status(None))
+
+    async def _reconcile_labels(self) -> None:
+        found = await self._client.get(Node, self._config.node_name)
+        missing = {k: v for k, v in self._labels().items() if found.metadata.labels.get(k) != v}
+        if missing:
+            await self._client.patch(
+                Node, self._config.node_name, {"metadata": {"labels": missing}}, type=PatchType.MERGE
+            )
+
+    async def _status(self, old: NodeStatus | None) -> NodeStatus:
+        try:
+            info = await self._runtime.info()
+            runtime_version = f"{info.name}://{info.version}"
+            not_ready = "" if info.network_ready else f"container runtime network not ready: {info.message}"
+        except RuntimeFailure as err:
+            runtime_version = old.node_info.container_runtime_version if old is not None else "unknown://"
+            not_ready = f"container runtime is down: {err}"
+        name = self._config.hostname or self._config.node_name
+        addresses = [NodeAddress(type="InternalIP", address=ip) for ip in self._config.node_ips]
+        base = (
+            old
+            if old is not None
+            else NodeStatus(
+                daemon_endpoints=NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=self._config.port)),
+                node_info=system_info(runtime_version, self._config.version),
+            )
+        )
+        return replace(
+            base,
+            addresses=(*addresses, NodeAddress(type="Hostname", address=name)),
+            capacity={k: Quantity(quantity.canonical(v)) for k, v in sorted(self.capacity.items())},
+            allocatable={k: Quantity(quantity.canonical(v)) for k, v in sorted(self.allocatable.items())},
+            conditions=conditions(base.conditions, self._clock.now(), not_ready),
+            daemon_endpoints=NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=self._config.port)),
+            node_info=await asyncio.to_thread(system_info, runtime_version, self._config.version),
+            images=image_list(await self._runtime.list_images()),
+        )
+
+    async def _keep_status(self) -> None:
+        while True:
+            self._changed.clear()
+            await self._persist("update node status", self.report)
+            await self._until_changed(self._config.status_period_s)
+
+    async def _until_changed(self, seconds: float) -> None:
+        timer = asyncio.ensure_future(self._clock.sleep(seconds))
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((timer, changed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            changed.cancel()
+
+    async def report(self) -> None:
+        """Write the status, when it differs or the period has passed."""
+        try:
+            found = await self._client.get(Node, self._config.node_name)
+        except NotFound:
+            await self.register()
+            return
+        status = await self._status(found.status)
+        patch = _node_patch(found.status, status)
+        self._node = await self._client.patch(
+            Node, self._config.node_name, {"status": patch}, type=PatchType.STRATEGIC, subresource="status"
+        )
+        ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
+        if ready != self._was_ready:
+            self._was_ready = ready
+            reason = "NodeReady" if ready else "NodeNotReady"
+            self._say("Normal", reason, f"Node {self._config.node_name} status is now: {reason}")
+
+    def _say(self, type: str, reason: str, message: str) -> None:
+        self._recorder.event(self.reference(), type, reason, message)
+
+    def _say_starting(self) -> None:
+        name = self._config.node_name
+        self._say("Normal", "Starting", "Starting kubelet.")
+        for reason in ("NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"):
+            self._say("Normal", reason, f"Node {name} status is now: {reason}")
+        self._say("Normal", "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+
+    # ---- lease
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await self._persist("renew lease", self.renew)
+            await self._clock.sleep(self._config.lease_period_s)
+
+    async def renew(self) -> None:
+        """Say that the node lives."""
+        name, now = self._config.node_name, format_micro_time(self._clock.now())
+        try:
+            await self._client.patch(Lease, name, {"spec": {"renewTime": now}}, LEASE_NAMESPACE, type=PatchType.MERGE)
+        except NotFound:
+            owners: tuple[OwnerReference, ...] = ()
+            if self._node is not None:
+                owner = OwnerReference(api_version="v1", kind="Node", name=name, uid=self._node.metadata.uid or "")
+                owners = (owner,)
+            spec = LeaseSpec(holder_identity=name, lease_duration_seconds=self._config.lease_duration_s, renew_time=now)
+            meta = ObjectMeta(name=name, namespace=LEASE_NAMESPACE, owner_references=owners)
+            await self._client.create(Lease(metadata=meta, spec=spec))
+
+
+def _node_patch(old: NodeStatus | None, new: NodeStatus) -> dict[str, Any]:
+    before: dict[str, Any] = to_builtins(old) if old is not None else {}
+    after: dict[str, Any] = to_builtins(new)
+    patch = {k: v for k, v in after.items() if before.get(k) != v}
+    if "conditions" in patch:
+        patch["$setElementOrder/conditions"] = [{"type": c["type"]} for c in after["conditions"]]
+    if "addresses" in patch:
+        patch["addresses"] = [*after["addresses"], {"$patch": "replace"}]
+    return patch

@@ -1,0 +1,472 @@
+"""What to do about one pod now: its spec and what the runtime shows, in; actions and the next wake-up, out.
+
+The idea: nothing is remembered between two plans but what the runtime itself keeps (attempts and crash back-off ride on the
+containers), so a restarted kubelet goes on where the last one stopped, and no action is ever planned twice: what is under
+way is named in ``busy`` and ``stopping``.
+
+    facts ── plan ──> CreateSandbox | StartContainer | StopContainer | RemoveContainer | KillSandbox | …, wake_at
+
+Source: kuberuntime_manager.go computePodActions, kuberuntime_container.go (sidecars), flowcontrol backoff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kaa.api.types.core_v1 import Container as ContainerSpec
+from kaa.api.types.core_v1 import Pod
+from kaa.runtime.base import Container, ContainerState, Sandbox, SandboxState
+
+BACKOFF_ANNOTATION = "kaa.dev/restart-backoff"
+HASH_ANNOTATION = "io.kubernetes.container.hash"
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 10.0, 300.0
+MIN_GRACE_S = 2.0
+DEFAULT_GRACE_S = 30
+#: The name under which making a sandbox is ``busy``.
+SANDBOX = ""
+
+Role = Literal["init", "sidecar", "main", "ephemeral"]
+
+
+# -------------------------------------------------------------------------------------------------------- facts
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """What the runtime has of a pod, newest first."""
+
+    sandboxes: tuple[Sandbox, ...] = ()
+    containers: tuple[Container, ...] = ()
+
+    @classmethod
+    def of(cls, sandboxes: list[Sandbox], containers: list[Container]) -> PodView:
+        return cls(
+            tuple(sorted(sandboxes, key=lambda s: (s.attempt, s.created_at), reverse=True)),
+            tuple(sorted(containers, key=lambda c: (c.created_at, c.attempt), reverse=True)),
+        )
+
+    @property
+    def sandbox(self) -> Sandbox | None:
+        """The newest, if it is ready."""
+        newest = self.sandboxes[0] if self.sandboxes else None
+        return newest if newest is not None and newest.state is SandboxState.READY else None
+
+    def latest(self, name: str) -> Container | None:
+        return next((c for c in self.containers if c.name == name), None)
+
+    def previous(self, name: str) -> Container | None:
+        """The newest but one that has exited."""
+        found = [c for c in self.containers if c.name == name][1:]
+        return next((c for c in found if c.state is ContainerState.EXITED), None)
+
+    def running(self) -> list[Container]:
+        return [c for c in self.containers if c.state in (ContainerState.RUNNING, ContainerState.UNKNOWN)]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What probes and hooks found of one running container. ``failed`` says why it must be restarted."""
+
+    started: bool = True
+    ready: bool = True
+    failed: str = ""
+    grace_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A container could not be started: shown as ``waiting``, tried again at ``retry_at``."""
+
+    reason: str
+    message: str
+    retry_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why and since when a pod is being ended, and how long its containers have for it."""
+
+    since: float
+    grace_s: float
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a plan depends on. ``busy`` names containers being started; ``stopping`` is {container id: when it is killed}."""
+
+    pod: Pod
+    view: PodView
+    now: float
+    health: Mapping[str, Health] = field(default_factory=dict)
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    busy: frozenset[str] = frozenset()
+    stopping: Mapping[str, float] = field(default_factory=dict)
+    ending: Ending | None = None
+
+
+# -------------------------------------------------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """The wait before a container's next restart, and when it was last made longer."""
+
+    delay_s: float
+    at: float
+
+    def __str__(self) -> str:
+        return f"{self.delay_s:g}@{self.at:.3f}"
+
+    @classmethod
+    def read(cls, text: str) -> Backoff | None:
+        delay, _, at = text.partition("@")
+        return cls(float(delay), float(at)) if at else None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSandbox:
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillSandbox:
+    """Stop a sandbox; ``remove`` also forgets it."""
+
+    sandbox_id: str
+    remove: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartContainer:
+    name: str
+    role: Role
+    attempt: int
+    backoff: Backoff | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopContainer:
+    container_id: str
+    name: str
+    grace_s: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveContainer:
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing of the pod runs, and nothing will."""
+
+
+Action = CreateSandbox | KillSandbox | StartContainer | StopContainer | RemoveContainer | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``waiting`` {container name: why it is not running}; ``wake_at`` is when to plan again even if nothing happens."""
+
+    actions: tuple[Action, ...] = ()
+    wake_at: float | None = None
+    waiting: Mapping[str, Waiting] = field(default_factory=dict)
+
+
+# -------------------------------------------------------------------------------------------------------- reading specs
+
+
+def is_sidecar(container: Any) -> bool:
+    return bool(container.restart_policy == "Always")
+
+
+def container_hash(container: Any) -> str:
+    """Changes when a container must be replaced: its name or image did."""
+    return f"{container.name}|{container.image}"
+
+
+def should_restart(pod: Pod, container: Any, exit_code: int) -> bool:
+    """Whether an exited main or plain init container is to run again. Rules of the container go before policies."""
+    for rule in container.restart_policy_rules:
+        codes = rule.exit_codes
+        if codes is not None and (exit_code in codes.values) == (codes.operator == "In"):
+            return bool(rule.action.startswith("Restart"))
+    policy = container.restart_policy or pod.spec.restart_policy or "Always"
+    return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
+
+
+def should_retry_init(pod: Pod, container: Any, exit_code: int) -> bool:
+    if exit_code == 0:
+        return False
+    if container.restart_policy_rules or container.restart_policy:
+        return should_restart(pod, container, exit_code)
+    return pod.spec.restart_policy != "Never"
+
+
+def next_backoff(last: Container, now: float) -> tuple[Backoff, float]:
+    """The back-off that the next start of a container carries, and when that start may be.
+
+    The first restart is at once and begins at 10 s; each one doubles it, to 300 s; a run of more than 600 s starts over.
+    """
+    held = Backoff.read(last.annotations.get(BACKOFF_ANNOTATION, ""))
+    if held is None or last.finished_at - held.at > 2 * BACKOFF_MAX_S:
+        return Backoff(BACKOFF_FIRST_S, now), now
+    return Backoff(min(held.delay_s * 2, BACKOFF_MAX_S), now), last.finished_at + held.delay_s
+
+
+def held_delay(last: Container) -> float:
+    held = Backoff.read(last.annotations.get(BACKOFF_ANNOTATION, ""))
+    return held.delay_s if held is not None else 0.0
+
+
+def go_duration(seconds: float) -> str:
+    """Whole seconds as Go prints a Duration: ``10s``, ``1m20s``, ``5m0s``."""
+    whole = int(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def full_name(pod: Pod) -> str:
+    return f"{pod.metadata.name}_{pod.metadata.namespace}({pod.metadata.uid})"
+
+
+def grace_of(pod: Pod) -> float:
+    """Seconds that a pod's containers have to end: the deletion's, else the spec's."""
+    if pod.metadata.deletion_timestamp and pod.metadata.deletion_grace_period_seconds is not None:
+        return max(float(pod.metadata.deletion_grace_period_seconds), 1.0)
+    asked = pod.spec.termination_grace_period_seconds
+    return max(float(DEFAULT_GRACE_S if asked is None else asked), 1.0)
+
+
+# -------------------------------------------------------------------------------------------------------- the plan
+
+
+def plan(facts: Facts) -> Plan:
+    """Decide what to do now. Planning again after doing it all yields nothing more, until something happens."""
+    if facts.ending is not None:
+        return _end(facts, facts.ending)
+    return _Sync(facts).plan()
+
+
+class _Sync:
+    """One pass over a pod that is meant to run."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts, self.pod, self.view = facts, facts.pod, facts.view
+        self.actions: list[Action] = []
+        self.waiting: dict[str, Waiting] = {}
+        self.wake_at: float | None = None
+
+    def plan(self) -> Plan:
+        if self.view.sandbox is None:
+            self._replace_sandbox()
+        else:
+            self._forget_old()
+            if self._initialised():
+                self._mains()
+            self._ephemerals()
+            if finished(self.pod, self.view) and not self.facts.busy:
+                return _end(self.facts, Ending(self.facts.now, grace_of(self.pod)))
+        return Plan(tuple(self.actions), self.wake_at, self.waiting)
+
+    def _wake(self, at: float) -> None:
+        self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
+
+    def _replace_sandbox(self) -> None:
+        """Kill what is left of an old sandbox, and make a new one unless the pod has nothing left to do."""
+        left = self.view.running()
+        for container in left:
+            self._stop(container, grace_of(self.pod), f"Stopping container {container.name}")
+        if left or SANDBOX in self.facts.busy:
+            return
+        if finished(self.pod, self.view):
+            self.actions.append(Finish())
+            return
+        failure = self.facts.failures.get(SANDBOX)
+        if failure is not None and self.facts.now < failure.retry_at:
+            self._wake(failure.retry_at)
+            return
+        attempt = self.view.sandboxes[0].attempt + 1 if self.view.sandboxes else 0
+        self.actions.append(CreateSandbox(attempt))
+
+    def _forget_old(self) -> None:
+        """Drop dead sandboxes without containers worth keeping, containers never started, and runs before the last two."""
+        assert self.view.sandbox is not None
+        kept_sandboxes = {self.view.sandbox.id}
+        seen: dict[str, int] = {}
+        for container in self.view.containers:
+            seen[container.name] = seen.get(container.name, 0) + 1
+            half_made = container.state is ContainerState.CREATED and container.name not in self.facts.busy
+            if half_made or (seen[container.name] > 2 and container.state is ContainerState.EXITED):
+                self.actions.append(RemoveContainer(container.id))
+            else:
+                kept_sandboxes.add(container.sandbox_id)
+        for old in self.view.sandboxes:
+            if old.id not in kept_sandboxes:
+                self.actions.append(KillSandbox(old.id, remove=True))
+            elif old is not self.view.sandbox and old.state is SandboxState.READY:
+                self.actions.append(KillSandbox(old.id))
+
+    # ---- containers by role
+
+    def _current(self, name: str) -> Container | None:
+        """The newest run in the present sandbox, that was started."""
+        assert self.view.sandbox is not None
+        for container in self.view.containers:
+            if container.name == name and container.sandbox_id == self.view.sandbox.id:
+                return None if container.state is ContainerState.CREATED else container
+        return None
+
+    def _initialised(self) -> bool:
+        """Bring init containers on by one step; true once the main ones may start."""
+        begun = any(self._current(c.name) is not None for c in self.pod.spec.containers)
+        for container in self.pod.spec.init_containers:
+            current = self._current(container.name)
+            if is_sidecar(container):
+                if not self._sidecar(container, current) and not begun:
+                    return False
+            elif not begun and not self._init(container, current):
+                return False
+        return True
+
+    def _init(self, container: ContainerSpec, current: Container | None) -> bool:
+        if current is None:
+            self._start(container, "init", self.view.latest(container.name), crashed=False)
+            return False
+        if current.state is not ContainerState.EXITED:
+            self._check(container, current)
+            return False
+        if current.exit_code == 0:
+            return True
+        if should_retry_init(self.pod, container, current.exit_code):
+            self._start(container, "init", current, crashed=True)
+        return False
+
+    def _sidecar(self, container: ContainerSpec, current: Container | None) -> bool:
+        """Keep a sidecar up; true when it has started, so that what comes after it may."""
+        if current is None or current.state is ContainerState.EXITED:
+            self._start(container, "sidecar", current or self.view.latest(container.name), crashed=current is not None)
+            return False
+        self._check(container, current)
+        return container.name not in self.facts.busy and self._health(current).started
+
+    def _mains(self) -> None:
+        for container in self.pod.spec.containers:
+            current = self._current(container.name)
+            last = current or self.view.latest(container.name)
+            if current is not None and current.state is not ContainerState.EXITED:
+                self._check(container, current)
+            elif last is None or last.state is ContainerState.CREATED:
+                self._start(container, "main", last, crashed=False)
+            elif last.state is ContainerState.EXITED and should_restart(self.pod, container, last.exit_code):
+                self._start(container, "main", last, crashed=current is not None)
+
+    def _ephemerals(self) -> None:
+        for container in self.pod.spec.ephemeral_containers:
+            if self._current(container.name) is None and self.view.latest(container.name) is None:
+                self._start(container, "ephemeral", None, crashed=False)
+
+    # ---- one container
+
+    def _health(self, container: Container) -> Health:
+        return self.facts.health.get(container.id, Health())
+
+    def _check(self, spec: ContainerSpec, current: Container) -> None:
+        """Stop a running container that fails its probes or is no longer what its spec says."""
+        health = self._health(current)
+        if current.state is ContainerState.UNKNOWN:
+            self._stop(
+                current, MIN_GRACE_S, f"Container {spec.name} is in unknown state, try killing it before restart"
+            )
+        elif current.annotations.get(HASH_ANNOTATION, container_hash(spec)) != container_hash(spec):
+            self._stop(current, grace_of(self.pod), f"Container {spec.name} definition changed, will be restarted")
+        elif health.failed:
+            grace = grace_of(self.pod) if health.grace_s is None else health.grace_s
+            again = should_restart(self.pod, spec, 137) or is_sidecar(spec)
+            end = ", will be restarted" if again else ""
+            self._stop(current, grace, f"Container {spec.name} failed {health.failed}{end}")
+
+    def _stop(self, container: Container, grace_s: float, message: str) -> None:
+        if container.id not in self.facts.stopping:
+            self.actions.append(StopContainer(container.id, container.name, grace_s, message))
+
+    def _start(self, spec: Any, role: Role, last: Container | None, *, crashed: bool) -> None:
+        if spec.name in self.facts.busy:
+            return
+        backoff = None
+        if crashed and last is not None:
+            backoff, may_start = next_backoff(last, self.facts.now)
+            if self.facts.now < may_start:
+                delay = go_duration(held_delay(last))
+                text = f"back-off {delay} restarting failed container={spec.name} pod={full_name(self.pod)}"
+                self.waiting[spec.name] = Waiting("CrashLoopBackOff", text)
+                self._wake(may_start)
+                return
+        failure = self.facts.failures.get(spec.name)
+        if failure is not None:
+            self.waiting[spec.name] = Waiting(failure.reason, failure.message)
+            if self.facts.now < failure.retry_at:
+                self._wake(failure.retry_at)
+                return
+        attempt = 0 if last is None else last.attempt + (last.state is not ContainerState.CREATED)
+        self.actions.append(StartContainer(spec.name, role, attempt, backoff))
+
+
+# -------------------------------------------------------------------------------------------------------- ending
+
+
+def finished(pod: Pod, view: PodView) -> bool:
+    """Every main container has exited for good, or an init container has failed for good."""
+    for container in pod.spec.init_containers:
+        last = view.latest(container.name)
+        if last is not None and last.state is ContainerState.EXITED and not is_sidecar(container):
+            begun = any(view.latest(c.name) for c in pod.spec.containers)
+            if last.exit_code != 0 and not begun and not should_retry_init(pod, container, last.exit_code):
+                return True
+    for container in pod.spec.containers:
+        last = view.latest(container.name)
+        if last is None or last.state is not ContainerState.EXITED or should_restart(pod, container, last.exit_code):
+            return False
+    return True
+
+
+def _end(facts: Facts, ending: Ending) -> Plan:
+    """Stop main containers, then sidecars from the last to the first, then the sandbox."""
+    actions: list[Action] = []
+    running = facts.view.running()
+    sidecars = [c.name for c in facts.pod.spec.init_containers if is_sidecar(c)]
+    first = [c for c in running if c.name not in sidecars]
+    due = ending.since + ending.grace_s
+    if first:
+        actions.extend(_stops(facts, first, due, ending.grace_s))
+    elif running:
+        last = max(running, key=lambda c: sidecars.index(c.name))
+        actions.extend(_stops(facts, [last], max(due, facts.now + MIN_GRACE_S), ending.grace_s))
+    elif not facts.busy:
+        for sandbox in facts.view.sandboxes:
+            if sandbox.state is SandboxState.READY:
+                actions.append(KillSandbox(sandbox.id))
+        if not actions:
+            actions.append(Finish())
+    return Plan(tuple(actions))
+
+
+def _stops(facts: Facts, containers: list[Container], due: float, grace_s: float) -> Iterator[Action]:
+    for container in containers:
+        grace = min(max(due - facts.now, MIN_GRACE_S if grace_s >= MIN_GRACE_S else grace_s), max(grace_s, MIN_GRACE_S))
+        under_way = facts.stopping.get(container.id)
+        if under_way is None or under_way > facts.now + grace + 1.0:
+            yield StopContainer(container.id, container.name, grace, f"Stopping container {container.name}")

@@ -1,0 +1,571 @@
+"""One pod's one writer: looks at the runtime, plans, does what the plan says, tells the API server.
+
+The idea: every turn starts from what the runtime shows now. What takes long (pulls, starts, stops with grace) runs beside
+the turns and wakes the next one when it is done; the plan is told what is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from kaa.api.clock import Clock, parse_time
+from kaa.api.errors import ApiError, NotFound
+from kaa.api.types.core_v1 import ConfigMap, Pod, Secret, Service
+from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
+from kaa.client.client import Client
+from kaa.client.informer import Lister
+from kaa.runtime.base import Container, ContainerState, Runtime, RuntimeFailure, Sandbox
+
+from . import lifecycle
+from .config import KubeletConfig, Recorder
+from .container_config import container_config, sandbox_config
+from .env import ConfigError, Sources
+from .images import ImageError, Images
+from .messages import termination_message
+from .objects import Objects
+from .pod_plan import (
+    SANDBOX,
+    Action,
+    CreateSandbox,
+    Ending,
+    Facts,
+    Failure,
+    Finish,
+    Health,
+    KillSandbox,
+    Plan,
+    PodView,
+    RemoveContainer,
+    StartContainer,
+    StopContainer,
+    Waiting,
+    grace_of,
+    plan,
+)
+from .probes import Prober
+from .status import Seen, pod_status
+from .status_writer import StatusWriter, with_status
+from .tasks import Tasks
+from .volumes import VolumeError, Volumes
+from .volumes.manager import Prepared
+
+log = structlog.get_logger(__name__)
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 122.0
+_RETRY_START_S = 10.0
+
+
+@dataclass(slots=True)
+class PodHost:
+    """What the pods of a node share."""
+
+    client: Client
+    runtime: Runtime
+    clock: Clock
+    config: KubeletConfig
+    recorder: Recorder
+    images: Images
+    volumes: Volumes
+    objects: Objects
+    prober: Prober
+    statuses: StatusWriter
+    services: Lister[Service]
+    memory_capacity_bytes: int
+    allocatable: dict[str, str]
+
+
+class PodWorker:
+    """``update`` and ``wake`` from anywhere; ``run`` ends when the pod is gone for good."""
+
+    def __init__(self, host: PodHost, pod: Pod, *, static: bool = False) -> None:
+        self.host = host
+        self.pod = pod
+        self._mirror: Pod | None = None
+        self._static = static
+        self.uid = pod.metadata.uid or ""
+        self.view = PodView()
+        self.removed = False  #: the API server has it no more
+        self._wake = asyncio.Event()
+        self._tasks = Tasks(f"kubelet/pod {pod.metadata.namespace}/{pod.metadata.name}")
+        self._failures: dict[str, Failure] = {}
+        self._retry_s: dict[str, float] = {}
+        self._stopping: dict[str, float] = {}
+        self._told: set[str] = set()  #: ids of containers that were asked to stop
+        self._messages: dict[str, str] = {}
+        self._ending: Ending | None = None
+        self._evicted: Ending | None = None
+        self._volumes: Prepared | None = None
+        self._volumes_lock = asyncio.Lock()
+        self._refresh_volumes = False
+        self._gone = False
+        self._said_backoff: dict[str, str] = {}
+
+    # ------------------------------------------------------------------------------------------------ from outside
+
+    def update(self, pod: Pod) -> None:
+        """The pod was changed at the API server."""
+        if pod.metadata.annotations != self.pod.metadata.annotations or pod.metadata.labels != self.pod.metadata.labels:
+            self._refresh_volumes = True
+        self.pod = pod
+        self._wake.set()
+
+    def mirrored(self, mirror: Pod) -> None:
+        """A static pod's face at the API server was made or changed."""
+        if self._mirror is not mirror:
+            self._mirror = mirror
+            self._wake.set()
+
+    def remove(self) -> None:
+        """The pod is gone at the API server: end what runs, tell nobody."""
+        self.removed = True
+        self._wake.set()
+
+    def evict(self, reason: str, message: str, grace_s: float) -> None:
+        """End the pod as Failed, because the node says so."""
+        self._evicted = Ending(self.host.clock.now(), grace_s, reason, message)
+        self._wake.set()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def objects_changed(self) -> None:
+        """Something that the pod refers to is another now."""
+        self._refresh_volumes = True
+        for name in [n for n, f in self._failures.items() if f.reason in ("", "CreateContainerConfigError")]:
+            del self._failures[name]
+        self._wake.set()
+
+    # ------------------------------------------------------------------------------------------------ turns
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    again_at = await self._turn()
+                except (RuntimeFailure, ApiError, OSError, TimeoutError) as err:
+                    log.warning("pod turn failed", pod=self._name, error=str(err))
+                    again_at = self.host.clock.now() + self._backed_off("turn")
+                if self._gone and (self.removed or self.pod.metadata.deletion_timestamp):
+                    await self._bury()
+                    return
+                await self._sleep_until(again_at)
+        finally:
+            await self._tasks.close()
+            for container in self.view.containers:
+                self.host.prober.forget(container.id)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.pod.metadata.namespace}/{self.pod.metadata.name}"
+
+    async def _turn(self) -> float | None:
+        await self._look()
+        self._decide_ending()
+        decided = plan(self._facts())
+        await self._read_messages()
+        if any(isinstance(action, Finish) for action in decided.actions):
+            await self._finish()
+        self._publish(decided)
+        for action in decided.actions:
+            await self._do(action)
+        if self._refresh_volumes and self._volumes is not None and not self._gone and "volumes" not in self._tasks:
+            self._refresh_volumes = False
+            self._tasks.start("volumes", self._refresh())
+        return _earliest(decided.wake_at, self._deadline(), self._volumes.refresh_at if self._volumes else None)
+
+    async def _sleep_until(self, at: float | None) -> None:
+        if self._wake.is_set():
+            return
+        if at is None:
+            await self._wake.wait()
+            return
+        timer = asyncio.ensure_future(self.host.clock.sleep(max(at - self.host.clock.now(), 0.0)))
+        woken = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait((timer, woken), return_when=asyncio.FIRST_COMPLETED)
+            if timer.done() and self._volumes is not None and self._volumes.refresh_at is not None:
+                self._refresh_volumes |= self.host.clock.now() >= self._volumes.refresh_at
+        finally:
+            timer.cancel()
+            woken.cancel()
+
+    async def _look(self) -> None:
+        sandboxes = [s for s in await self.host.runtime.list_sandboxes() if s.uid == self.uid]
+        containers: list[Container] = []
+        for sandbox in sandboxes:
+            containers += await self.host.runtime.list_containers(sandbox_id=sandbox.id)
+        old, self.view = self.view, PodView.of(sandboxes, containers)
+        running = {c.id: c for c in self.view.running()}
+        for container in old.containers:
+            if container.id not in running:
+                self.host.prober.forget(container.id)
+                self._stopping.pop(container.id, None)
+        if self._ending is None and self.view.sandbox is not None:
+            ip = self._ip(self.view.sandbox)
+            for container in running.values():
+                spec = self._spec(container.name)
+                if spec is not None and f"start/{container.name}" not in self._tasks:
+                    self.host.prober.follow(self.pod, spec, container.id, ip)
+
+    def _ip(self, sandbox: Sandbox) -> str:
+        if self.pod.spec.host_network or not sandbox.ips:
+            return self.host.config.node_ips[0]
+        return sandbox.ips[0]
+
+    def _spec(self, name: str) -> Any:
+        spec = self.pod.spec
+        every: list[Any] = [*spec.init_containers, *spec.containers, *spec.ephemeral_containers]
+        return next((c for c in every if c.name == name), None)
+
+    def _health(self) -> dict[str, Health]:
+        """A container whose postStart hook still runs has not started."""
+        return {
+            c.id: Health(False, False) if f"start/{c.name}" in self._tasks else self.host.prober.health(c.id)
+            for c in self.view.running()
+        }
+
+    def _facts(self) -> Facts:
+        return Facts(
+            pod=self.pod,
+            view=self.view,
+            now=self.host.clock.now(),
+            health=self._health(),
+            failures=self._failures,
+            busy=frozenset(key[6:] for key in self._tasks.keys if key.startswith("start/")),
+            stopping=self._stopping,
+            ending=self._ending,
+        )
+
+    # ------------------------------------------------------------------------------------------------ ending
+
+    def _deadline(self) -> float | None:
+        limit, began = self.pod.spec.active_deadline_seconds, self.pod.status.start_time
+        if limit is None or self._ending is not None:
+            return None
+        return (parse_time(began) if began else self.host.clock.now()) + limit
+
+    def _decide_ending(self) -> None:
+        now, meta = self.host.clock.now(), self.pod.metadata
+        deadline = self._deadline()
+        if self._evicted is not None:
+            wanted: Ending | None = self._evicted
+        elif self.removed or meta.deletion_timestamp or self.pod.status.phase in ("Succeeded", "Failed"):
+            wanted = Ending(now, grace_of(self.pod))
+        elif deadline is not None and now >= deadline:
+            text = "Pod was active on the node longer than the specified deadline"
+            self._event("Normal", "DeadlineExceeded", text)
+            wanted = Ending(now, grace_of(self.pod), "DeadlineExceeded", text)
+        else:
+            return
+        if self._ending is None:
+            self._ending = wanted
+            for key in self._tasks.keys:
+                if key.startswith(("start/", "volumes")):
+                    self._tasks.cancel(key)
+        elif wanted is not None and wanted.grace_s < self._ending.grace_s and meta.deletion_timestamp:
+            self._ending = Ending(now, wanted.grace_s, self._ending.reason, self._ending.message)
+
+    async def _finish(self) -> None:
+        """Nothing runs and nothing will: volumes and cgroup go, the sandbox stays for its logs until deletion."""
+        if self._gone:
+            return
+        self._gone = True
+        await self.host.volumes.remove(self.uid)
+        self._volumes = None
+        self.host.objects.release(self.uid)
+        self.host.images.release(self.uid)
+        cgroups = self.host.config.cgroups
+        if cgroups is not None:
+            await asyncio.to_thread(cgroups.remove_pod, cgroups.pod_cgroup(self.pod))
+
+    async def _bury(self) -> None:
+        """Forget the pod: here, and (its last status being known) at the API server."""
+        if not self.removed:
+            waiting = asyncio.ensure_future(self.host.statuses.flushed(self.uid))
+            removed = asyncio.ensure_future(self._until_removed())
+            try:
+                await asyncio.wait((waiting, removed), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+                removed.cancel()
+        for sandbox in self.view.sandboxes:
+            await self.host.runtime.remove_sandbox(sandbox.id)
+        while not self.removed:
+            try:
+                await self._delete()
+                break
+            except (ApiError, OSError, TimeoutError) as err:
+                log.warning("pod not deleted", pod=self._name, error=str(err))
+                await self._sleep_until(self.host.clock.now() + self._backed_off("delete"))
+                self._wake.clear()
+        self.host.statuses.forget(self.uid)
+
+    async def _until_removed(self) -> None:
+        while not self.removed:
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _delete(self) -> None:
+        options = DeleteOptions(grace_period_seconds=0, preconditions=Preconditions(uid=self.uid))
+        try:
+            await self.host.client.delete(
+                Pod, self.pod.metadata.name or "", self.pod.metadata.namespace, options=options
+            )
+        except NotFound:
+            return
+
+    # ------------------------------------------------------------------------------------------------ telling
+
+    def _publish(self, decided: Plan) -> None:
+        waiting = dict(decided.waiting)
+        for name, failure in self._failures.items():
+            if failure.reason and name != SANDBOX:
+                waiting.setdefault(name, Waiting(failure.reason, failure.message))
+        self._say_backoffs(decided)
+        shown = self._mirror if self._static else self.pod
+        if shown is None or self.removed:
+            return
+        known = with_status(shown, self.host.statuses.last(shown.metadata.uid or ""))
+        status = pod_status(
+            known,
+            Seen(
+                view=self.view,
+                now=self.host.clock.now(),
+                waiting=waiting,
+                health=self._health(),
+                messages=self._messages,
+                host_ips=self.host.config.node_ips,
+                ending=self._ending,
+                gone=self._gone,
+            ),
+        )
+        self.host.statuses.set(shown, status)
+
+    def _say_backoffs(self, decided: Plan) -> None:
+        for name, waiting in decided.waiting.items():
+            last = self.view.latest(name)
+            run = f"{last.id if last else ''}{waiting.message}"
+            if waiting.reason == "CrashLoopBackOff" and self._said_backoff.get(name) != run:
+                self._said_backoff[name] = run
+                where = f"{self.pod.metadata.name}_{self.pod.metadata.namespace}({self.uid})"
+                self._event("Warning", "BackOff", f"Back-off restarting failed container {name} in pod {where}")
+
+    def _event(self, type: str, reason: str, message: str) -> None:
+        if not self.removed:
+            self.host.recorder.event(self._mirror or self.pod, type, reason, message)
+
+    async def _read_messages(self) -> None:
+        pod_dir = self.host.volumes.pod_dir(self.uid)
+        for container in self.view.containers:
+            if container.state is ContainerState.EXITED and container.id not in self._messages:
+                self._messages[container.id] = await asyncio.to_thread(termination_message, container, pod_dir)
+
+    # ------------------------------------------------------------------------------------------------ doing
+
+    async def _do(self, action: Action) -> None:
+        match action:
+            case CreateSandbox():
+                self._tasks.start(f"start/{SANDBOX}", self._create_sandbox(action))
+            case StartContainer():
+                self._tasks.start(f"start/{action.name}", self._start(action))
+            case StopContainer():
+                self._stopping[action.container_id] = self.host.clock.now() + action.grace_s
+                self._tasks.cancel(f"stop/{action.container_id}")
+                self._tasks.start(f"stop/{action.container_id}", self._stop(action))
+            case RemoveContainer():
+                await self.host.runtime.remove_container(action.container_id)
+                self._wake.set()
+            case KillSandbox():
+                if action.remove:
+                    await self.host.runtime.remove_sandbox(action.sandbox_id)
+                else:
+                    await self.host.runtime.stop_sandbox(action.sandbox_id)
+                self._wake.set()
+            case Finish():
+                pass
+
+    def _backed_off(self, what: str) -> float:
+        wait = min(self._retry_s.get(what, _RETRY_FIRST_S / 2) * 2, _RETRY_MAX_S)
+        self._retry_s[what] = wait
+        return wait
+
+    async def _create_sandbox(self, action: CreateSandbox) -> None:
+        now = self.host.clock.now
+        try:
+            if action.attempt:
+                self._event("Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+            await self._ready_volumes()
+            cgroups = self.host.config.cgroups
+            parent = ""
+            if cgroups is not None:
+                parent = await asyncio.to_thread(cgroups.ensure_pod, self.pod, pids=self.host.config.pids_limit)
+            await self.host.runtime.run_sandbox(sandbox_config(self.pod, self.host.config, action.attempt, parent))
+            self._failures.pop(SANDBOX, None)
+            self._retry_s.pop(SANDBOX, None)
+        except VolumeError as err:
+            self._event("Warning", "FailedMount", str(err))
+            self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
+        except (RuntimeFailure, ApiError, ConfigError, OSError, TimeoutError) as err:
+            self._event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}")
+            self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
+        finally:
+            self._wake.set()
+
+    async def _ready_volumes(self) -> Prepared:
+        async with self._volumes_lock:
+            if self._volumes is None:
+                self._volumes = await self.host.volumes.prepare(self.pod, self._plain_sources())
+            return self._volumes
+
+    async def _refresh(self) -> None:
+        try:
+            async with self._volumes_lock:
+                self._volumes = await self.host.volumes.prepare(self.pod, self._plain_sources())
+        except VolumeError as err:
+            self._event("Warning", "FailedMount", str(err))
+            if self._volumes is not None and self._volumes.refresh_at is not None:
+                self._volumes.refresh_at = self.host.clock.now() + self._backed_off("volumes")
+        finally:
+            self._wake.set()
+
+    def _plain_sources(self) -> Sources:
+        ips = self.view.sandbox.ips if self.view.sandbox is not None else ()
+        return Sources(
+            services=tuple(self.host.services),
+            host_ips=self.host.config.node_ips,
+            pod_ips=self.host.config.node_ips if self.pod.spec.host_network else ips,
+            allocatable=self.host.allocatable,
+        )
+
+    async def _start(self, action: StartContainer) -> None:
+        spec = self._spec(action.name)
+        try:
+            await self._start_container(action, spec)
+            self._failures.pop(action.name, None)
+        except ImageError as err:
+            self._failures[action.name] = Failure(err.reason, str(err), err.retry_at)
+        except (ConfigError, VolumeError) as err:
+            self._failed(action.name, "CreateContainerConfigError", err)
+        except (RuntimeFailure, ApiError, OSError, TimeoutError) as err:
+            self._failed(action.name, "CreateContainerError", err)
+        finally:
+            self._wake.set()
+
+    def _failed(self, name: str, reason: str, err: Exception) -> None:
+        self._event("Warning", "Failed", f"Error: {err}")
+        self._failures[name] = Failure(reason, str(err), self.host.clock.now() + _RETRY_START_S)
+
+    async def _start_container(self, action: StartContainer, spec: Any) -> None:
+        host, sandbox = self.host, self.view.sandbox
+        assert sandbox is not None
+        secrets = await self._pull_secrets()
+        image = await host.images.ensure(
+            spec.image or "", spec.image_pull_policy, secrets, user=self.uid, say=self._event
+        )
+        volumes = await self._ready_volumes()
+        sources = await self._sources(spec)
+        config = await asyncio.to_thread(
+            container_config,
+            self.pod,
+            spec,
+            action,
+            host.config,
+            image=image,
+            sources=sources,
+            volumes=volumes.paths,
+            pod_dir=host.volumes.pod_dir(self.uid),
+            memory_capacity_bytes=host.memory_capacity_bytes,
+            pid_target=self._pid_target(spec),
+        )
+        container_id = await host.runtime.create_container(sandbox.id, config)
+        self._event("Normal", "Created", "Container created")
+        await host.runtime.start_container(container_id)
+        self._event("Normal", "Started", "Container started")
+        self._wake.set()
+        if spec.lifecycle is not None and spec.lifecycle.post_start is not None:
+            await self._post_start(spec, container_id, sandbox)
+
+    async def _post_start(self, spec: Any, container_id: str, sandbox: Sandbox) -> None:
+        try:
+            await lifecycle.run_hook(
+                self.host.runtime, self.host.clock, spec, spec.lifecycle.post_start, container_id, self._ip(sandbox)
+            )
+        except lifecycle.HookFailed as err:
+            self._event("Warning", "FailedPostStartHook", f"PostStartHook failed: {err}")
+            await self.host.runtime.stop_container(container_id, grace_of(self.pod))
+
+    def _pid_target(self, spec: Any) -> str:
+        target = getattr(spec, "target_container_name", None)
+        found = self.view.latest(target) if target else None
+        return found.id if found is not None else ""
+
+    async def _pull_secrets(self) -> list[Secret]:
+        names = [ref.name or "" for ref in self.pod.spec.image_pull_secrets]
+        found = [
+            await self.host.objects.fetch(Secret, self.pod.metadata.namespace or "", n, user=self.uid) for n in names
+        ]
+        return [secret for secret in found if secret is not None]
+
+    async def _sources(self, spec: Any) -> Sources:
+        """What the environment of a container refers to."""
+        plain = self._plain_sources()
+        maps = {e.config_map_ref.name or "" for e in spec.env_from if e.config_map_ref is not None}
+        secrets = {e.secret_ref.name or "" for e in spec.env_from if e.secret_ref is not None}
+        for variable in spec.env:
+            source = variable.value_from
+            if source is not None and source.config_map_key_ref is not None:
+                maps.add(source.config_map_key_ref.name or "")
+            if source is not None and source.secret_key_ref is not None:
+                secrets.add(source.secret_key_ref.name or "")
+        namespace = self.pod.metadata.namespace or ""
+        found_maps = {n: await self.host.objects.fetch(ConfigMap, namespace, n, user=self.uid) for n in sorted(maps)}
+        found_secrets = {n: await self.host.objects.fetch(Secret, namespace, n, user=self.uid) for n in sorted(secrets)}
+        return Sources(
+            config_maps={n: m for n, m in found_maps.items() if m is not None},
+            secrets={n: s for n, s in found_secrets.items() if s is not None},
+            services=plain.services,
+            host_ips=plain.host_ips,
+            pod_ips=plain.pod_ips,
+            allocatable=plain.allocatable,
+        )
+
+    async def _stop(self, action: StopContainer) -> None:
+        """Killing, preStop, signal, in the grace that there is. Asked again for less grace, only the signal is repeated."""
+        host, spec = self.host, self._spec(action.name)
+        due = self._stopping[action.container_id]
+        first = action.container_id not in self._told
+        self._told.add(action.container_id)
+        if first:
+            self._event("Normal", "Killing", action.message)
+        began = host.clock.monotonic()
+        try:
+            if first and spec is not None and spec.lifecycle is not None and spec.lifecycle.pre_stop is not None:
+                await self._pre_stop(spec, action)
+            left = max(action.grace_s - (host.clock.monotonic() - began), min(2.0, action.grace_s))
+            await host.runtime.stop_container(action.container_id, left)
+        except RuntimeFailure as err:
+            self._event("Warning", "FailedKillPod", f"error killing pod: {err}")
+            await host.clock.sleep(self._backed_off(action.container_id))
+        finally:
+            if self._stopping.get(action.container_id) == due:
+                del self._stopping[action.container_id]
+            self._wake.set()
+
+    async def _pre_stop(self, spec: Any, action: StopContainer) -> None:
+        sandbox = self.view.sandbox
+        ip = self._ip(sandbox) if sandbox is not None else ""
+        hook = lifecycle.run_hook(
+            self.host.runtime, self.host.clock, spec, spec.lifecycle.pre_stop, action.container_id, ip
+        )
+        try:
+            await lifecycle.within(self.host.clock, action.grace_s, hook)
+        except lifecycle.HookFailed as err:
+            self._event("Warning", "FailedPreStopHook", f"PreStopHook failed: {err}")
+
+
+def _earliest(*times: float | None) -> float | None:
+    return min((t for t in times if t is not None), default=None)

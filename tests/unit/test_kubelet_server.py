@@ -1,0 +1,339 @@
+"""The kubelet's API over real connections: logs, exec by WebSocket and by SPDY, port-forward, host processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubelet_world import World, make_pod
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection
+
+from kaa.kubelet.config import HostProcess
+from kaa.kubelet.server import KubeletServer
+from kaa.kubelet.streaming import spdy
+
+Story = Callable[[World, int], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, **config: Any) -> AsyncIterator[tuple[World, int]]:
+    async with World(tmp_path, **config) as world:
+        server = KubeletServer(world.kubelet, auth=None, tls=None)
+        port = await server.start("127.0.0.1", 0)
+        try:
+            yield world, port
+        finally:
+            await server.close()
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[..., None]:
+    def run(story: Story, **config: Any) -> None:
+        async def go() -> None:
+            async with asyncio.timeout(20), serving(tmp_path, **config) as (world, port):
+                await story(world, port)
+
+        asyncio.run(go())
+
+    return run
+
+
+Play = Callable[..., None]
+
+
+async def fetch(port: int, path: str) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    raw = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    head, _, body = raw.partition(b"\r\n\r\n")
+    if b"chunked" in head:
+        body = unchunk(body)
+    return int(head.split()[1]), body
+
+
+def unchunk(body: bytes) -> bytes:
+    made = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        made, body = made + body[:length], body[length + 2 :]
+    return made
+
+
+def write_log(world: World, text: str, name: str = "web") -> Path:
+    path = world.config.pod_log_root / f"default_{name}_uid-{name}/main/0.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(text)
+    return path
+
+
+LINES = (
+    "2026-11-21T03:10:01.000000001Z stdout F one\n"
+    "2026-11-21T03:10:02.000000001Z stderr F two\n"
+    "2026-11-21T03:10:03.000000001Z stdout P thr\n"
+    "2026-11-21T03:10:03.000000002Z stdout F ee\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        ("", b"one\ntwo\nthree\n"),
+        ("?tailLines=1", b"ee\n"),
+        ("?tailLines=0", b""),
+        ("?limitBytes=5", b"one\nt"),
+        ("?stream=Stderr", b"two\n"),
+        ("?sinceTime=2026-11-21T03:10:03Z", b"three\n"),
+        ("?timestamps=true&tailLines=1", b"2026-11-21T03:10:03.000000002Z ee\n"),
+    ],
+    ids=["all", "tail", "tail-none", "limit", "stream", "since", "timestamps"],
+)
+def test_logs(play: Play, query: str, body: bytes) -> None:
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        write_log(world, LINES)
+        assert await fetch(port, f"/containerLogs/default/web/main{query}") == (200, body)
+
+    play(story)
+
+
+def test_logs_of_what_is_not_there(play: Play) -> None:
+    async def story(world: World, port: int) -> None:
+        world.runtime.pull_errors["busybox:1.36"] = "unknown"
+        world.client.put(make_pod())
+        await world.rest()
+        code, body = await fetch(port, "/containerLogs/default/web/main")
+        assert (code, body) == (400, b'container "main" in pod "web" is waiting to start: ErrImagePull')
+        assert (await fetch(port, "/containerLogs/default/nobody/main"))[0] == 404
+        code, body = await fetch(port, "/containerLogs/default/web/main?previous=true")
+        assert body == b'previous terminated container "main" in pod "web" not found'
+
+    play(story)
+
+
+def test_logs_follow_until_the_container_ends(play: Play) -> None:
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod(restart_policy="Never"))
+        await world.rest()
+        write_log(world, LINES)
+        following = asyncio.ensure_future(fetch(port, "/containerLogs/default/web/main?follow=true&tailLines=0"))
+        await asyncio.sleep(0.1)
+        write_log(world, "2026-11-21T03:10:04.000000001Z stdout F four\n")
+        await asyncio.sleep(0.1)
+        [container] = await world.runtime.list_containers()
+        world.runtime.exit(container.id)
+        assert await following == (200, b"four\n")
+
+    play(story)
+
+
+def test_host_process_is_a_mirror_pod_with_logs(play: Play, tmp_path: Path) -> None:
+    log_path = tmp_path / "apiserver.log"
+    log_path.write_text("plain one\nplain two\n")
+    process = HostProcess("kube-apiserver", "kube-apiserver", log_path, "kaa:1", 1_790_000_000.0)
+
+    async def story(world: World, port: int) -> None:
+        await world.advance(1)
+        pod = world.pod("kube-apiserver-n1", "kube-system")
+        assert pod.status.phase == "Running"
+        assert pod.status.container_statuses[0].ready
+        assert "kubernetes.io/config.mirror" in pod.metadata.annotations
+        answer = await fetch(port, "/containerLogs/kube-system/kube-apiserver-n1/kube-apiserver?tailLines=1")
+        assert answer == (200, b"plain two\n")
+
+    play(story, host_processes=(process,))
+
+
+def test_pods_stats_metrics_and_health(play: Play) -> None:
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        assert await fetch(port, "/healthz") == (200, b"ok")
+        pods = json.loads((await fetch(port, "/pods"))[1])
+        assert [p["metadata"]["name"] for p in pods["items"]] == ["web"]
+        stats = json.loads((await fetch(port, "/stats/summary"))[1])
+        assert stats["pods"][0]["containers"][0]["name"] == "main"
+        assert b'container_memory_working_set_bytes{container="main"' in (await fetch(port, "/metrics"))[1]
+        assert (await fetch(port, "/nothing"))[0] == 404
+
+    play(story)
+
+
+async def upgrade(port: int, method: str, path: str, headers: dict[str, str]) -> tuple[Any, Any, str]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = "".join(f"{k}: {v}\r\n" for k, v in {"Host": "x", "Connection": "Upgrade", **headers}.items())
+    writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    return reader, writer, head
+
+
+WEBSOCKET = {"Upgrade": "websocket", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+
+
+async def websocket_messages(reader: asyncio.StreamReader, frames: Connection) -> AsyncIterator[bytes]:
+    while True:
+        for event in frames.events():
+            if isinstance(event, BytesMessage):
+                yield bytes(event.data)
+            elif isinstance(event, CloseConnection):
+                return
+        data = await reader.read(65536)
+        if not data:
+            return
+        frames.receive_data(data)
+
+
+def test_exec_over_websocket(play: Play) -> None:
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        path = "/exec/default/web/main?command=echo&command=hi&output=1&error=1"
+        offered = {"Sec-WebSocket-Protocol": "v5.channel.k8s.io"}
+        reader, writer, head = await upgrade(port, "GET", path, {**WEBSOCKET, **offered})
+        assert "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
+        assert "v5.channel.k8s.io" in head
+        got = [m async for m in websocket_messages(reader, Connection(ConnectionType.CLIENT))]
+        assert got == [b"\x01echo hi\n", b'\x03{"metadata":{},"status":"Success"}']
+        writer.close()
+
+    play(story)
+
+
+def test_stdin_over_websocket_is_closed_by_v5(play: Play) -> None:
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        path = "/exec/default/web/main?command=cat&input=1&output=1"
+        offered = {"Sec-WebSocket-Protocol": "v5.channel.k8s.io"}
+        reader, writer, _ = await upgrade(port, "GET", path, {**WEBSOCKET, **offered})
+        frames = Connection(ConnectionType.CLIENT)
+        writer.write(frames.send(BytesMessage(data=b"\x00hello")))
+        writer.write(frames.send(BytesMessage(data=b"\xff\x00")))
+        got = [m async for m in websocket_messages(reader, frames)]
+        assert got == [b"\x01hello", b'\x03{"metadata":{},"status":"Success"}']
+        writer.close()
+
+    play(story)
+
+
+class SpdyClient:
+    """A client's half of SPDY/3.1, as client-go speaks it."""
+
+    def __init__(self, reader: Any, writer: Any) -> None:
+        self._reader, self._writer = reader, writer
+        self._deflate = zlib.compressobj(9, zlib.DEFLATED, 15, 8, zlib.Z_DEFAULT_STRATEGY, spdy.DICTIONARY)
+        self._inflate = zlib.decompressobj(zdict=spdy.DICTIONARY)
+        self._next = 1
+
+    async def _write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def _read(self, size: int) -> bytes:
+        data: bytes = await self._reader.readexactly(size)
+        return data
+
+    async def open(self, **headers: str) -> int:
+        stream_id, self._next = self._next, self._next + 2
+        block = self._deflate.compress(spdy.write_headers(headers)) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+        payload = struct.pack(">IIH", stream_id, 0, 0) + block
+        await self._write(struct.pack(">HHB", 0x8003, 1, 0) + len(payload).to_bytes(3, "big") + payload)
+        return stream_id
+
+    async def send(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        await self._write(struct.pack(">IB", stream_id, int(end)) + len(data).to_bytes(3, "big") + data)
+
+    async def collect(self, until_ended: set[int]) -> dict[int, bytes]:
+        got: dict[int, bytes] = {}
+        left = set(until_ended)
+        while left:
+            head = await self._read(8)
+            payload = await self._read(int.from_bytes(head[5:], "big"))
+            if head[0] & 0x80:
+                if struct.unpack(">HH", head[:4])[1] == 2:
+                    self._inflate.decompress(payload[4:])
+                continue
+            stream_id = struct.unpack(">I", head[:4])[0]
+            got[stream_id] = got.get(stream_id, b"") + payload
+            if head[4] & 1:
+                left.discard(stream_id)
+        return got
+
+
+class TunnelClient(SpdyClient):
+    """The same inside WebSocket messages."""
+
+    def __init__(self, reader: Any, writer: Any) -> None:
+        super().__init__(reader, writer)
+        self._frames = Connection(ConnectionType.CLIENT)
+        self._messages = websocket_messages(reader, self._frames)
+        self._held = b""
+
+    async def _write(self, data: bytes) -> None:
+        self._writer.write(self._frames.send(BytesMessage(data=data)))
+
+    async def _read(self, size: int) -> bytes:
+        while len(self._held) < size:
+            self._held += await anext(self._messages)
+        taken, self._held = self._held[:size], self._held[size:]
+        return taken
+
+
+def test_exec_over_spdy(play: Play) -> None:
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        path = "/exec/default/web/main?command=cat&input=1&output=1&error=1"
+        headers = {"Upgrade": "SPDY/3.1", "X-Stream-Protocol-Version": "v4.channel.k8s.io, v3.channel.k8s.io"}
+        reader, writer, head = await upgrade(port, "POST", path, headers)
+        assert "X-Stream-Protocol-Version: v4.channel.k8s.io" in head
+        client = SpdyClient(reader, writer)
+        error = await client.open(streamtype="error")
+        stdin = await client.open(streamtype="stdin")
+        stdout = await client.open(streamtype="stdout")
+        stderr = await client.open(streamtype="stderr")
+        await client.send(stdin, b"hello", end=True)
+        got = await client.collect({error, stdout, stderr})
+        assert (got[stdout], got[error]) == (b"hello", b'{"metadata":{},"status":"Success"}')
+        writer.close()
+
+    play(story)
+
+
+@pytest.mark.parametrize("tunneled", [False, True], ids=["spdy", "spdy-in-websocket"])
+def test_port_forward(play: Play, tunneled: bool) -> None:
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        if tunneled:
+            headers = {**WEBSOCKET, "Sec-WebSocket-Protocol": "SPDY/3.1+portforward.k8s.io"}
+            reader, writer, _ = await upgrade(port, "GET", "/portForward/default/web", headers)
+            client: SpdyClient = TunnelClient(reader, writer)
+        else:
+            headers = {"Upgrade": "SPDY/3.1", "X-Stream-Protocol-Version": "portforward.k8s.io"}
+            reader, writer, _ = await upgrade(port, "POST", "/portForward/default/web", headers)
+            client = SpdyClient(reader, writer)
+        for request in ("0", "1"):
+            error = await client.open(streamtype="error", port="80", requestid=request)
+            data = await client.open(streamtype="data", port="80", requestid=request)
+            await client.send(data, b"ping" + request.encode(), end=True)
+            got = await client.collect({data, error})
+            assert got[data] == b"ping" + request.encode()
+        writer.close()
+
+    play(story)
+
+
+def test_the_dictionary_is_spdy_3s() -> None:
+    assert (len(spdy.DICTIONARY), zlib.adler32(spdy.DICTIONARY)) == (1423, 0xE3C6A7C2)

@@ -1,0 +1,111 @@
+"""Removing trees never leaves them: by link, by mount, by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kaa.runtime.files import RefusedError, remove_tree
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "root"
+    made.mkdir()
+    return made
+
+
+def test_removes_a_tree(root: Path) -> None:
+    (root / "a/b/c").mkdir(parents=True)
+    (root / "a/b/file").write_text("x")
+    (root / "keep").mkdir()
+    remove_tree(root / "a", root=root)
+    assert [p.name for p in root.iterdir()] == ["keep"]
+
+
+def test_removes_a_single_file_and_forgives_absence(root: Path) -> None:
+    (root / "file").write_text("x")
+    remove_tree(root / "file", root=root)
+    remove_tree(root / "file", root=root)
+    remove_tree(root / "no/such/folder", root=root)
+    assert list(root.iterdir()) == []
+
+
+def test_links_are_removed_not_followed(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    (root / "a").mkdir()
+    (root / "a/link").symlink_to(outside)
+    (root / "a/file-link").symlink_to(outside / "precious")
+    (root / "top").symlink_to(outside)
+    remove_tree(root / "a", root=root)
+    remove_tree(root / "top", root=root)
+    assert (outside / "precious").read_text() == "x"
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["..", "../outside", ".", "a/../../outside"])
+def test_paths_outside_the_root_are_refused(root: Path, tmp_path: Path, where: str) -> None:
+    (tmp_path / "outside").mkdir()
+    (root / "a").mkdir()
+    with pytest.raises(RefusedError):
+        remove_tree(root / where, root=root)
+    with pytest.raises(RefusedError):
+        remove_tree(tmp_path / "outside", root=root)
+    assert (tmp_path / "outside").exists()
+    assert root.exists()
+
+
+def test_relative_paths_are_refused(root: Path) -> None:
+    with pytest.raises(RefusedError):
+        remove_tree(Path("a"), root=root)
+
+
+def test_a_link_on_the_way_is_refused(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "inner").mkdir(parents=True)
+    (root / "a").symlink_to(outside)
+    with pytest.raises(RefusedError):
+        remove_tree(root / "a/inner", root=root)
+    assert (outside / "inner").exists()
+
+
+def test_odd_names_and_modes(root: Path) -> None:
+    folder = root / "a"
+    folder.mkdir()
+    (folder / "new\nline").write_text("x")
+    os.mkfifo(folder / "fifo")
+    (folder / "locked").mkdir(mode=0o500)
+    remove_tree(folder, root=root)
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["bind", "tmpfs"])
+def test_mounts_are_not_crossed(root: Path, tmp_path: Path, kind: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    point = root / "a/mounted"
+    point.mkdir(parents=True)
+    command = (
+        ["mount", "--bind", str(outside), str(point)]
+        if kind == "bind"
+        else ["mount", "-t", "tmpfs", "tmpfs", str(point)]
+    )
+    subprocess.run(command, check=True)
+    try:
+        (point / "inside").write_text("x")
+        for path in (root / "a", point, point / "inside"):
+            with pytest.raises(RefusedError):
+                remove_tree(path, root=root)
+        assert (point / "inside").exists()
+        assert (outside / "precious").exists()
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+    remove_tree(root / "a", root=root)
+    assert (outside / "precious").exists()
