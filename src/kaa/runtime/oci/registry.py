@@ -87,12 +87,19 @@ class _Progress:
     total: int = 0
 
 
+@dataclass
+class _Pull:
+    task: asyncio.Task[ImageRecord]
+    progress: _Progress
+    waiting: int = 0
+
+
 class Puller:
     """Pulls, several at once; two pulls of one name share the work."""
 
     def __init__(self, store: ImageStore, threads: Threads, clock: Clock, config: RegistryConfig) -> None:
         self.store, self.threads, self.clock, self.config = store, threads, clock, config
-        self._running: dict[str, tuple[asyncio.Task[ImageRecord], _Progress]] = {}
+        self._running: dict[str, _Pull] = {}
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -106,29 +113,35 @@ class Puller:
         except ValueError as err:
             raise ImagePullError(f"failed to parse image name {reference!r}: {err}") from err
         key = f"{wanted} {digest_of(msgspec.json.encode(auth))}"
-        if key in self._running:
-            return await asyncio.shield(self._running[key][0])
-        progress = _Progress()
-        task = asyncio.create_task(self._pull(wanted, auth, progress), name=f"runtime/pull {wanted}")
-        self._running[key] = task, progress
+        pull = self._running.get(key)
+        if pull is None:
+            progress = _Progress()
+            task = asyncio.create_task(self._pull(wanted, auth, progress), name=f"runtime/pull {wanted}")
+            pull = self._running[key] = _Pull(task, progress)
+        pull.waiting += 1
         try:
-            return await task
+            return await asyncio.shield(pull.task)
         finally:
-            self._running.pop(key, None)
+            pull.waiting -= 1
+            if not pull.waiting:
+                self._running.pop(key, None)
+                pull.task.cancel()
 
     def progress(self, reference: str) -> PullProgress | None:
         try:
             wanted = str(parse_reference(reference))
         except ValueError:
             return None
-        for key, (_, progress) in self._running.items():
+        for key, pull in self._running.items():
             if key.split(" ")[0] == wanted:
-                return PullProgress(progress.status, progress.done, progress.total)
+                return PullProgress(pull.progress.status, pull.progress.done, pull.progress.total)
         return None
 
     async def close(self) -> None:
-        for task, _ in list(self._running.values()):
+        running = [pull.task for pull in self._running.values()]
+        for task in running:
             task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         if self._session:
             await self._session.close()
 
