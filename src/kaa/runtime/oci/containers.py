@@ -282,8 +282,9 @@ class Containers:
         except NotFoundError:
             return
         async with live.lock:
-            if live.record.state is ContainerState.RUNNING:
-                await self._stop(live, grace_s)
+            running = live.record.state is ContainerState.RUNNING
+        if running:  # the lock is free again: a second, more impatient stop must not wait for this one
+            await self._stop(live, grace_s)
 
     async def _stop(self, live: Live, grace_s: float) -> None:
         if grace_s > 0:

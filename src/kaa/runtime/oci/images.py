@@ -144,14 +144,10 @@ class ImageStore:
         record = self.find(reference)
         if record is None:
             return False
-        rest: tuple[str, ...] = ()
-        if record.id.removeprefix("sha256:").startswith(reference.removeprefix("sha256:")) is False:
-            name = str(parse_reference(reference))
-            rest = tuple(other for other in record.names if other != name)
-            if "@" in name:
-                rest = ()
+        by_id = record.id.startswith(f"sha256:{reference.removeprefix('sha256:')}")
+        rest = () if by_id or "@" in reference else tuple(set(record.names) - {str(parse_reference(reference))})
         if rest:
-            self.records[record.id] = msgspec.structs.replace(record, names=rest)
+            self.records[record.id] = msgspec.structs.replace(record, names=tuple(sorted(rest)))
         else:
             del self.records[record.id]
         self._save()

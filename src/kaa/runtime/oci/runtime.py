@@ -222,6 +222,11 @@ class OciRuntime:
         self.sandboxes.pop(record.id, None)
 
     async def list_sandboxes(self) -> list[Sandbox]:
+        for live in self.sandboxes.values():
+            record = live.record
+            if record.ready and record.pause.pid and not is_alive(record.pause):
+                record.ready = False
+                self._sandbox_folder.save(record)
         return [live.record.public() for live in self.sandboxes.values() if live.record.made]
 
     def _folder(self, sandbox_id: str) -> Path:

@@ -85,6 +85,8 @@ class Snapshots:
         try:
             unpack_layer(source, part / "fs", digest=digest, diff_id=diff_id, limits=self.limits)
             write_atomic(part / "chain", chain_id.encode())
+            size, inodes = tree_size(part / "fs")
+            write_atomic(part / "size", f"{size} {inodes}".encode())
             with contextlib.suppress(FileExistsError, OSError):
                 part.rename(self.folder(chain_id))
             if not self.has(chain_id):
@@ -141,9 +143,18 @@ class Snapshots:
                 folder.rename(doomed)
                 remove_tree(doomed)
 
+    @staticmethod
+    def _layer_size(layer: Path) -> tuple[int, int]:
+        """Layers never change: what was counted at their unpacking holds."""
+        try:
+            size, _, inodes = (layer / "size").read_text().partition(" ")
+        except FileNotFoundError:
+            return 0, 0
+        return int(size), int(inodes)
+
     def usage(self) -> tuple[int, int]:
         """(bytes, inodes) of layers and writable roots."""
-        total = [tree_size(self.layers)]
+        total = [self._layer_size(layer) for layer in self.layers.iterdir()]
         total += [tree_size(self.upper(base.name)) for base in self.writable.iterdir()]
         return sum(size for size, _ in total), sum(inodes for _, inodes in total)
 
