@@ -329,17 +329,24 @@ class Containers:
         await self.threads.run(self._clear, live.record)
 
     def _clear(self, record: ContainerRecord) -> None:
-        self.reap(record)
-        conmon.delete(self.engine, record.id)
+        ended = record.state is ContainerState.EXITED
+        if self.reap(record) and ended and self.engine.is_runc:
+            conmon.forget(self.engine, record.id)
+        else:
+            conmon.delete(self.engine, record.id)
         self.snapshots.release(record.id)
         remove_tree(self.bundle(record.id))
         self.folder.forget(record.id)
 
-    def reap(self, record: ContainerRecord) -> None:
-        """Kill what a container's first process left behind (it can, in a shared pid namespace) and its cgroup."""
-        if record.cgroup_path and record.state is not ContainerState.RUNNING:
-            self.cgroups.kill(record.cgroup_path)
-            self.cgroups.remove(record.cgroup_path)
+    def reap(self, record: ContainerRecord) -> bool:
+        """Kill what a container's first process left behind (it can, in a shared pid namespace), then its cgroups.
+
+        Returns whether the cgroups are gone.
+        """
+        if not record.cgroup_path or record.state is ContainerState.RUNNING:
+            return False
+        self.cgroups.kill(record.cgroup_path)
+        return self.cgroups.remove(record.cgroup_path)
 
     async def update_resources(self, container_id: str, resources: Resources) -> None:
         live = self.get(container_id)

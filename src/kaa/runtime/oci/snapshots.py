@@ -1,7 +1,8 @@
 """Layers unpacked once, and a root for every container on top of them: overlayfs, or plain copies without it.
 
 A layer's folder is named by the start of its chain id, which keeps the mount options of images with many layers within
-the page the kernel reads. A folder appears under its name only when it is whole, so a crash leaves parts that the next
+the page the kernel reads. Writable roots are mounted ``volatile``: nothing in them outlives a crash of the machine, so
+syncing them, which unmounting would wait 15 ms for, protects nothing. A folder appears under its name only when it is whole, so a crash leaves parts that the next
 start sweeps away.
 """
 
@@ -41,6 +42,7 @@ class Snapshots:
         self.layers, self.writable = root / "layers", root / "writable"
         self.limits = limits or Limits()
         self.overlay = True
+        self.options = ""
 
     def open(self) -> None:
         """Make the folders, drop what a crash left half unpacked, and find out whether overlayfs works here."""
@@ -56,16 +58,14 @@ class Snapshots:
         probe = self.layers / f".probe-{secrets.token_hex(4)}"
         for name in ("low", "up", "work", "root"):
             (probe / name).mkdir(parents=True)
+        base = f"lowerdir={probe}/low,upperdir={probe}/up,workdir={probe}/work"
         try:
-            mount(
-                "overlay",
-                f"{probe}/root",
-                "overlay",
-                data=f"lowerdir={probe}/low,upperdir={probe}/up,workdir={probe}/work",
-            )
-            unmount(f"{probe}/root")
-            return True
-        except OSError:
+            for options in (",volatile", ""):  # Linux 5.10
+                with contextlib.suppress(OSError):
+                    mount("overlay", f"{probe}/root", "overlay", data=base + options)
+                    unmount(f"{probe}/root")
+                    self.options = options
+                    return True
             return False
         finally:
             remove_tree(probe)
@@ -121,7 +121,7 @@ class Snapshots:
             "overlay",
             str(base / "rootfs"),
             "overlay",
-            data=f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work",
+            data=f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work{self.options}",
         )
 
     def upper(self, container_id: str) -> Path:
