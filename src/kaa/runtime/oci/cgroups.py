@@ -64,13 +64,16 @@ class Cgroups:
                     done = False
         return done
 
-    def join(self, path: str, pid: int) -> None:
-        """Make a cgroup in every hierarchy that accounts, and move a process there. Raises OSError."""
-        for folder in self.folders(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            if folder.parent != self.root and (folder / "cpuset.cpus").exists() and not self.unified:
-                _inherit_cpuset(folder, self.root / "cpuset")
-            (folder / "cgroup.procs").write_text(str(pid))
+    def shelter(self, path: str, pid: int) -> None:
+        """Move a process out of our own service's cgroup, lest a service manager that stops us stops it too. Raises OSError.
+
+        Service managers keep count in version 2's hierarchy, or in version 1's hierarchy called ``systemd``.
+        """
+        for top in [self.root] if self.unified else [self.root / "systemd", self.root / "unified"]:
+            if top.is_dir():
+                folder = top / path.lstrip("/")
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "cgroup.procs").write_text(str(pid))
 
     def oom_kills(self, path: str) -> int:
         """How often the kernel killed something here because memory ran out."""
@@ -118,15 +121,6 @@ class Cgroups:
             memory_major_page_faults=stat.get("pgmajfault", 0),
             pids=_number(folder / "pids.current") or 0,
         )
-
-
-def _inherit_cpuset(folder: Path, top: Path) -> None:
-    """Version 1 starts a cpuset empty, and nobody can enter an empty one: copy from the parent, top down."""
-    places = [place for place in reversed([folder, *folder.parents]) if top in place.parents]
-    for place in places:
-        for name in ("cpuset.cpus", "cpuset.mems"):
-            if not (place / name).read_text().strip():
-                (place / name).write_text((place.parent / name).read_text())
 
 
 def _number(path: Path) -> int | None:

@@ -12,6 +12,8 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,7 @@ class Engine:
     binary: str
     state: Path
     conmon: str
+    shelter: Callable[[int], None]  #: moves a conmon, named by its pid, to where it survives us
 
     @property
     def is_runc(self) -> bool:
@@ -101,36 +104,49 @@ def conmon_command(engine: Engine, launch: Launch) -> list[str]:
 def launch(engine: Engine, what: Launch) -> Launched:
     """Create a container under a new conmon. Blocks. Raises RuntimeFailure with the OCI runtime's own words."""
     (what.bundle / "exit").mkdir(exist_ok=True)
-    reader, writer = os.pipe()
-    try:
+    with ExitStack() as stack:
+        sync, start_gate = _Pipe(stack), _Pipe(stack)
         environment = {
             "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-            "_OCI_SYNCPIPE": str(writer),
+            "_OCI_SYNCPIPE": str(sync.writer),
+            "_OCI_STARTPIPE": str(start_gate.reader),
         }
         process = subprocess.Popen(
             conmon_command(engine, what),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=[writer],
+            pass_fds=[sync.writer, start_gate.reader],
             env=environment,
             cwd="/",
             start_new_session=True,
         )
-        os.close(writer)
-        writer = -1
-        with process:  # conmon forks away: this one ends at once
-            answer = _read_answer(reader)
+        sync.close_writer()
+        with process:  # conmon waits at the gate, then forks away: this one ends at once
+            engine.shelter(process.pid)
+            os.write(start_gate.writer, b"go")
+            start_gate.close_writer()
+            answer = _read_answer(sync.reader)
             assert process.stderr is not None
             noise = process.stderr.read() if not answer else b""
-    finally:
-        os.close(reader)
-        if writer >= 0:
-            os.close(writer)
     pid, message = _outcome(answer, noise)
     if pid <= 0:
         raise RuntimeFailure(f"OCI runtime create failed: {message}")
     return Launched(pid, int((what.bundle / "conmon.pid").read_text()))
+
+
+class _Pipe:
+    """Both ends, closed with the stack unless they were closed before."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.reader, self.writer = os.pipe()
+        stack.callback(os.close, self.reader)
+        stack.callback(self.close_writer)
+
+    def close_writer(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
 
 
 def _read_answer(fd: int) -> bytes:

@@ -63,6 +63,7 @@ from .work import Threads
 log = structlog.get_logger(__name__)
 
 VERSION = "0.1.0"
+MONITORS = "/kaa/monitors"  #: the cgroup of every conmon
 _DISK_USAGE_S = 10.0
 
 
@@ -87,7 +88,7 @@ class OciRuntime:
     ) -> None:
         """Raises RuntimeFailure when runc (or crun) or conmon is not installed."""
         self.root, self.run_dir, self.clock, self.network = root.absolute(), run_dir.absolute(), clock, network
-        self.engine = Engine(find_engine(runtime_binary), self.run_dir / "engine", find_conmon())
+        self.engine = Engine(find_engine(runtime_binary), self.run_dir / "engine", find_conmon(), self._shelter)
         self.snapshots = Snapshots(self.root)
         self.images = ImageStore(self.root / "images", self.snapshots)
         self.threads, self._events = Threads(), Events()
@@ -98,6 +99,7 @@ class OciRuntime:
         self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord)
         self._images_lock = asyncio.Lock()
         self._disk: dict[str, tuple[float, tuple[int, int]]] = {}
+        self._warned_shelter = False
         self._puller = Puller(self.images, self.threads, clock, registries or RegistryConfig())
 
     # ------------------------------------------------------------------------------------------------- our own life
@@ -135,7 +137,16 @@ class OciRuntime:
         await self._puller.close()
         self.containers.close()
         self._events.close()
+        await self.threads.run(self.containers.cgroups.remove, MONITORS)  # stays while a conmon is in it
         self.threads.close()
+
+    def _shelter(self, pid: int) -> None:
+        try:
+            self.containers.cgroups.shelter(MONITORS, pid)
+        except OSError as err:
+            if not self._warned_shelter:
+                self._warned_shelter = True
+                log.warning("conmon stays in our cgroup: stopping our service may stop containers", error=str(err))
 
     async def info(self) -> RuntimeInfo:
         return RuntimeInfo("kaa", VERSION)
