@@ -188,7 +188,11 @@ class ContainerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as it is. ``reason`` is ``Completed``, ``Error`` or ``OOMKilled`` once it exited."""
+    """A container as it is.
+
+    ``reason`` once it exited: ``Completed``, ``Error``, ``OOMKilled``; ``StartError`` (code 128) when it never ran, ``Unknown``
+    (code 255) when nobody saw its end.
+    """
 
     id: str
     sandbox_id: str

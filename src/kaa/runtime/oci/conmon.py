@@ -1,0 +1,243 @@
+"""Containers under conmon: it holds their output, writes their log and notes how they ended, while we may come and go.
+
+Per container a bundle folder holds ``config.json`` and conmon's files: ``pid`` and ``conmon.pid``, ``exit/<id>`` with the
+exit code, ``oom`` once the kernel killed something, ``attach`` (a packet socket: stdout and stderr by a first byte, stdin
+back), ``ctl`` (a fifo: ``1 rows columns`` resizes, ``2 0 0`` reopens the log).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base import RuntimeFailure
+from .files import remove_tree
+from .work import complaint, run_command
+
+RESIZE, REOPEN_LOG = 1, 2
+_START_TIMEOUT_S = 60.0
+_FIFO_TIMEOUT_MS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The OCI runtime (runc or crun) with its state folder, and conmon."""
+
+    binary: str
+    state: Path
+    conmon: str
+    shelter: Callable[[int], None]  #: moves a conmon, named by its pid, to where it survives us
+
+    @property
+    def is_runc(self) -> bool:
+        return Path(self.binary).name == "runc"
+
+    def command(self, *words: str) -> list[str]:
+        return [self.binary, "--root", str(self.state), *words]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What conmon is told of one container."""
+
+    container_id: str
+    bundle: Path
+    log_path: str = ""
+    tty: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    pid: int
+    conmon_pid: int
+
+
+def conmon_command(engine: Engine, launch: Launch) -> list[str]:
+    """The command line. ``--full-attach`` keeps the attach socket in the bundle and needs no folder of conmon's own."""
+    bundle = str(launch.bundle)
+    words = [
+        engine.conmon,
+        "--api-version",
+        "1",
+        "--cid",
+        launch.container_id,
+        "--cuuid",
+        launch.container_id,
+        "--name",
+        launch.container_id,
+        "--runtime",
+        engine.binary,
+        "--runtime-arg=--root=" + str(engine.state),
+        "--bundle",
+        bundle,
+        "--container-pidfile",
+        f"{bundle}/pid",
+        "--conmon-pidfile",
+        f"{bundle}/conmon.pid",
+        "--exit-dir",
+        f"{bundle}/exit",
+        "--log-level",
+        "error",
+        "--full-attach",
+        "--no-sync-log",
+        "--log-path",
+        f"k8s-file:{launch.log_path}" if launch.log_path else "none",
+    ]
+    if launch.tty:
+        words.append("--terminal")
+    if launch.stdin:
+        words.append("--stdin")
+        if not launch.stdin_once:
+            words.append("--leave-stdin-open")
+    return words
+
+
+def launch(engine: Engine, what: Launch) -> Launched:
+    """Create a container under a new conmon. Blocks. Raises RuntimeFailure with the OCI runtime's own words."""
+    (what.bundle / "exit").mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        sync, start_gate = _Pipe(stack), _Pipe(stack)
+        environment = {
+            "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            "_OCI_SYNCPIPE": str(sync.writer),
+            "_OCI_STARTPIPE": str(start_gate.reader),
+        }
+        process = subprocess.Popen(
+            conmon_command(engine, what),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[sync.writer, start_gate.reader],
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+        sync.close_writer()
+        with process:  # conmon waits at the gate, then forks away: this one ends at once
+            engine.shelter(process.pid)
+            os.write(start_gate.writer, b"go")
+            start_gate.close_writer()
+            answer = _read_answer(sync.reader)
+            assert process.stderr is not None
+            noise = process.stderr.read() if not answer else b""
+    pid, message = _outcome(answer, noise)
+    if pid <= 0:
+        raise RuntimeFailure(f"OCI runtime create failed: {message}")
+    return Launched(pid, int((what.bundle / "conmon.pid").read_text()))
+
+
+class _Pipe:
+    """Both ends, closed with the stack unless they were closed before."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.reader, self.writer = os.pipe()
+        stack.callback(os.close, self.reader)
+        stack.callback(self.close_writer)
+
+    def close_writer(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+
+def _read_answer(fd: int) -> bytes:
+    """conmon's one line of JSON; empty when it died without a word."""
+    parts, deadline = [], time.monotonic() + _START_TIMEOUT_S  # a thread's wait on the kernel, not the cluster's time
+    while time.monotonic() < deadline:
+        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            break
+        data = os.read(fd, 65536)
+        parts.append(data)
+        if not data or data.endswith(b"\n"):
+            break
+    return b"".join(parts)
+
+
+def _outcome(answer: bytes, noise: bytes) -> tuple[int, str]:
+    if not answer.strip():
+        return -1, complaint(noise) or "conmon ended without an answer"
+    found = json.loads(answer.splitlines()[0])
+    message = complaint(str(found.get("message", "")).encode())
+    return int(found.get("data", found.get("pid", -1))), message or "no reason was given"
+
+
+def start(engine: Engine, container_id: str) -> None:
+    """Let a created container go. Raises RuntimeFailure.
+
+    The container's init waits until someone reads its ``exec.fifo``: ``runc start`` does nothing else, so with runc we read it
+    ourselves and save a process. Source: runc libcontainer/container_linux.go ``exec``.
+    """
+    fifo = engine.state / container_id / "exec.fifo"
+    if engine.is_runc and fifo.exists() and _read_fifo(fifo):
+        fifo.unlink(missing_ok=True)
+        return
+    try:
+        run_command(engine.command("start", container_id))
+    except RuntimeFailure as err:
+        raise RuntimeFailure(f"OCI runtime start failed: {err}") from err
+
+
+def _read_fifo(path: Path) -> bool:
+    """Whether init wrote its byte; False when it did not come in time (``runc start`` then finds out why)."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        waiting = select.poll()
+        waiting.register(fd, select.POLLIN)
+        return bool(waiting.poll(_FIFO_TIMEOUT_MS)) and bool(os.read(fd, 16))
+    finally:
+        os.close(fd)
+
+
+def forget(engine: Engine, container_id: str) -> None:
+    """Drop the OCI runtime's record of a container that ended and whose cgroups are gone: nothing else is left of it."""
+    remove_tree(engine.state / container_id)
+
+
+def delete(engine: Engine, container_id: str) -> None:
+    """Take the container from the OCI runtime with its cgroups; an unknown one is fine."""
+    if not (engine.state / container_id).exists():
+        return
+    try:
+        run_command(engine.command("delete", "--force", container_id))
+    except RuntimeFailure as err:
+        if "does not exist" not in str(err):
+            raise
+    remove_tree(engine.state / container_id)  # a state the OCI runtime itself could not read
+
+
+def control(bundle: Path, kind: int, rows: int = 0, columns: int = 0) -> None:
+    """Tell conmon something through its fifo. Raises RuntimeFailure when no conmon listens."""
+    try:
+        fd = os.open(bundle / "ctl", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as err:
+        raise RuntimeFailure(f"the container's monitor does not answer: {err.strerror}") from err
+    try:
+        os.write(fd, f"{kind} {rows} {columns}\n".encode())
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    code: int
+    at: float
+    oom_killed: bool
+
+
+def read_exit(bundle: Path, container_id: str) -> Exit | None:
+    """How a container ended by conmon's word; None while there is none."""
+    path = bundle / "exit" / container_id
+    try:
+        code, at = int(path.read_text()), path.stat().st_mtime
+    except (FileNotFoundError, ValueError):
+        return None
+    return Exit(code, at, (bundle / "oom").exists())

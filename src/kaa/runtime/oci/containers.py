@@ -1,0 +1,534 @@
+"""Containers from creation to removal. The runtime owns one ``Containers``; sandboxes are its business, not ours.
+
+Creating writes a bundle and mounts the root; the process comes with starting, as containerd has it, so that a command
+that does not exist fails the start. Ends are noticed by pidfd: conmon's, which ends after it wrote down the exit code, or
+the container's own when conmon was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from ...api.clock import Clock
+from ..base import (
+    Container,
+    ContainerConfig,
+    ContainerState,
+    Device,
+    EventKind,
+    Mount,
+    NotFoundError,
+    Resources,
+    RuntimeEvent,
+    RuntimeFailure,
+)
+from . import conmon
+from .bundle import DeviceNode, Facts, build_spec, resolve_user, resources_spec
+from .cgroups import Cgroups
+from .detect import kernel
+from .events import Events
+from .files import remove_tree, write_atomic
+from .images import ImageRecord
+from .linux import boot_id, in_own_thread, start_time
+from .snapshots import Snapshots
+from .state import ContainerRecord, Folder, ProcessRecord, SandboxRecord
+from .work import ProcessWatch, Threads, run_command
+
+log = structlog.get_logger(__name__)
+
+UNKNOWN_EXIT_CODE = 255
+START_ERROR_EXIT_CODE = 128
+_KILL_WAIT_S = 30.0
+
+
+@dataclass
+class Live:
+    """A container in memory: its record, one writer at a time, and what waits for its end."""
+
+    record: ContainerRecord
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+    watch: ProcessWatch | None = None
+    starting: bool = False  #: its end is noted after its start
+    ended_early: bool = False
+
+
+class Containers:
+    """Every container this runtime knows, by id."""
+
+    def __init__(
+        self,
+        root: Path,
+        run_dir: Path,
+        clock: Clock,
+        engine: conmon.Engine,
+        snapshots: Snapshots,
+        events: Events,
+        threads: Threads,
+    ) -> None:
+        self.folder = Folder(root / "containers", ContainerRecord)
+        self.bundles = run_dir / "containers"
+        self.clock, self.engine, self.snapshots, self.events, self.threads = clock, engine, snapshots, events, threads
+        self.cgroups = Cgroups()
+        self.live: dict[str, Live] = {}
+        self._warned_oom = False
+
+    def bundle(self, container_id: str) -> Path:
+        return self.bundles / container_id
+
+    def get(self, container_id: str) -> Live:
+        """Raises NotFoundError. An unambiguous beginning of an id will do."""
+        if found := self.live.get(container_id):
+            return found
+        close = [live for known, live in self.live.items() if container_id and known.startswith(container_id)]
+        if len(close) != 1:
+            raise NotFoundError(f"container {container_id!r} not found")
+        return close[0]
+
+    def running(self, container_id: str) -> Live:
+        live = self.get(container_id)
+        if live.record.state is not ContainerState.RUNNING:
+            raise RuntimeFailure(f"container {container_id} is not running: it is {live.record.state}")
+        return live
+
+    def listed(self, sandbox_id: str = "") -> list[Container]:
+        records = [live.record for live in self.live.values() if live.record.made]
+        return [record.public() for record in records if not sandbox_id or record.sandbox_id == sandbox_id]
+
+    def within(self, sandbox_id: str) -> list[Live]:
+        return [live for live in self.live.values() if live.record.sandbox_id == sandbox_id]
+
+    # ------------------------------------------------------------------------------------------------ adoption
+
+    async def adopt(self, sandboxes: set[str]) -> None:
+        """Take up what an earlier process left: watch what runs, note what ended, sweep what was half made."""
+        self.bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for record in await self.threads.run(lambda: list(self.folder.load())):
+            self.live[record.id] = live = Live(record)
+            if not record.made or record.sandbox_id not in sandboxes:
+                await self._destroy(live)
+                del self.live[record.id]
+            else:
+                self._adopt(live)
+        await self.threads.run(self._sweep)
+
+    def _adopt(self, live: Live) -> None:
+        record = live.record
+        if record.state is ContainerState.EXITED:
+            live.exited.set()
+        elif record.state is ContainerState.RUNNING:
+            self._watch(live)
+        elif record.launched:
+            self._note_end(live, UNKNOWN_EXIT_CODE, "Unknown", "the node agent stopped while it started this container")
+
+    def _sweep(self) -> None:
+        known = set(self.live)
+        for folder in (self.bundles, self.snapshots.writable):
+            for entry in folder.iterdir():
+                if entry.name not in known:
+                    conmon.delete(self.engine, entry.name)
+                    self.snapshots.release(entry.name)
+                    remove_tree(self.bundles / entry.name)
+
+    # ------------------------------------------------------------------------------------------------ creation
+
+    async def create(self, sandbox: SandboxRecord, config: ContainerConfig, image: ImageRecord, facts: Facts) -> str:
+        """Make the root and the bundle; ``facts`` lack the root, the cgroup, the user and devices, which are found here."""
+        container_id = f"{self.clock.random.getrandbits(256):064x}"
+        parent = sandbox.config.cgroup_parent or f"/kaa/{sandbox.id}"
+        log_folder = sandbox.config.log_directory
+        record = ContainerRecord(
+            id=container_id,
+            sandbox_id=sandbox.id,
+            config=config,
+            created_at=self.clock.now(),
+            image_id=image.id,
+            image_ref=image.digests[0] if image.digests else image.id,
+            chain=image.chain,
+            stop_signal=config.stop_signal or image.config.stop_signal or "SIGTERM",
+            cgroup_path=f"{parent.rstrip('/')}/{container_id}",
+            log_path=os.path.join(log_folder, config.log_path) if config.log_path and log_folder else "",
+        )
+        self.live[container_id] = live = Live(record)
+        try:
+            await self._make(live, image, facts)
+        except BaseException:
+            del self.live[container_id]
+            await asyncio.shield(self._destroy(live))
+            raise
+        record.made = True
+        self.folder.save(record)
+        self._publish(EventKind.CREATED, record)
+        return container_id
+
+    async def _make(self, live: Live, image: ImageRecord, facts: Facts) -> None:
+        record = live.record
+        self._warn_of_oom(record.config.resources)
+        self.folder.save(record)
+
+        def build() -> None:
+            rootfs = self.snapshots.prepare(record.id, record.chain)
+            write_bundle(self.bundle(record.id), rootfs, record, image, facts)
+            if record.log_path:
+                os.makedirs(os.path.dirname(record.log_path), exist_ok=True)
+
+        await in_own_thread(build)
+
+    def _warn_of_oom(self, resources: Resources) -> None:
+        if not self._warned_oom and resources.oom_score_adj < kernel().lowest_oom_score_adj:
+            self._warned_oom = True
+            log.warning(
+                "oom_score_adj is raised: this process may not lower it (no CAP_SYS_RESOURCE)",
+                wanted=resources.oom_score_adj,
+                used=kernel().lowest_oom_score_adj,
+            )
+
+    # ----------------------------------------------------------------------------------------------- lifecycle
+
+    async def start(self, container_id: str) -> None:
+        live = self.get(container_id)
+        async with live.lock:
+            record = live.record
+            if record.state is ContainerState.RUNNING:
+                return
+            if record.state is not ContainerState.CREATED:
+                raise RuntimeFailure(f"container {container_id} cannot start: it is {record.state}")
+            live.starting, record.launched = True, True
+            self.folder.save(record)
+            try:
+                launched = await self.threads.run(self._launch, record)
+                self._started(live, launched)
+            except RuntimeFailure as err:
+                self._note_end(live, START_ERROR_EXIT_CODE, "StartError", str(err))
+                await self.threads.run(conmon.delete, self.engine, record.id)
+                raise
+            finally:
+                live.starting = False
+            if live.ended_early:
+                self._ended(live)
+
+    def _launch(self, record: ContainerRecord) -> tuple[ProcessRecord, ProcessRecord]:
+        """Both steps in one thread: each hop through the event loop would cost as much as the start itself."""
+        config = record.config
+        launch = conmon.Launch(
+            record.id, self.bundle(record.id), record.log_path, config.tty, config.stdin, config.stdin_once
+        )
+        launched = conmon.launch(self.engine, launch)
+        boot = boot_id()
+        process = ProcessRecord(launched.pid, start_time(launched.pid), boot)
+        monitor = ProcessRecord(launched.conmon_pid, start_time(launched.conmon_pid), boot)
+        conmon.start(self.engine, record.id)
+        return process, monitor
+
+    def _started(self, live: Live, launched: tuple[ProcessRecord, ProcessRecord]) -> None:
+        record = live.record
+        record.process, record.conmon = launched
+        record.state, record.started_at = ContainerState.RUNNING, self.clock.now()
+        self.folder.save(record)
+        self._publish(EventKind.STARTED, record)
+        self._watch(live)
+
+    def _watch(self, live: Live) -> None:
+        """Watch conmon, else the container itself; with neither alive it has ended."""
+        record = live.record
+        for process in (record.conmon, record.process):
+            if is_alive(process):
+                with contextlib.suppress(ProcessLookupError):
+                    live.watch = ProcessWatch(process.pid, lambda: self._ended(live))
+                    return
+        self._ended(live)
+
+    def _ended(self, live: Live) -> None:
+        """A watched process is gone: note the end, or go on watching the container that conmon left behind."""
+        live.watch = None
+        if live.starting:
+            live.ended_early = True
+            return
+        record = live.record
+        if record.state is not ContainerState.RUNNING:
+            return
+        found = conmon.read_exit(self.bundle(record.id), record.id)
+        if found is None and is_alive(record.process):
+            log.warning("conmon is gone; its container runs on without a log", container=record.id)
+            self._watch(live)
+            return
+        code = found.code if found else UNKNOWN_EXIT_CODE
+        if (found and found.oom_killed) or self.cgroups.oom_kills(record.cgroup_path):
+            self._note_end(live, code, "OOMKilled", "", found.at if found else 0)
+        else:
+            self._note_end(live, code, "Error" if code else "Completed", "", found.at if found else 0)
+
+    def _note_end(self, live: Live, code: int, reason: str, message: str, at: float = 0) -> None:
+        record = live.record
+        record.state, record.exit_code, record.reason, record.message = ContainerState.EXITED, code, reason, message
+        record.finished_at = max(at, record.started_at) or self.clock.now()
+        self.folder.save(record)
+        live.exited.set()
+        self._publish(EventKind.STOPPED, record)
+
+    async def stop(self, container_id: str, grace_s: float) -> None:
+        try:
+            live = self.get(container_id)
+        except NotFoundError:
+            return
+        async with live.lock:
+            running = live.record.state is ContainerState.RUNNING
+        if running:  # the lock is free again: a second, more impatient stop must not wait for this one
+            await self._stop(live, grace_s)
+
+    async def _stop(self, live: Live, grace_s: float) -> None:
+        if grace_s > 0:
+            send(live.record.process, signal_number(live.record.stop_signal))
+            if await self._exits_within(live, grace_s):
+                return
+        send(live.record.process, signal.SIGKILL)
+        if not await self._exits_within(live, _KILL_WAIT_S / 3):
+            await self.threads.run(self.cgroups.kill, live.record.cgroup_path)
+            if not await self._exits_within(live, _KILL_WAIT_S):
+                raise RuntimeFailure(f"container {live.record.id} does not die")
+
+    async def _exits_within(self, live: Live, seconds: float) -> bool:
+        waits = [
+            asyncio.create_task(live.exited.wait(), name="runtime/exited"),
+            asyncio.create_task(self.clock.sleep(seconds), name="runtime/grace"),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        return live.exited.is_set()
+
+    async def remove(self, container_id: str) -> None:
+        try:
+            live = self.get(container_id)
+        except NotFoundError:
+            return
+        async with live.lock:
+            if live.record.id not in self.live:
+                return
+            if live.record.state is ContainerState.RUNNING:
+                await self._stop(live, 0)
+            await self._destroy(live)
+            del self.live[live.record.id]
+        self._publish(EventKind.DELETED, live.record)
+
+    async def _destroy(self, live: Live) -> None:
+        if live.watch:
+            live.watch.close()
+        await self.threads.run(self._clear, live.record)
+
+    def _clear(self, record: ContainerRecord) -> None:
+        ended = record.state is ContainerState.EXITED
+        if self.reap(record) and ended and self.engine.is_runc:
+            conmon.forget(self.engine, record.id)
+        else:
+            conmon.delete(self.engine, record.id)
+        self.snapshots.release(record.id)
+        remove_tree(self.bundle(record.id))
+        self.folder.forget(record.id)
+
+    def reap(self, record: ContainerRecord) -> bool:
+        """Kill what a container's first process left behind (it can, in a shared pid namespace), then its cgroups.
+
+        Returns whether the cgroups are gone.
+        """
+        if not record.cgroup_path or record.state is ContainerState.RUNNING:
+            return False
+        self.cgroups.kill(record.cgroup_path)
+        return self.cgroups.remove(record.cgroup_path)
+
+    async def update_resources(self, container_id: str, resources: Resources) -> None:
+        live = self.get(container_id)
+        async with live.lock:
+            record = live.record
+            spec = resources_spec(resources, v2=kernel().cgroup_v2)
+            path = self.bundle(record.id) / "update.json"
+            if record.state is ContainerState.RUNNING:
+                await self.threads.run(write_atomic, path, msgspec.json.encode(spec))
+                command = self.engine.command("update", "--resources", str(path), record.id)
+                await self.threads.run(run_command, command)
+            elif record.state is ContainerState.CREATED:
+                await self.threads.run(rewrite_resources, self.bundle(record.id) / "config.json", spec)
+            record.config = replace(record.config, resources=resources)
+            self.folder.save(record)
+
+    async def reopen_log(self, container_id: str) -> None:
+        live = self.running(container_id)
+        await self.threads.run(conmon.control, self.bundle(live.record.id), conmon.REOPEN_LOG)
+
+    def close(self) -> None:
+        for live in self.live.values():
+            if live.watch:
+                live.watch.close()
+
+    def _publish(self, kind: EventKind, record: ContainerRecord) -> None:
+        self.events.publish(RuntimeEvent(kind, record.sandbox_id, record.id, self.clock.now()))
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def is_alive(process: ProcessRecord) -> bool:
+    """Whether it is that very process: the same boot, the same start, and no zombie."""
+    return bool(process.pid) and process.boot == boot_id() and start_time(process.pid) == process.started
+
+
+def send(process: ProcessRecord, number: int) -> None:
+    """Signal a process through a pidfd, checked after opening, so that a reused pid is never hit."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if is_alive(process):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, number)
+    finally:
+        os.close(fd)
+
+
+def signal_number(name: str) -> int:
+    """``SIGTERM``, ``TERM``, ``15`` or ``SIGRTMIN+3``; SIGTERM for what is none."""
+    text = name.upper().removeprefix("SIG")
+    if text.isdigit() and 0 < int(text) < signal.NSIG:
+        return int(text)
+    base, _, offset = text.partition("+")
+    if base == "RTMIN" and offset.isdigit():
+        return int(signal.SIGRTMIN) + int(offset)
+    found = getattr(signal, f"SIG{text}", signal.SIGTERM)
+    return int(found) if isinstance(found, signal.Signals) else int(signal.SIGTERM)
+
+
+def write_bundle(bundle: Path, rootfs: Path, record: ContainerRecord, image: ImageRecord, facts: Facts) -> None:
+    """Look up the user in the container's own files, make missing mount sources, write ``config.json``. Blocks."""
+    config = record.config
+    user = resolve_user(config, image.config, read_inside(rootfs, "etc/passwd"), read_inside(rootfs, "etc/group"))
+    for mount in config.mounts:
+        prepare_source(mount)
+    devices = (
+        host_devices()
+        if config.security.privileged
+        else [node for device in config.devices for node in device_nodes(device)]
+    )
+    seccomp = config.security.seccomp
+    profile = msgspec.json.decode(Path(seccomp).read_bytes()) if seccomp.startswith("/") else None
+    spec = build_spec(
+        config,
+        image.config,
+        Facts(
+            rootfs=str(rootfs),
+            cgroup_path=record.cgroup_path,
+            namespaces=facts.namespaces,
+            user=user,
+            mounts=facts.mounts,
+            devices=tuple(devices),
+            hostname=facts.hostname,
+            capabilities=facts.capabilities,
+            lowest_oom_score_adj=facts.lowest_oom_score_adj,
+            cgroup_v2=facts.cgroup_v2,
+            apparmor=facts.apparmor,
+            profile=profile,
+        ),
+    )
+    bundle.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomic(bundle / "config.json", msgspec.json.encode(spec))
+
+
+def read_inside(rootfs: Path, name: str) -> str:
+    """A small file of a container, its links followed inside the container only; empty when missing."""
+    place, todo, hops = str(rootfs), name.split("/")[::-1], 0
+    done: list[str] = []
+    while todo:
+        part = todo.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            done = done[:-1]
+            continue
+        path = "/".join([place, *done, part])
+        if os.path.islink(path):
+            hops += 1
+            if hops > 40:
+                return ""
+            target = os.readlink(path)
+            done = [] if target.startswith("/") else done
+            todo.extend(target.split("/")[::-1])
+        else:
+            done.append(part)
+    path = "/".join([place, *done])
+    if not os.path.isfile(path) or os.path.getsize(path) > 1 << 20:
+        return ""
+    return Path(path).read_text(errors="replace")
+
+
+def prepare_source(mount: Mount) -> None:
+    """A bind mount needs its source: a missing one is made a folder, as containerd does."""
+    if mount.host_path != "tmpfs" and not os.path.lexists(mount.host_path):
+        os.makedirs(mount.host_path, mode=0o755, exist_ok=True)
+
+
+def device_nodes(device: Device) -> list[DeviceNode]:
+    """The device, or every device below a folder. Raises RuntimeFailure for what is neither."""
+    path = os.path.realpath(device.host_path)
+    try:
+        facts = os.stat(path)
+    except FileNotFoundError as err:
+        raise RuntimeFailure(f"device {device.host_path} does not exist") from err
+    if stat.S_ISDIR(facts.st_mode):
+        inside = [
+            Device(entry.path, f"{device.container_path}/{entry.name}", device.permissions)
+            for entry in os.scandir(path)
+        ]
+        usable = [entry for entry in inside if stat.S_IFMT(os.stat(entry.host_path).st_mode) in _DEVICE_KINDS]
+        return [node for entry in usable for node in device_nodes(entry)]
+    kind = _DEVICE_KINDS.get(stat.S_IFMT(facts.st_mode))
+    if kind is None:
+        raise RuntimeFailure(f"{device.host_path} is not a device")
+    return [
+        DeviceNode(
+            device.container_path,
+            kind,
+            os.major(facts.st_rdev),
+            os.minor(facts.st_rdev),
+            stat.S_IMODE(facts.st_mode),
+            facts.st_uid,
+            facts.st_gid,
+            device.permissions,
+        )
+    ]
+
+
+_DEVICE_KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+_NOT_PASSED_ON = frozenset({"pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev"})
+
+
+def host_devices(folder: str = "/dev") -> list[DeviceNode]:
+    """Every device of the host, for privileged containers."""
+    found: list[DeviceNode] = []
+    for entry in os.scandir(folder):
+        if entry.name in _NOT_PASSED_ON or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            found += host_devices(entry.path)
+        elif stat.S_IFMT(entry.stat().st_mode) in _DEVICE_KINDS:
+            found += device_nodes(Device(entry.path, entry.path))
+    return found
+
+
+def rewrite_resources(path: Path, spec: dict[str, object]) -> None:
+    """Change the limits of a container that has not started."""
+    config = msgspec.json.decode(path.read_bytes())
+    devices = config["linux"]["resources"].get("devices")
+    config["linux"]["resources"] = {**spec, "devices": devices}
+    write_atomic(path, msgspec.json.encode(config))

@@ -1,0 +1,71 @@
+"""Which OCI runtime works on this machine, what the kernel lets us do, and where cgroups are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..base import RuntimeFailure
+from .bundle import ALL_CAPABILITIES
+
+_CAP_SYS_RESOURCE = 24
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """``cgroup_v2``: the unified hierarchy alone. ``capabilities``: names that this process may hand on."""
+
+    cgroup_v2: bool
+    capabilities: frozenset[str]
+    apparmor: bool
+    lowest_oom_score_adj: int
+
+
+def has_cgroup_v2(root: Path = CGROUP_ROOT) -> bool:
+    return (root / "cgroup.controllers").exists()
+
+
+@cache
+def kernel() -> Kernel:
+    """Probe once. The floor of oom_score_adj is our own value when CAP_SYS_RESOURCE is missing: none may go below."""
+    status = Path("/proc/self/status").read_text()
+    match = re.search(r"^CapBnd:\s*([0-9a-f]+)", status, re.MULTILINE)
+    bits = int(match[1], 16) if match else 0
+    held = frozenset(name for name in ALL_CAPABILITIES if bits >> _NUMBERS[name] & 1)
+    lowest = -1000 if bits >> _CAP_SYS_RESOURCE & 1 else int(Path("/proc/self/oom_score_adj").read_text())
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    apparmor = enabled.exists() and enabled.read_text().startswith("Y")
+    return Kernel(has_cgroup_v2(), held, apparmor, lowest)
+
+
+#: {capability: its bit}: the kernel counts in the order in which they came.
+_NUMBERS = {name: number for number, name in enumerate(ALL_CAPABILITIES)}
+
+
+def find_engine(wanted: str | None = None, *, cgroup_v2: bool | None = None) -> str:
+    """The path of runc or crun. crun is smaller and faster, but refuses cgroups v1, where runc is the only choice.
+
+    Raises RuntimeFailure when there is none.
+    """
+    if wanted:
+        found = shutil.which(wanted)
+        if found is None or not os.access(found, os.X_OK):
+            raise RuntimeFailure(f"container runtime {wanted} is not installed")
+        return found
+    unified = has_cgroup_v2() if cgroup_v2 is None else cgroup_v2
+    for name in ("crun", "runc") if unified else ("runc",):
+        if found := shutil.which(name):
+            return found
+    raise RuntimeFailure("no container runtime is installed: install runc" + (" or crun" if unified else ""))
+
+
+def find_conmon() -> str:
+    for place in ("conmon", "/usr/libexec/podman/conmon", "/usr/libexec/crio/conmon"):
+        if found := shutil.which(place):
+            return found
+    raise RuntimeFailure("conmon is not installed: containers need it to outlive the node agent")

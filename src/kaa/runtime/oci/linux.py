@@ -1,0 +1,123 @@
+"""The kernel calls that Python 3.11 lacks: mounts, namespaces, and a thread of one's own to change them in.
+
+Namespaces, the working folder and the root belong to a thread, not to the process. ``in_own_thread`` therefore runs a
+function in a thread that dies with it, so that nothing leaks into the event loop or into a pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 4096, 16384, 1 << 18, 1 << 20
+MNT_DETACH = 2
+CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x4000000, 0x8000000, 0x20000000, 0x40000000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, *names: str) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), *names[:1])
+
+
+def _text(value: str) -> bytes | None:
+    return os.fsencode(value) if value else None
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2). Raises OSError."""
+    _check(
+        _libc.mount(
+            _text(source), os.fsencode(target), _text(fstype), ctypes.c_ulong(flags), data.encode() if data else None
+        ),
+        target,
+    )
+
+
+def unmount(target: str, *, lazy: bool = True) -> bool:
+    """Take a mount off; False when nothing was mounted there."""
+    try:
+        _check(_libc.umount2(os.fsencode(target), MNT_DETACH if lazy else 0), target)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as err:
+        if err.errno == 22:  # EINVAL: not a mount point
+            return False
+        raise
+    return True
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread namespaces of its own. Call it inside ``in_own_thread`` only."""
+    _check(_libc.unshare(flags))
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move the calling thread into a namespace. Call it inside ``in_own_thread`` only."""
+    _check(_libc.setns(fd, kind))
+
+
+def loopback_up() -> None:
+    """Bring ``lo`` up in the calling thread's network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        (flags,) = struct.unpack("16xh14x", fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sh14x", b"lo", 0)))
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
+
+
+def thread_namespace(kind: str) -> str:
+    """The path of the calling thread's namespace: ``net``, ``ipc``, ``uts``."""
+    return f"/proc/self/task/{threading.get_native_id()}/ns/{kind}"
+
+
+async def in_own_thread(function: Callable[[], T]) -> T:
+    """Run ``function`` in a fresh thread which ends with it; its result or exception comes back here."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]  # None only where T is None
+
+    def body() -> None:
+        try:
+            result = function()
+        except BaseException as err:
+            loop.call_soon_threadsafe(settle, None, err)
+        else:
+            loop.call_soon_threadsafe(settle, result, None)
+
+    threading.Thread(target=body, name="kaa-runtime-own", daemon=True).start()
+    return await asyncio.shield(done)
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 when it is gone or a zombie. Tells apart reused pids."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()

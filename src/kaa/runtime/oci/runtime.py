@@ -1,0 +1,430 @@
+"""``OciRuntime``: the runtime contract on runc or crun, conmon and overlayfs.
+
+Usage::
+
+    runtime = OciRuntime(Path("/var/lib/kaa/runtime"), Path("/run/kaa/runtime"), SystemClock())
+    await runtime.start()                     # finds again what an earlier process left
+    await runtime.import_images(archive)
+    sandbox = await runtime.run_sandbox(SandboxConfig(name="web", namespace="default", uid="1"))
+
+It holds nothing that its containers need: they live on when it is closed or killed. ``root`` keeps images, roots and state
+over restarts of the machine, ``run_dir`` (on tmpfs, best) what a restart ends anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from ...api.clock import Clock
+from ..base import (
+    Container,
+    ContainerConfig,
+    ContainerUsage,
+    EventKind,
+    ExecResult,
+    Image,
+    ImageAuth,
+    ImagePullError,
+    Mount,
+    NotFoundError,
+    PodNetwork,
+    PullProgress,
+    Resources,
+    RuntimeEvent,
+    RuntimeFailure,
+    RuntimeInfo,
+    Sandbox,
+    SandboxConfig,
+    Streams,
+)
+from . import sandbox as namespaces
+from .archive import import_archive
+from .bundle import Facts, User
+from .conmon import Engine
+from .containers import Containers, is_alive
+from .detect import find_conmon, find_engine, kernel
+from .events import Events
+from .files import tree_size, write_atomic
+from .images import ImageRecord, ImageStore
+from .linux import boot_id, in_own_thread, start_time
+from .registry import Puller, RegistryConfig
+from .snapshots import Snapshots
+from .state import Folder, ProcessRecord, SandboxRecord
+from .streams import attach_streams, exec_streams, exec_to_end, forward_streams
+from .work import Threads
+
+log = structlog.get_logger(__name__)
+
+VERSION = "0.1.0"
+MONITORS = "/kaa/monitors"  #: the cgroup of every conmon
+_DISK_USAGE_S = 10.0
+
+
+@dataclass
+class _LiveSandbox:
+    record: SandboxRecord
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class OciRuntime:
+    """See the module; every verb is documented at the ``Runtime`` contract."""
+
+    def __init__(
+        self,
+        root: Path,
+        run_dir: Path,
+        clock: Clock,
+        *,
+        network: PodNetwork | None = None,
+        registries: RegistryConfig | None = None,
+        runtime_binary: str | None = None,
+    ) -> None:
+        """Raises RuntimeFailure when runc (or crun) or conmon is not installed."""
+        self.root, self.run_dir, self.clock, self.network = root.absolute(), run_dir.absolute(), clock, network
+        self.engine = Engine(find_engine(runtime_binary), self.run_dir / "engine", find_conmon(), self._shelter)
+        self.snapshots = Snapshots(self.root)
+        self.images = ImageStore(self.root / "images", self.snapshots)
+        self.threads, self._events = Threads(), Events()
+        self.containers = Containers(
+            self.root, self.run_dir, clock, self.engine, self.snapshots, self._events, self.threads
+        )
+        self.sandboxes: dict[str, _LiveSandbox] = {}
+        self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord)
+        self._images_lock = asyncio.Lock()
+        self._disk: dict[str, tuple[float, tuple[int, int]]] = {}
+        self._warned_shelter = False
+        self._puller = Puller(self.images, self.threads, clock, registries or RegistryConfig())
+
+    # ------------------------------------------------------------------------------------------------- our own life
+
+    async def start(self) -> None:
+        """Open the stores and take up what an earlier process left. Call once, before anything else."""
+        for folder in (self.root, self.run_dir, self.run_dir / "sandboxes"):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        await self.threads.run(self.snapshots.open)
+        await self.threads.run(self.images.open)
+        for record in await self.threads.run(lambda: list(self._sandbox_folder.load())):
+            self.sandboxes[record.id] = _LiveSandbox(record)
+            if not record.made:
+                await self._destroy_sandbox(record)
+            else:
+                self._adopt(record)
+        await self.containers.adopt(set(self.sandboxes))
+        await self.threads.run(self._sweep_folders)
+        if self.network:
+            await self.network.keep_only(frozenset(key for key, live in self.sandboxes.items() if live.record.ready))
+
+    def _adopt(self, record: SandboxRecord) -> None:
+        whole = namespaces.held(self._folder(record.id), record.config)
+        whole = whole and (not record.pause.pid or is_alive(record.pause))
+        if record.ready and not whole:
+            record.ready = False
+            self._sandbox_folder.save(record)
+
+    def _sweep_folders(self) -> None:
+        for folder in (self.run_dir / "sandboxes").iterdir():
+            if folder.name not in self.sandboxes:
+                namespaces.drop_namespaces(folder)
+
+    async def close(self) -> None:
+        await self._puller.close()
+        self.containers.close()
+        self._events.close()
+        await self.threads.run(self.containers.cgroups.remove, MONITORS)  # stays while a conmon is in it
+        self.threads.close()
+
+    def _shelter(self, pid: int) -> None:
+        try:
+            self.containers.cgroups.shelter(MONITORS, pid)
+        except OSError as err:
+            if not self._warned_shelter:
+                self._warned_shelter = True
+                log.warning("conmon stays in our cgroup: stopping our service may stop containers", error=str(err))
+
+    async def info(self) -> RuntimeInfo:
+        return RuntimeInfo("kaa", VERSION)
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        return self._events.subscribe()
+
+    # ---------------------------------------------------------------------------------------------------- sandboxes
+
+    async def run_sandbox(self, config: SandboxConfig) -> str:
+        for live in self.sandboxes.values():
+            if live.record.made and live.record.ready and _identity(live.record.config) == _identity(config):
+                return live.record.id
+        if config.runtime_handler:
+            raise RuntimeFailure(f"no runtime for {config.runtime_handler!r} is configured")
+        record = SandboxRecord(f"{self.clock.random.getrandbits(256):064x}", config, self.clock.now())
+        self.sandboxes[record.id] = live = _LiveSandbox(record)
+        async with live.lock:
+            try:
+                await self._make_sandbox(record)
+            except BaseException:
+                await asyncio.shield(self._destroy_sandbox(record))
+                raise
+        self._publish(EventKind.STARTED, record.id)
+        return record.id
+
+    async def _make_sandbox(self, record: SandboxRecord) -> None:
+        self._sandbox_folder.save(record)
+        folder = self._folder(record.id)
+        await in_own_thread(lambda: _make_folder(folder, record.config))
+        if record.config.namespaces.pid == "pod":
+            pid = await in_own_thread(lambda: namespaces.start_pause(folder))
+            record.pause = ProcessRecord(pid, start_time(pid), boot_id())
+            self._sandbox_folder.save(record)
+        if self.network and record.config.namespaces.network != "node":
+            record.ips = await self.network.attach(record.id, str(folder / "net"), record.config.ports)
+        record.made = record.ready = True
+        self._sandbox_folder.save(record)
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        live = self.sandboxes.get(sandbox_id)
+        if live is None:
+            return
+        async with live.lock:
+            await self._stop_sandbox(live.record)
+
+    async def _stop_sandbox(self, record: SandboxRecord) -> None:
+        await asyncio.gather(*(self.containers.stop(live.record.id, 0) for live in self.containers.within(record.id)))
+        if self.network and record.config.namespaces.network != "node":
+            await self.network.detach(record.id)
+        await self.threads.run(self._release_sandbox, record)
+        if record.ready:
+            record.ready = False
+            self._sandbox_folder.save(record)
+            self._publish(EventKind.STOPPED, record.id)
+
+    def _release_sandbox(self, record: SandboxRecord) -> None:
+        """Cgroups of ended containers go first, so that the caller can remove the sandbox's own."""
+        for live in self.containers.within(record.id):
+            self.containers.reap(live.record)
+        namespaces.kill_pause(record.pause.pid, record.pause.started if record.pause.boot == boot_id() else -1)
+        namespaces.drop_namespaces(self._folder(record.id))
+        if not record.config.cgroup_parent:
+            self.containers.cgroups.remove(f"/kaa/{record.id}")
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        live = self.sandboxes.get(sandbox_id)
+        if live is None:
+            return
+        async with live.lock:
+            if sandbox_id not in self.sandboxes:
+                return
+            await self._stop_sandbox(live.record)
+            await asyncio.gather(*(self.containers.remove(c.record.id) for c in self.containers.within(sandbox_id)))
+            await self._destroy_sandbox(live.record)
+        self._publish(EventKind.DELETED, sandbox_id)
+
+    async def _destroy_sandbox(self, record: SandboxRecord) -> None:
+        if self.network and record.config.namespaces.network != "node":
+            with contextlib.suppress(RuntimeFailure):
+                await self.network.detach(record.id)
+        await self.threads.run(self._release_sandbox, record)
+        await self.threads.run(self._sandbox_folder.forget, record.id)
+        self.sandboxes.pop(record.id, None)
+
+    async def list_sandboxes(self) -> list[Sandbox]:
+        for live in self.sandboxes.values():
+            record = live.record
+            if record.ready and record.pause.pid and not is_alive(record.pause):
+                record.ready = False
+                self._sandbox_folder.save(record)
+        return [live.record.public() for live in self.sandboxes.values() if live.record.made]
+
+    def _folder(self, sandbox_id: str) -> Path:
+        return self.run_dir / "sandboxes" / sandbox_id
+
+    def _sandbox(self, sandbox_id: str) -> _LiveSandbox:
+        live = self.sandboxes.get(sandbox_id)
+        if live is None or not live.record.made:
+            raise NotFoundError(f"sandbox {sandbox_id!r} not found")
+        return live
+
+    # --------------------------------------------------------------------------------------------------- containers
+
+    async def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
+        sandbox = self._sandbox(sandbox_id).record
+        if not sandbox.ready:
+            raise RuntimeFailure(f"sandbox {sandbox_id} is not ready")
+        for live in self.containers.within(sandbox_id):
+            record = live.record
+            if record.made and (record.config.name, record.config.attempt) == (config.name, config.attempt):
+                return record.id
+        image = self.images.find(config.image)
+        if image is None:
+            raise NotFoundError(f"image {config.image!r} not found")
+        return await self.containers.create(sandbox, config, image, self._facts(sandbox, config))
+
+    def _facts(self, sandbox: SandboxRecord, config: ContainerConfig) -> Facts:
+        machine, folder = kernel(), self._folder(sandbox.id)
+        return Facts(
+            rootfs="",
+            cgroup_path="",
+            namespaces=self._namespaces(sandbox, config),
+            user=User(),
+            mounts=tuple(_sandbox_mounts(folder, sandbox.config)),
+            hostname=(folder / "hostname").read_text().strip(),
+            capabilities=machine.capabilities,
+            lowest_oom_score_adj=machine.lowest_oom_score_adj,
+            cgroup_v2=machine.cgroup_v2,
+            apparmor=machine.apparmor,
+        )
+
+    def _namespaces(self, sandbox: SandboxRecord, config: ContainerConfig) -> dict[str, str | None]:
+        """{OCI kind: path}; the host's are left out."""
+        folder = self._folder(sandbox.id)
+        names = {"net": "network", "ipc": "ipc", "uts": "uts"}
+        found: dict[str, str | None] = {"mount": None}
+        found |= {names[name]: str(folder / name) for name in namespaces.wanted_namespaces(sandbox.config)}
+        if config.pid_target:
+            target = self.containers.running(config.pid_target).record
+            found["pid"] = f"/proc/{target.process.pid}/ns/pid"
+        elif sandbox.config.namespaces.pid == "pod":
+            found["pid"] = f"/proc/{sandbox.pause.pid}/ns/pid"
+        elif sandbox.config.namespaces.pid == "container":
+            found["pid"] = None
+        if kernel().cgroup_v2 and not config.security.privileged:
+            found["cgroup"] = None
+        return found
+
+    async def start_container(self, container_id: str) -> None:
+        await self.containers.start(container_id)
+
+    async def stop_container(self, container_id: str, grace_s: float) -> None:
+        await self.containers.stop(container_id, grace_s)
+
+    async def remove_container(self, container_id: str) -> None:
+        await self.containers.remove(container_id)
+
+    async def list_containers(self, *, sandbox_id: str = "") -> list[Container]:
+        return self.containers.listed(sandbox_id)
+
+    async def container(self, container_id: str) -> Container:
+        return self.containers.get(container_id).record.public()
+
+    async def update_resources(self, container_id: str, resources: Resources) -> None:
+        await self.containers.update_resources(container_id, resources)
+
+    async def reopen_log(self, container_id: str) -> None:
+        await self.containers.reopen_log(container_id)
+
+    async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> ExecResult:
+        live = self.containers.running(container_id)
+        return await exec_to_end(self.engine, self.threads, self.clock, live.record.id, command, timeout_s)
+
+    async def exec(self, container_id: str, command: tuple[str, ...], *, stdin: bool, tty: bool) -> Streams:
+        live = self.containers.running(container_id)
+        return await exec_streams(self.engine, self.threads, live.record.id, command, stdin=stdin, tty=tty)
+
+    async def attach(self, container_id: str, *, stdin: bool, tty: bool) -> Streams:
+        live = self.containers.running(container_id)
+        return await attach_streams(self.containers.bundle(live.record.id), stdin=stdin)
+
+    async def port_forward(self, sandbox_id: str, port: int) -> Streams:
+        sandbox = self._sandbox(sandbox_id).record
+        if not sandbox.ready:
+            raise RuntimeFailure(f"sandbox {sandbox_id} is not ready")
+        own = sandbox.config.namespaces.network != "node"
+        return await forward_streams(self._folder(sandbox_id) / "net" if own else None, port)
+
+    # -------------------------------------------------------------------------------------------------------- usage
+
+    async def usage(self) -> list[ContainerUsage]:
+        records = [live.record for live in self.containers.live.values() if live.record.started_at]
+        alive = [record for record in records if not record.finished_at]
+        self._disk = {record.id: self._disk[record.id] for record in alive if record.id in self._disk}
+        return await self.threads.run(
+            lambda: [use for record in alive if (use := self._usage(record.id, record.cgroup_path))]
+        )
+
+    def _usage(self, container_id: str, cgroup_path: str) -> ContainerUsage | None:
+        now = self.clock.now()
+        found = self.containers.cgroups.usage(cgroup_path, container_id, now)
+        if found is None:
+            return None
+        known = self._disk.get(container_id)
+        if known is None or now - known[0] >= _DISK_USAGE_S:
+            known = self._disk[container_id] = (now, tree_size(self.snapshots.upper(container_id)))
+        return replace(found, rootfs_bytes=known[1][0], rootfs_inodes=known[1][1])
+
+    async def image_fs_bytes(self) -> tuple[int, int]:
+        return await self.threads.run(self.snapshots.usage)
+
+    # ------------------------------------------------------------------------------------------------------- images
+
+    async def pull_image(self, reference: str, auth: ImageAuth | None = None) -> Image:
+        return (await self._puller.pull(reference, auth or ImageAuth())).public()
+
+    def pull_progress(self, reference: str) -> PullProgress | None:
+        return self._puller.progress(reference)
+
+    async def import_images(self, archive: Path, names: Sequence[str] = ()) -> list[Image]:
+        """Take in an OCI or docker archive. Raises ImagePullError when it is none, or not what its digests say."""
+        async with self._images_lock:
+            try:
+                found: list[ImageRecord] = await self.threads.run(import_archive, archive, self.images, names)
+            except (ValueError, OSError) as err:
+                raise ImagePullError(f"cannot import {archive}: {err}") from err
+        return [record.public() for record in found]
+
+    async def image(self, reference: str) -> Image | None:
+        found = self.images.find(reference)
+        return found.public() if found else None
+
+    async def list_images(self) -> list[Image]:
+        return [record.public() for record in self.images.records.values()]
+
+    async def remove_image(self, image_id: str) -> None:
+        async with self._images_lock:
+            if self.images.remove(image_id) and not self._puller.busy:
+                used = [layer for live in self.containers.live.values() for layer in live.record.chain]
+                await self.threads.run(self.images.sweep, used)
+
+    def _publish(self, kind: EventKind, sandbox_id: str) -> None:
+        self._events.publish(RuntimeEvent(kind, sandbox_id, "", self.clock.now()))
+
+
+def _identity(config: SandboxConfig) -> tuple[str, str, str, int]:
+    return config.namespace, config.name, config.uid, config.attempt
+
+
+def _make_folder(folder: Path, config: SandboxConfig) -> None:
+    """The sandbox's namespaces and the files that its containers see. Runs in a thread of its own."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    own_name = config.namespaces.network != "node"
+    hostname = (config.hostname or config.name) if own_name else os.uname().nodename
+    write_atomic(folder / "hostname", f"{hostname}\n".encode(), 0o644)
+    write_atomic(folder / "resolv.conf", _resolv_conf(config).encode(), 0o644)
+    hosts = Path("/etc/hosts")
+    write_atomic(folder / "hosts", hosts.read_bytes() if hosts.exists() else b"127.0.0.1\tlocalhost\n", 0o644)
+    namespaces.make_namespaces(folder, config)
+
+
+def _resolv_conf(config: SandboxConfig) -> str:
+    dns = config.dns
+    if dns is None:
+        host = Path("/etc/resolv.conf")
+        return host.read_text() if host.exists() else ""
+    lines = [f"search {' '.join(dns.searches)}"] if dns.searches else []
+    lines += [f"nameserver {server}" for server in dns.servers]
+    lines += [f"options {' '.join(dns.options)}"] if dns.options else []
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _sandbox_mounts(folder: Path, config: SandboxConfig) -> list[Mount]:
+    shm = "/dev/shm" if config.namespaces.ipc == "node" else str(folder / "shm")
+    return [
+        Mount(str(folder / "hostname"), "/etc/hostname"),
+        Mount(str(folder / "hosts"), "/etc/hosts"),
+        Mount(str(folder / "resolv.conf"), "/etc/resolv.conf"),
+        Mount(shm, "/dev/shm"),
+    ]

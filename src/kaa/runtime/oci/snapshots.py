@@ -1,0 +1,199 @@
+"""Layers unpacked once, and a root for every container on top of them: overlayfs, or plain copies without it.
+
+A layer's folder is named by the start of its chain id, which keeps the mount options of images with many layers within
+the page the kernel reads. Writable roots are mounted ``volatile``: nothing in them outlives a crash of the machine, so
+syncing them, which unmounting would wait 15 ms for, protects nothing. A folder appears under its name only when it is whole, so a crash leaves parts that the next
+start sweeps away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import structlog
+
+from .files import remove_tree, tree_size, write_atomic
+from .linux import CLONE_FS, mount, unmount, unshare
+from .unpack import ByteSource, LayerError, Limits, unpack_layer
+
+log = structlog.get_logger(__name__)
+
+
+def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
+    """The identity of each layer on top of those below it. Source: OCI image-spec config.md "Layer ChainID"."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        above = f"{chain[-1]} {diff_id}" if chain else ""
+        chain.append(f"sha256:{hashlib.sha256(above.encode()).hexdigest()}" if above else diff_id)
+    return tuple(chain)
+
+
+class Snapshots:
+    """Everything below ``root/layers`` and ``root/writable``. All methods block: call them in a thread."""
+
+    def __init__(self, root: Path, *, limits: Limits | None = None) -> None:
+        self.layers, self.writable = root / "layers", root / "writable"
+        self.limits = limits or Limits()
+        self.overlay = True
+        self.options = ""
+
+    def open(self) -> None:
+        """Make the folders, drop what a crash left half unpacked, and find out whether overlayfs works here."""
+        for folder in (self.layers, self.writable):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        for part in self.layers.glob(".*"):
+            remove_tree(part)
+        self.overlay = self._probe()
+        if not self.overlay:
+            log.warning("overlayfs is refused here; container roots are plain copies", folder=str(self.layers))
+
+    def _probe(self) -> bool:
+        probe = self.layers / f".probe-{secrets.token_hex(4)}"
+        for name in ("low", "up", "work", "root"):
+            (probe / name).mkdir(parents=True)
+        base = f"lowerdir={probe}/low,upperdir={probe}/up,workdir={probe}/work"
+        try:
+            for options in (",volatile", ""):  # Linux 5.10
+                with contextlib.suppress(OSError):
+                    mount("overlay", f"{probe}/root", "overlay", data=base + options)
+                    unmount(f"{probe}/root")
+                    self.options = options
+                    return True
+            return False
+        finally:
+            remove_tree(probe)
+
+    def folder(self, chain_id: str) -> Path:
+        return self.layers / chain_id.partition(":")[2][:24]
+
+    def has(self, chain_id: str) -> bool:
+        folder = self.folder(chain_id)
+        return (folder / "fs").is_dir() and (folder / "chain").read_text() == chain_id
+
+    def unpack(self, chain_id: str, source: ByteSource, *, digest: str = "", diff_id: str = "") -> None:
+        """Unpack a layer under its chain id, checked. Raises LayerError. Doing it twice at once is harmless."""
+        part = self.layers / f".{secrets.token_hex(8)}"
+        (part / "fs").mkdir(parents=True)
+        (part / "fs").chmod(0o755)
+        try:
+            unpack_layer(source, part / "fs", digest=digest, diff_id=diff_id, limits=self.limits)
+            write_atomic(part / "chain", chain_id.encode())
+            size, inodes = tree_size(part / "fs")
+            write_atomic(part / "size", f"{size} {inodes}".encode())
+            with contextlib.suppress(FileExistsError, OSError):
+                part.rename(self.folder(chain_id))
+            if not self.has(chain_id):
+                raise LayerError(f"layer {chain_id} could not be put in place")
+        finally:
+            remove_tree(part)
+
+    def prepare(self, container_id: str, chain: Sequence[str]) -> Path:
+        """A writable root made of layers, lowest first; mounted when this returns. Call it in a thread of its own."""
+        base = self.writable / container_id
+        rootfs = base / "rootfs"
+        for name in ("upper", "work", "rootfs"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+            (base / name).chmod(0o755)
+        if not chain:
+            return rootfs
+        if self.overlay:
+            self._mount(base, chain)
+        else:
+            for chain_id in chain:
+                apply_layer(self.folder(chain_id) / "fs", rootfs)
+        return rootfs
+
+    def _mount(self, base: Path, chain: Sequence[str]) -> None:
+        shutil.copystat(self.folder(chain[-1]) / "fs", base / "upper")
+        facts = os.stat(self.folder(chain[-1]) / "fs")
+        os.chown(base / "upper", facts.st_uid, facts.st_gid)
+        unshare(CLONE_FS)
+        os.chdir(self.layers)  # relative names keep the options short
+        lower = ":".join(f"{self.folder(chain_id).name}/fs" for chain_id in reversed(chain))
+        mount(
+            "overlay",
+            str(base / "rootfs"),
+            "overlay",
+            data=f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work{self.options}",
+        )
+
+    def upper(self, container_id: str) -> Path:
+        """Where a container's own writes lie."""
+        return self.writable / container_id / ("upper" if self.overlay else "rootfs")
+
+    def release(self, container_id: str) -> None:
+        """Unmount and remove a container's root."""
+        base = self.writable / container_id
+        unmount(str(base / "rootfs"))
+        remove_tree(base)
+
+    def sweep_layers(self, keep: Iterable[str]) -> None:
+        """Remove every layer that is not named by its chain id."""
+        wanted = {self.folder(chain_id).name for chain_id in keep}
+        for folder in self.layers.iterdir():
+            if folder.name not in wanted and not folder.name.startswith("."):
+                doomed = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+                folder.rename(doomed)
+                remove_tree(doomed)
+
+    @staticmethod
+    def _layer_size(layer: Path) -> tuple[int, int]:
+        """Layers never change: what was counted at their unpacking holds."""
+        try:
+            size, _, inodes = (layer / "size").read_text().partition(" ")
+        except FileNotFoundError:
+            return 0, 0
+        return int(size), int(inodes)
+
+    def usage(self) -> tuple[int, int]:
+        """(bytes, inodes) of layers and writable roots."""
+        total = [self._layer_size(layer) for layer in self.layers.iterdir()]
+        total += [tree_size(self.upper(base.name)) for base in self.writable.iterdir()]
+        return sum(size for size, _ in total), sum(inodes for _, inodes in total)
+
+
+def apply_layer(layer: Path, target: Path) -> None:
+    """Copy an unpacked layer over a plain root, obeying its whiteouts: what overlayfs would show."""
+    for folder, names, files in os.walk(layer):
+        place = target / os.path.relpath(folder, layer)
+        with contextlib.suppress(OSError):
+            if os.getxattr(folder, "trusted.overlay.opaque") == b"y":
+                for old in list(place.iterdir()) if place.is_dir() else []:
+                    remove_tree(old)
+        _copy_facts(folder, place)
+        for name in [*names, *files]:
+            _copy_entry(Path(folder, name), place / name)
+
+
+def _copy_entry(source: Path, target: Path) -> None:
+    facts = os.lstat(source)
+    folder = stat.S_ISDIR(facts.st_mode)
+    if os.path.lexists(target) and not (folder and target.is_dir() and not target.is_symlink()):
+        remove_tree(target) if target.is_dir() and not target.is_symlink() else target.unlink()
+    if stat.S_ISCHR(facts.st_mode) and facts.st_rdev == 0:
+        return
+    if folder:
+        target.mkdir(exist_ok=True)
+    elif stat.S_ISREG(facts.st_mode):
+        shutil.copyfile(source, target, follow_symlinks=False)
+    elif stat.S_ISLNK(facts.st_mode):
+        os.symlink(os.readlink(source), target)
+    else:
+        os.mknod(target, facts.st_mode, facts.st_rdev)
+    if not folder:
+        _copy_facts(str(source), target)
+
+
+def _copy_facts(source: str, target: Path) -> None:
+    facts = os.lstat(source)
+    os.chown(target, facts.st_uid, facts.st_gid, follow_symlinks=False)
+    shutil.copystat(source, target, follow_symlinks=False)
+    with contextlib.suppress(OSError):
+        os.removexattr(target, "trusted.overlay.opaque", follow_symlinks=False)

@@ -1,0 +1,133 @@
+"""What the runtime remembers on disk: a folder a sandbox or container with a ``state.json``, written whole.
+
+A record is evidence, not truth: a pid counts only while the boot id and the process's start time agree with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+import structlog
+
+from ..base import Container, ContainerConfig, ContainerState, Sandbox, SandboxConfig, SandboxState
+from .files import remove_tree, write_atomic
+
+log = structlog.get_logger(__name__)
+
+
+class ProcessRecord(msgspec.Struct, frozen=True):
+    """A process that outlives us. ``started`` is in clock ticks since the boot called ``boot``."""
+
+    pid: int = 0
+    started: int = 0
+    boot: str = ""
+
+
+NO_PROCESS = ProcessRecord()
+
+
+class SandboxRecord(msgspec.Struct):
+    """``made`` turns true once everything stands; a record without it is rubbish of a crash."""
+
+    id: str
+    config: SandboxConfig
+    created_at: float
+    made: bool = False
+    ready: bool = False
+    ips: tuple[str, ...] = ()
+    pause: ProcessRecord = NO_PROCESS
+
+    def public(self) -> Sandbox:
+        config = self.config
+        return Sandbox(
+            id=self.id,
+            name=config.name,
+            namespace=config.namespace,
+            uid=config.uid,
+            attempt=config.attempt,
+            state=SandboxState.READY if self.ready else SandboxState.NOT_READY,
+            created_at=self.created_at,
+            ips=self.ips,
+            labels=config.labels,
+            annotations=config.annotations,
+        )
+
+
+class ContainerRecord(msgspec.Struct):
+    """``launched`` is set before conmon is started, so that a crash in between is noticed."""
+
+    id: str
+    sandbox_id: str
+    config: ContainerConfig
+    created_at: float
+    image_id: str = ""
+    image_ref: str = ""
+    chain: tuple[str, ...] = ()
+    stop_signal: str = ""
+    cgroup_path: str = ""
+    log_path: str = ""
+    made: bool = False
+    launched: bool = False
+    state: ContainerState = ContainerState.CREATED
+    started_at: float = 0
+    finished_at: float = 0
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+    process: ProcessRecord = NO_PROCESS
+    conmon: ProcessRecord = NO_PROCESS
+
+    def public(self) -> Container:
+        config = self.config
+        return Container(
+            id=self.id,
+            sandbox_id=self.sandbox_id,
+            name=config.name,
+            attempt=config.attempt,
+            state=self.state,
+            image=config.image,
+            image_id=self.image_id,
+            image_ref=self.image_ref,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            exit_code=self.exit_code,
+            reason=self.reason,
+            message=self.message,
+            log_path=self.log_path,
+            pid=self.process.pid if self.state is ContainerState.RUNNING else 0,
+            labels=config.labels,
+            annotations=config.annotations,
+        )
+
+
+Record = TypeVar("Record", SandboxRecord, ContainerRecord)
+
+
+class Folder(Generic[Record]):
+    """Records of one kind below a folder."""
+
+    def __init__(self, path: Path, kind: type[Record]) -> None:
+        self.path = path
+        self._decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(kind)
+
+    def save(self, record: Record) -> None:
+        folder = self.path / record.id
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "state.json", msgspec.json.encode(record))
+
+    def load(self) -> Iterator[Record]:
+        """All that can be read; what a crash of the machine garbled is removed."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in sorted(self.path.iterdir()):
+            try:
+                yield self._decoder.decode((folder / "state.json").read_bytes())
+            except (FileNotFoundError, msgspec.DecodeError) as err:
+                log.warning("state is unreadable and dropped", folder=str(folder), error=str(err))
+                remove_tree(folder)
+
+    def forget(self, record_id: str) -> None:
+        remove_tree(self.path / record_id)

@@ -1,0 +1,368 @@
+"""Bytes to and from containers: exec, attach, port-forward.
+
+All of them read straight from file descriptors when the reader asks, so a slow reader slows the writer down and nothing
+is buffered here. An exec is one ``runc exec`` process with our pipes or our pty; attach is conmon's packet socket;
+port-forward a socket made inside the sandbox's network namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import secrets
+import signal
+import socket
+import struct
+import subprocess
+import termios
+import tty as terminal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from ...api.clock import Clock
+from ..base import ExecResult, RuntimeFailure
+from . import conmon
+from .linux import CLONE_NEWNET, in_own_thread, setns
+from .work import Threads, complaint, ended
+
+Channel = Literal["stdout", "stderr"]
+_CHUNK = 1 << 16
+_PACKET = 8192  # what conmon reads at once
+_MAX_SYNC_OUTPUT_BYTES = 16 << 20  # as containerd limits ExecSync
+_CONNECT_TIMEOUT_S = 10.0
+_DRAIN_S = 0.5
+
+
+class _Reader:
+    """Waits for the first of some descriptors; ``stop`` ends the wait."""
+
+    def __init__(self) -> None:
+        self._waiter: asyncio.Future[int] | None = None
+
+    async def readable(self, fds: Mapping[int, Channel]) -> int:
+        """The descriptor that can be read; -1 once stopped."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[int] = loop.create_future()
+        self._waiter = waiter
+
+        def ready(fd: int) -> None:
+            if not waiter.done():
+                waiter.set_result(fd)
+
+        for fd in fds:
+            loop.add_reader(fd, ready, fd)
+        try:
+            return await waiter
+        finally:
+            for fd in fds:
+                loop.remove_reader(fd)
+
+    def stop(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(-1)
+
+
+async def _write_all(fd: int, data: bytes, write: Callable[[int, memoryview], int]) -> None:
+    """Write everything, waiting while the other side is slow. A side that has gone swallows the rest."""
+    loop, view = asyncio.get_running_loop(), memoryview(data)
+    while view:
+        try:
+            view = view[write(fd, view[:_PACKET]) :]
+        except BlockingIOError:
+            waiter: asyncio.Future[None] = loop.create_future()
+            loop.add_writer(fd, lambda w=waiter: w.done() or w.set_result(None))  # type: ignore[misc]  # a late second call
+            try:
+                await waiter
+            finally:
+                loop.remove_writer(fd)
+        except (BrokenPipeError, ConnectionResetError, OSError):
+            return
+
+
+class ExecStreams:
+    """A running ``exec``."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], pid_file: Path, outputs: dict[int, Channel], stdin: int
+    ) -> None:
+        self.process, self.pid_file, self._outputs, self._stdin = process, pid_file, outputs, stdin
+        self._all = {*outputs, *([stdin] if stdin >= 0 else [])}
+        self._reader, self._tail, self._reaped = _Reader(), b"", False
+        for fd in self._all:
+            os.set_blocking(fd, False)
+
+    async def write(self, data: bytes) -> None:
+        if self._stdin >= 0:
+            await _write_all(self._stdin, data, os.write)
+
+    async def close_stdin(self) -> None:
+        if self._stdin < 0:
+            return
+        if self._stdin in self._outputs:  # a terminal: end of input is a character
+            await self.write(b"\x04")
+        else:
+            self._drop(self._stdin)
+        self._stdin = -1
+
+    async def resize(self, columns: int, rows: int) -> None:
+        for fd in self._outputs:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        if not self._reaped:
+            self.process.send_signal(signal.SIGWINCH)
+
+    async def output(self) -> AsyncIterator[tuple[Channel, bytes]]:
+        while self._outputs:
+            fd = await self._reader.readable(self._outputs)
+            if fd < 0:
+                return
+            try:
+                data = os.read(fd, _CHUNK)
+            except BlockingIOError:
+                continue
+            except OSError:  # EIO: a terminal whose other side is gone
+                data = b""
+            channel = self._outputs[fd]
+            if not data:
+                del self._outputs[fd]
+                if fd != self._stdin:
+                    self._drop(fd)
+                continue
+            if channel == "stderr" or not self._tail:
+                self._tail = (self._tail + data)[-4096:]
+            yield channel, data
+
+    async def wait(self) -> int:
+        await ended(self.process.pid)
+        code = self.process.wait()
+        self._reaped = True
+        started = self.pid_file.exists() and self.pid_file.read_text().strip()
+        with contextlib.suppress(FileNotFoundError):
+            self.pid_file.unlink()
+        if code and not started and not self._killed:
+            raise RuntimeFailure(complaint(self._tail) or "exec failed")
+        return 128 - code if code < 0 else code
+
+    _killed = False
+
+    def kill(self) -> None:
+        """End the process inside, then the one that waits for it."""
+        if self._reaped or self.process.poll() is not None:
+            return
+        self._killed = True
+        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            os.kill(int(self.pid_file.read_text()), signal.SIGKILL)
+        self.process.kill()
+
+    async def close(self) -> None:
+        self.kill()
+        self._reader.stop()
+        for fd in list(self._all):
+            self._drop(fd)
+        self._outputs.clear()
+        if not self._reaped:
+            with contextlib.suppress(RuntimeFailure):
+                await self.wait()
+
+    def _drop(self, fd: int) -> None:
+        if fd in self._all:
+            self._all.discard(fd)
+            os.close(fd)
+
+
+async def exec_streams(
+    engine: conmon.Engine, threads: Threads, container_id: str, command: tuple[str, ...], *, stdin: bool, tty: bool
+) -> ExecStreams:
+    """Start a command in a running container. Raises RuntimeFailure when the OCI runtime cannot even be started."""
+    if not command:
+        raise RuntimeFailure("no command given to exec")
+    folder = engine.state.parent / "execs"
+    pid_file = folder / secrets.token_hex(8)
+    words = ["exec", "--pid-file", str(pid_file), *(["--tty"] if tty else []), container_id, *command]
+    folder.mkdir(parents=True, exist_ok=True)
+    spawn = _spawn_on_terminal if tty else _spawn_on_pipes
+    try:
+        return await threads.run(spawn, engine.command(*words), pid_file, stdin)
+    except OSError as err:
+        raise RuntimeFailure(f"{engine.binary}: {err}") from err
+
+
+def _spawn_on_pipes(words: list[str], pid_file: Path, stdin: bool) -> ExecStreams:
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        bufsize=0,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    outputs: dict[int, Channel] = {os.dup(process.stdout.fileno()): "stdout", os.dup(process.stderr.fileno()): "stderr"}
+    entry = os.dup(process.stdin.fileno()) if process.stdin else -1
+    for file in (process.stdin, process.stdout, process.stderr):
+        if file:
+            file.close()
+    return ExecStreams(process, pid_file, outputs, entry)
+
+
+def _spawn_on_terminal(words: list[str], pid_file: Path, stdin: bool) -> ExecStreams:
+    """The OCI runtime copies between our pty and the container's; SIGWINCH tells it to copy the size as well."""
+    del stdin
+    master, slave = pty.openpty()
+    try:
+        terminal.setraw(slave)
+        process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    except BaseException:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
+    return ExecStreams(process, pid_file, {master: "stdout"}, master)
+
+
+async def exec_to_end(
+    engine: conmon.Engine, threads: Threads, clock: Clock, container_id: str, command: tuple[str, ...], timeout_s: float
+) -> ExecResult:
+    """Run a command and collect what it says, at most 16 MiB a stream. Raises TimeoutError."""
+    streams = await exec_streams(engine, threads, container_id, command, stdin=False, tty=False)
+    collected: dict[Channel, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+    async def collect() -> None:
+        async for channel, data in streams.output():
+            room = _MAX_SYNC_OUTPUT_BYTES - len(collected[channel])
+            collected[channel] += data[: max(0, room)]
+
+    async def work() -> int:
+        reading = asyncio.create_task(collect(), name="runtime/exec-output")
+        try:
+            code = await streams.wait()
+            await asyncio.wait([reading], timeout=_DRAIN_S)  # a daemon it left behind may hold the pipes for ever
+            return code
+        except RuntimeFailure as err:
+            await asyncio.wait([reading], timeout=_DRAIN_S)
+            raise RuntimeFailure(complaint(bytes(collected["stderr"])) or str(err)) from err
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+
+    try:
+        code = await _within(work(), timeout_s, clock)
+    finally:
+        await streams.close()
+    return ExecResult(code, bytes(collected["stdout"]), bytes(collected["stderr"]))
+
+
+async def _within(work: Awaitable[int], timeout_s: float, clock: Clock) -> int:
+    """Await ``work`` for so long by the injected clock. Raises TimeoutError."""
+    task = asyncio.ensure_future(work)
+    if timeout_s <= 0:
+        return await task
+    alarm = asyncio.create_task(clock.sleep(timeout_s), name="runtime/exec-timeout")
+    try:
+        await asyncio.wait([task, alarm], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise TimeoutError(f"command timed out after {timeout_s:g}s")
+        return task.result()
+    finally:
+        alarm.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+class SocketStreams:
+    """A connected socket: a port inside a sandbox, or conmon's attach socket (packets, the channel as first byte)."""
+
+    def __init__(self, sock: socket.socket, *, stdin: bool = True, bundle: Path | None = None) -> None:
+        sock.setblocking(False)
+        self._socket, self._stdin, self._bundle = sock, stdin, bundle
+        self._reader, self._ended, self._sending_done = _Reader(), asyncio.Event(), False
+
+    async def write(self, data: bytes) -> None:
+        if self._stdin and not self._sending_done and self._socket.fileno() >= 0:
+            await _write_all(self._socket.fileno(), data, os.write)
+
+    async def close_stdin(self) -> None:
+        if self._stdin and not self._sending_done and self._socket.fileno() >= 0:
+            self._sending_done = True
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+
+    async def resize(self, columns: int, rows: int) -> None:
+        if self._bundle:
+            conmon.control(self._bundle, conmon.RESIZE, rows, columns)
+
+    async def output(self) -> AsyncIterator[tuple[Channel, bytes]]:
+        try:
+            while self._socket.fileno() >= 0:
+                if await self._reader.readable({self._socket.fileno(): "stdout"}) < 0:
+                    return
+                try:
+                    data = self._socket.recv(_CHUNK)
+                except BlockingIOError:
+                    continue
+                except ConnectionError:
+                    return
+                if not data:
+                    return
+                if self._bundle is None:
+                    yield "stdout", data
+                elif len(data) > 1:
+                    yield ("stderr" if data[0] == 3 else "stdout"), data[1:]
+        finally:
+            self._ended.set()
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        return 0
+
+    async def close(self) -> None:
+        self._reader.stop()
+        self._socket.close()
+        self._ended.set()
+
+
+async def attach_streams(bundle: Path, *, stdin: bool) -> SocketStreams:
+    """Connect to a container's conmon. Raises RuntimeFailure when it is gone."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    folder = os.open(bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # the path may be longer than a socket's may be
+    try:
+        sock.connect(f"/proc/self/fd/{folder}/attach")
+    except OSError as err:
+        sock.close()
+        raise RuntimeFailure(f"cannot attach: {err.strerror}") from err
+    finally:
+        os.close(folder)
+    return SocketStreams(sock, stdin=stdin, bundle=bundle)
+
+
+async def forward_streams(netns: Path | None, port: int) -> SocketStreams:
+    """Connect to a port on the sandbox's localhost, IPv4 first. Raises RuntimeFailure."""
+
+    def connect() -> socket.socket:
+        if netns is not None:
+            fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                setns(fd, CLONE_NEWNET)
+            finally:
+                os.close(fd)
+        refusals = []
+        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.settimeout(_CONNECT_TIMEOUT_S)
+            try:
+                sock.connect((address, port))
+                return sock
+            except OSError as err:
+                sock.close()
+                refusals.append(f"{address}: {err}")
+        raise RuntimeFailure(f"failed to connect to localhost:{port} inside the sandbox: {', '.join(refusals)}")
+
+    return SocketStreams(await in_own_thread(connect))

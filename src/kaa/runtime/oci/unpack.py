@@ -1,0 +1,335 @@
+"""Unpack one image layer into a folder, trusting nothing in it.
+
+A layer is a tar made by a stranger and unpacked by root. So: every path is resolved inside the folder (links are followed
+as the container would follow them, never as the host would), names with ``..`` are refused, device files are refused but
+for the harmless ones of ``/dev``, sizes and counts are limited, and the bytes must be what their digests say. Whiteouts
+become what overlayfs reads: a character device 0:0 for a deleted file, an xattr for an emptied folder.
+
+Source: OCI image-spec layer.md; overlayfs.rst of the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from .files import remove_tree
+
+CHUNK = 1 << 18
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+_XATTR = "SCHILY.xattr."
+_HARMLESS_DEVICES = frozenset({(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)})
+_MAX_LINKS = 255
+_MAX_HEADER_BYTES = 1 << 20
+
+
+class LayerError(ValueError):
+    """The layer is broken, lies about its digest, or tries to leave its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one layer may unpack to."""
+
+    total_bytes: int = 64 << 30
+    entries: int = 2_000_000
+    path_bytes: int = 4096
+
+
+class ByteSource(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Hashing:
+    """Passes bytes on, counting and hashing them."""
+
+    def __init__(self, source: ByteSource, limit_bytes: int = 1 << 62) -> None:
+        self.source, self.limit_bytes, self.count, self.sha = source, limit_bytes, 0, hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self.source.read(size)
+        self.count += len(data)
+        if self.count > self.limit_bytes:
+            raise LayerError(f"layer is larger than {self.limit_bytes} bytes")
+        self.sha.update(data)
+        return data
+
+    def drain(self) -> str:
+        """Read to the end; the digest of everything."""
+        while self.read(CHUNK):
+            pass
+        return f"sha256:{self.sha.hexdigest()}"
+
+
+class _Gunzip:
+    """A gzip stream of any number of members, read in chunks."""
+
+    def __init__(self, source: ByteSource, head: bytes) -> None:
+        self.source, self.pending, self.engine, self.started = source, head, zlib.decompressobj(31), False
+
+    def read(self, size: int = -1, /) -> bytes:
+        size = size if size > 0 else CHUNK
+        while True:
+            self.pending = self.pending or self.source.read(CHUNK)
+            if not self.pending:
+                if self.started:
+                    raise LayerError("layer is truncated")
+                return b""
+            self.started = True
+            data = self.engine.decompress(self.pending, size)
+            self.pending = self.engine.unconsumed_tail
+            if self.engine.eof:
+                self.pending, self.engine, self.started = self.engine.unused_data, zlib.decompressobj(31), False
+                if self.pending and not self.pending.strip(b"\0"):
+                    self.pending = b""
+            if data:
+                return data
+
+
+class _Plain:
+    def __init__(self, source: ByteSource, head: bytes) -> None:
+        self.source, self.head = source, head
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self.head:
+            head, self.head = self.head, b""
+            return head
+        return self.source.read(size if size > 0 else CHUNK)
+
+
+def decompressed(source: ByteSource) -> ByteSource:
+    """Gzip, zstd or nothing: told by the first bytes, as media types in the wild are often wrong."""
+    head = source.read(CHUNK)
+    if head[:2] == b"\x1f\x8b":
+        return _Gunzip(source, head)
+    if head[:4] == b"\x28\xb5\x2f\xfd":
+        import zstandard  # loaded only for images that use it
+
+        reader: ByteSource = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+            _Plain(source, head),  # type: ignore[arg-type]  # it wants no more than read()
+            read_across_frames=True,
+        )
+        return reader
+    return _Plain(source, head)
+
+
+def unpack_layer(
+    source: ByteSource, target: Path, *, digest: str = "", diff_id: str = "", limits: Limits | None = None
+) -> str:
+    """Unpack a layer and check it; returns its diff id (the digest of the plain tar).
+
+    Args:   digest: what the bytes as stored must hash to;  diff_id: what the plain tar must.
+    Raises: LayerError; OSError. The target then holds rubbish: remove it.
+    """
+    limits = limits or Limits()
+    packed = Hashing(source)
+    plain = Hashing(decompressed(packed), limits.total_bytes)
+    try:
+        with tarfile.open(mode="r|", fileobj=cast(Any, _Blocks(plain)), bufsize=CHUNK, tarinfo=_Entry) as archive:
+            _Unpacker(target, limits).run(archive)
+        found = plain.drain()
+        stored = packed.drain()
+    except (tarfile.TarError, zlib.error, EOFError) as err:
+        raise LayerError(f"layer cannot be read: {err}") from err
+    if digest and stored != digest:
+        raise LayerError(f"layer hashes to {stored}, not to {digest}")
+    if diff_id and found != diff_id:
+        raise LayerError(f"layer unpacks to {found}, not to {diff_id}")
+    return found
+
+
+class _Blocks:
+    """Full reads for tarfile, which takes a short one for the end."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self.source = source
+
+    def read(self, size: int = -1, /) -> bytes:
+        parts, missing = [], size
+        while missing > 0 and (data := self.source.read(missing)):
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+
+class _Entry(tarfile.TarInfo):
+    """Refuses extended headers that would fill the memory before any limit is looked at."""
+
+    def _proc_member(self, archive: Any) -> Any:
+        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"X")
+        if self.type in extended and self.size > _MAX_HEADER_BYTES:
+            raise LayerError("layer has an oversized header")
+        return super()._proc_member(archive)  # type: ignore[misc]  # the hook exists, untyped
+
+
+class _Unpacker:
+    def __init__(self, root: Path, limits: Limits) -> None:
+        self.root, self.limits = str(root), limits
+        self.real: dict[str, str] = {"": self.root}  #: {folder as named: where it really is}
+        self.times: list[tuple[str, float]] = []
+        self.written: set[str] = set()  #: paths of this layer, which an opaque marker must not remove
+
+    def run(self, archive: tarfile.TarFile) -> None:
+        for count, entry in enumerate(archive):
+            if count >= self.limits.entries:
+                raise LayerError(f"layer has more than {self.limits.entries} entries")
+            self.one(archive, entry)
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every entry
+        for path, mtime in reversed(self.times):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path, (mtime, mtime), follow_symlinks=False)
+
+    def one(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
+        parts = _parts(entry.name, self.limits.path_bytes)
+        if not parts:
+            if entry.isdir():
+                self.describe(self.root, entry)
+            return
+        folder, name = self.folder(parts[:-1]), parts[-1]
+        if name == _OPAQUE:
+            os.setxattr(folder, "trusted.overlay.opaque", b"y")
+            return
+        path = f"{folder}/{name}"
+        if name.startswith(_WHITEOUT):
+            self.whiteout(folder, name.removeprefix(_WHITEOUT))
+            return
+        if len(os.fsencode(name)) > 255:
+            raise LayerError(f"layer has a name that is too long: {name[:40]}…")
+        self.clear(path, entry)
+        self.make(archive, entry, path)
+        self.written.add(path)
+
+    def whiteout(self, folder: str, name: str) -> None:
+        if name in ("", ".", "..") or name.startswith(_WHITEOUT):
+            raise LayerError(f"layer has a bad whiteout: {name}")
+        path = f"{folder}/{name}"
+        if path not in self.written:
+            self.clear(path, None)
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0))
+
+    def folder(self, parts: list[str]) -> str:
+        """The real path of a folder, made where missing. Links on the way are followed inside the root only."""
+        key = "/".join(parts)
+        known = self.real.get(key)
+        if known is None:
+            known = self.real[key] = self._resolve(parts)
+        return known
+
+    def _resolve(self, parts: list[str]) -> str:
+        todo, links = list(reversed(parts)), 0
+        done: list[str] = []
+        while todo:
+            part = todo.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                done = done[:-1]
+                continue
+            path = "/".join([self.root, *done, part])
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:
+                os.mkdir(path, 0o755)
+                mode = stat.S_IFDIR
+            if stat.S_ISLNK(mode):
+                links += 1
+                if links > _MAX_LINKS:
+                    raise LayerError(f"layer has too many links in {'/'.join(parts)}")
+                target = os.readlink(path)
+                done = [] if target.startswith("/") else done
+                todo.extend(reversed(target.split("/")))
+            elif stat.S_ISDIR(mode):
+                done.append(part)
+            else:
+                os.unlink(path)
+                os.mkdir(path, 0o755)
+                done.append(part)
+        return "/".join([self.root, *done])
+
+    def clear(self, path: str, entry: tarfile.TarInfo | None) -> None:
+        """Make room at ``path``; a folder stays when a folder comes."""
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(mode):
+            if entry is not None and entry.isdir():
+                return
+            remove_tree(Path(path))
+        else:
+            os.unlink(path)
+        self.real = {"": self.root}
+
+    def make(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
+        if entry.isdir():
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        elif entry.isreg():
+            self.regular(archive, entry, path)
+        elif entry.issym():
+            os.symlink(entry.linkname, path)
+            self.real = {"": self.root}
+        elif entry.islnk():
+            self.hard_link(entry, path)
+            return
+        elif entry.isfifo():
+            os.mkfifo(path, 0o600)
+        elif entry.ischr() and (entry.devmajor, entry.devminor) in _HARMLESS_DEVICES:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(entry.devmajor, entry.devminor))
+        else:
+            raise LayerError(f"layer has a device or unknown entry: {entry.name}")
+        self.describe(path, entry)
+
+    def regular(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb", buffering=0) as file:
+            source = archive.extractfile(entry)
+            left = entry.size
+            while source is not None and left and (data := source.read(min(left, CHUNK))):
+                file.write(data)
+                left -= len(data)
+        if left:
+            raise LayerError("layer is truncated")
+
+    def hard_link(self, entry: tarfile.TarInfo, path: str) -> None:
+        parts = _parts(entry.linkname, self.limits.path_bytes)
+        if not parts:
+            raise LayerError(f"layer has a bad hard link: {entry.name}")
+        target = f"{self.folder(parts[:-1])}/{parts[-1]}"
+        try:
+            os.link(target, path, follow_symlinks=False)
+        except (FileNotFoundError, PermissionError) as err:
+            raise LayerError(f"layer has a hard link to nothing: {entry.name} -> {entry.linkname}") from err
+
+    def describe(self, path: str, entry: tarfile.TarInfo) -> None:
+        """Owner, mode, xattrs and times; the owner first, for changing it clears setuid and capabilities."""
+        os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
+        if entry.issym():
+            os.utime(path, (entry.mtime, entry.mtime), follow_symlinks=False)
+            return
+        os.chmod(path, entry.mode & 0o7777)
+        for key, value in entry.pax_headers.items():
+            name = key.removeprefix(_XATTR)
+            if name != key and (name == "security.capability" or name.startswith("user.")):
+                os.setxattr(path, name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False)
+        if entry.isdir():
+            self.times.append((path, entry.mtime))
+        else:
+            os.utime(path, (entry.mtime, entry.mtime))
+
+
+def _parts(name: str, limit: int) -> list[str]:
+    """A path of the archive as folders below the root. Raises LayerError when it climbs."""
+    if len(os.fsencode(name)) > limit or "\0" in name:
+        raise LayerError("layer has a path that is too long")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise LayerError(f"layer has a path that leaves the image: {name}")
+    return parts

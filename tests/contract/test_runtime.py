@@ -1,0 +1,277 @@
+"""One suite for every runtime: what the kubelet may rely on. A runtime joins by adding a factory to ``FACTORIES``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kaa.api.clock import SystemClock
+from kaa.runtime.base import (
+    ContainerConfig,
+    ContainerState,
+    EventKind,
+    NotFoundError,
+    Resources,
+    Runtime,
+    RuntimeEvent,
+    RuntimeFailure,
+    SandboxConfig,
+    SandboxState,
+)
+
+
+@dataclass
+class Subject:
+    """A started runtime that holds the image ``busybox``. ``real``: commands do what they say."""
+
+    runtime: Runtime
+    folder: Path
+    real: bool
+
+
+Factory = Callable[[Path], AbstractAsyncContextManager[Subject]]
+
+
+@asynccontextmanager
+async def oci(folder: Path) -> AsyncIterator[Subject]:
+    if os.geteuid() != 0 or not shutil.which("conmon") or not os.access("/bin/busybox", os.X_OK):
+        pytest.skip("needs root, conmon and busybox-static")
+    from kaa.runtime.oci.build import busybox_archive
+    from kaa.runtime.oci.runtime import OciRuntime
+
+    runtime = OciRuntime(folder / "root", folder / "run", SystemClock())
+    await runtime.start()
+    await runtime.import_images(busybox_archive(folder / "busybox.tar"))
+    try:
+        yield Subject(runtime, folder, real=True)
+    finally:
+        for sandbox in await runtime.list_sandboxes():
+            await runtime.remove_sandbox(sandbox.id)
+        await runtime.close()
+        assert str(folder) not in read("/proc/self/mounts")
+
+
+#: Add yours: {name: an async context manager that gives a Subject}.
+FACTORIES: dict[str, Factory] = {"oci": oci}
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(params=sorted(FACTORIES))
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Callable[[Subject], Awaitable[None]]], None]:
+    """Runs a test's body on a runtime."""
+
+    def runner(body: Callable[[Subject], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with FACTORIES[request.param](tmp_path) as subject:
+                async with asyncio.timeout(60):
+                    await body(subject)
+
+        asyncio.run(main())
+
+    return runner
+
+
+def sandbox_config(subject: Subject, **changes: object) -> SandboxConfig:
+    settings: dict[str, object] = {"name": "web", "namespace": "default", "uid": "u1"}
+    settings |= {"log_directory": str(subject.folder / "logs"), "labels": {"a": "b"}, "annotations": {"c": "d"}}
+    return SandboxConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def container_config(script: str = "sleep 1000", **changes: object) -> ContainerConfig:
+    settings: dict[str, object] = {"name": "c", "image": "busybox", "command": ("sh", "-c", script)}
+    settings |= {"log_path": "c/0.log", "labels": {"e": "f"}}
+    return ContainerConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+async def exited(events: AsyncIterator[RuntimeEvent], container_id: str) -> None:
+    async for event in events:
+        if (event.kind, event.container_id) == (EventKind.STOPPED, container_id):
+            return
+
+
+def read(path: str) -> str:
+    return Path(path).read_text()
+
+
+def test_a_sandbox_lives_and_ends(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime = subject.runtime
+        config = sandbox_config(subject)
+        sandbox_id = await runtime.run_sandbox(config)
+        assert await runtime.run_sandbox(config) == sandbox_id
+        (found,) = await runtime.list_sandboxes()
+        assert (found.id, found.name, found.namespace, found.uid) == (sandbox_id, "web", "default", "u1")
+        assert (found.labels, found.annotations, found.state) == ({"a": "b"}, {"c": "d"}, SandboxState.READY)
+        for _ in range(2):
+            await runtime.stop_sandbox(sandbox_id)
+        (found,) = await runtime.list_sandboxes()
+        assert found.state is SandboxState.NOT_READY
+        for _ in range(2):
+            await runtime.remove_sandbox(sandbox_id)
+        assert await runtime.list_sandboxes() == []
+
+    run(body)
+
+
+def test_a_container_lives_and_ends(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime = subject.runtime
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        config = container_config()
+        container_id = await runtime.create_container(sandbox_id, config)
+        assert await runtime.create_container(sandbox_id, config) == container_id
+        made = await runtime.container(container_id)
+        assert (made.state, made.started_at, made.sandbox_id, made.name) == (ContainerState.CREATED, 0, sandbox_id, "c")
+        for _ in range(2):
+            await runtime.start_container(container_id)
+        running = await runtime.container(container_id)
+        assert running.state is ContainerState.RUNNING
+        assert running.started_at >= running.created_at > 0
+        assert running.labels == {"e": "f"}
+        assert running.image_id.startswith("sha256:")
+        assert [found.id for found in await runtime.list_containers(sandbox_id=sandbox_id)] == [container_id]
+        assert await runtime.list_containers(sandbox_id="other") == []
+        for _ in range(2):
+            await runtime.stop_container(container_id, 0)
+        ended = await runtime.container(container_id)
+        assert (ended.state, ended.exit_code, ended.reason) == (ContainerState.EXITED, 137, "Error")
+        assert ended.finished_at >= ended.started_at
+        for _ in range(2):
+            await runtime.remove_container(container_id)
+        with pytest.raises(NotFoundError):
+            await runtime.container(container_id)
+
+    run(body)
+
+
+def test_removing_a_sandbox_takes_its_containers(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime = subject.runtime
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        container_id = await runtime.create_container(sandbox_id, container_config())
+        await runtime.start_container(container_id)
+        await runtime.stop_sandbox(sandbox_id)
+        assert (await runtime.container(container_id)).state is ContainerState.EXITED
+        await runtime.remove_sandbox(sandbox_id)
+        assert await runtime.list_containers() == []
+
+    run(body)
+
+
+def test_unknown_things_are_not_found(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime = subject.runtime
+        await runtime.stop_container("none", 1)
+        await runtime.remove_container("none")
+        await runtime.stop_sandbox("none")
+        await runtime.remove_sandbox("none")
+        assert await runtime.image("nothing:here") is None
+        with pytest.raises(NotFoundError):
+            await runtime.start_container("none")
+        with pytest.raises(NotFoundError):
+            await runtime.create_container("none", container_config())
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        with pytest.raises(NotFoundError):
+            await runtime.create_container(sandbox_id, container_config(image="nothing:here"))
+
+    run(body)
+
+
+def test_events_tell_of_each_step(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime, seen = subject.runtime, list[RuntimeEvent]()
+        events = runtime.events()
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        container_id = await runtime.create_container(sandbox_id, container_config())
+        await runtime.start_container(container_id)
+        await runtime.stop_container(container_id, 0)
+        await runtime.remove_container(container_id)
+        async for event in events:
+            if event.container_id:
+                seen.append(event)
+            if event.kind is EventKind.DELETED:
+                break
+        assert [event.kind for event in seen] == ["created", "started", "stopped", "deleted"]
+        assert {(event.sandbox_id, event.container_id) for event in seen} == {(sandbox_id, container_id)}
+
+    run(body)
+
+
+def test_exit_codes_logs_and_exec(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        if not subject.real:
+            return
+        runtime = subject.runtime
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        first = await runtime.create_container(sandbox_id, container_config("echo out; echo err >&2; exit 3"))
+        events = runtime.events()
+        await runtime.start_container(first)
+        await exited(events, first)
+        found = await runtime.container(first)
+        assert (found.exit_code, found.reason) == (3, "Error")
+        lines = [line.split(" ", 1)[1] for line in read(found.log_path).splitlines()]
+        assert sorted(lines) == ["stderr F err", "stdout F out"]
+        second = await runtime.create_container(sandbox_id, container_config(attempt=1))
+        await runtime.start_container(second)
+        result = await runtime.exec_sync(second, ("sh", "-c", "echo a; echo b >&2; exit 7"), 10)
+        assert (result.exit_code, result.stdout, result.stderr) == (7, b"a\n", b"b\n")
+        with pytest.raises(TimeoutError):
+            await runtime.exec_sync(second, ("sleep", "100"), 0.2)
+        with pytest.raises(RuntimeFailure, match="executable file not found"):
+            await runtime.exec_sync(second, ("no-such-command",), 10)
+
+    run(body)
+
+
+def test_a_command_that_is_missing_fails_the_start(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        if not subject.real:
+            return
+        runtime = subject.runtime
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        container_id = await runtime.create_container(sandbox_id, container_config(command=("nope",)))
+        with pytest.raises(RuntimeFailure, match="executable file not found"):
+            await runtime.start_container(container_id)
+        found = await runtime.container(container_id)
+        assert (found.state, found.exit_code, found.reason) == (ContainerState.EXITED, 128, "StartError")
+
+    run(body)
+
+
+def test_usage_and_resources(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime = subject.runtime
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        container_id = await runtime.create_container(sandbox_id, container_config())
+        await runtime.start_container(container_id)
+        await runtime.update_resources(container_id, Resources(cpu_shares=512, memory_limit_bytes=64 << 20))
+        (use,) = await runtime.usage()
+        assert use.container_id == container_id
+        assert use.memory_bytes >= 0
+        assert min(await runtime.image_fs_bytes()) >= 0
+
+    run(body)
+
+
+def test_images_are_listed_and_removed(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime = subject.runtime
+        (image,) = await runtime.list_images()
+        assert image.repo_tags == ("docker.io/library/busybox:latest",)
+        for name in ("busybox", "busybox:latest", "docker.io/library/busybox", image.id, image.repo_digests[0]):
+            found = await runtime.image(name)
+            assert found is not None, name
+            assert found.id == image.id
+        for _ in range(2):
+            await runtime.remove_image(image.id)
+        assert await runtime.list_images() == []
+
+    run(body)

@@ -1,0 +1,155 @@
+"""What a container's config becomes for the OCI runtime."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kaa.runtime.base import ContainerConfig, Mount, Resources, RuntimeFailure, Security
+from kaa.runtime.oci.bundle import DEFAULT_CAPABILITIES, DeviceNode, Facts, User, build_spec, command_line, resolve_user
+from kaa.runtime.oci.images import ImageConfig
+
+IMAGE = ImageConfig(env=("PATH=/bin", "A=image"), entrypoint=("/entry",), cmd=("arg",), working_dir="/work")
+FACTS = Facts("/r", "/kaa/pod1/c1", {"mount": None, "network": "/ns/net", "pid": None}, User(), hostname="web")
+PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n"
+GROUP = "root:x:0:\nwww:x:34:\nstaff:x:50:web,other\nmore:x:51:web\n"
+
+
+def config(**changes: object) -> ContainerConfig:
+    return replace(ContainerConfig("c", "image"), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "expected"),
+    [
+        (None, None, ("/entry", "arg")),
+        (("/c",), None, ("/c",)),
+        (None, ("a",), ("/entry", "a")),
+        (("/c",), ("a",), ("/c", "a")),
+        ((), (), ("/entry", "arg")),
+    ],
+    ids=["the image's", "command drops the image's arguments", "args keep the entrypoint", "both", "empty is none"],
+)
+def test_command_lines_merge(
+    command: tuple[str, ...] | None, args: tuple[str, ...] | None, expected: tuple[str, ...]
+) -> None:
+    assert command_line(config(command=command, args=args), IMAGE) == expected
+
+
+def test_nothing_to_run_is_refused() -> None:
+    with pytest.raises(RuntimeFailure, match="no command specified"):
+        command_line(config(), ImageConfig())
+
+
+def test_the_environment_merges() -> None:
+    process = build_spec(config(env=(("A", "mine"), ("B", "b")), tty=True), IMAGE, FACTS)["process"]
+    assert process["env"] == ["HOSTNAME=web", "TERM=xterm", "PATH=/bin", "A=mine", "B=b", "HOME=/"]
+    assert process["cwd"] == "/work"
+    assert build_spec(config(working_dir="/w"), IMAGE, FACTS)["process"]["cwd"] == "/w"
+
+
+@pytest.mark.parametrize(
+    ("security", "image_user", "expected"),
+    [
+        (Security(), "", User(0, 0, (0,), "/root")),
+        (Security(), "web", User(33, 34, (34, 50, 51), "/var/www")),
+        (Security(), "33", User(33, 34, (34, 50, 51), "/var/www")),
+        (Security(), "web:staff", User(33, 50, (50, 51), "/var/www")),
+        (Security(), "999:888", User(999, 888, (888,), "/")),
+        (Security(user=999), "web", User(999, 0, (0,), "/")),
+        (Security(user=33, group=7, supplemental_groups=(9, 7)), "", User(33, 7, (7, 50, 51, 9), "/var/www")),
+        (Security(username="web"), "", User(33, 34, (34, 50, 51), "/var/www")),
+    ],
+)
+def test_users_are_looked_up_in_the_image(security: Security, image_user: str, expected: User) -> None:
+    assert resolve_user(config(security=security), ImageConfig(user=image_user), PASSWD, GROUP) == expected
+
+
+@pytest.mark.parametrize("user", ["nobody-here", "web:nothing"])
+def test_unknown_users_are_refused(user: str) -> None:
+    with pytest.raises(RuntimeFailure, match="unable to find"):
+        resolve_user(config(), ImageConfig(user=user), PASSWD, GROUP)
+
+
+@pytest.mark.parametrize(
+    ("security", "more", "less"),
+    [
+        (Security(), set(), set()),
+        (Security(add_capabilities=("NET_ADMIN",), drop_capabilities=("CAP_KILL",)), {"NET_ADMIN"}, {"KILL"}),
+        (
+            Security(add_capabilities=("CHOWN",), drop_capabilities=("ALL",)),
+            set(),
+            set(DEFAULT_CAPABILITIES) - {"CHOWN"},
+        ),
+    ],
+)
+def test_capabilities(security: Security, more: set[str], less: set[str]) -> None:
+    process = build_spec(config(security=security), IMAGE, FACTS)["process"]
+    expected = {f"CAP_{name}" for name in (set(DEFAULT_CAPABILITIES) | more) - less}
+    assert set(process["capabilities"]["bounding"]) == expected
+    assert "ambient" not in process["capabilities"]
+
+
+def test_privileged_has_everything_that_can_be_given() -> None:
+    facts = replace(FACTS, capabilities=frozenset({"SYS_ADMIN", "CHOWN"}))
+    spec = build_spec(config(security=Security(privileged=True, seccomp="runtime/default")), IMAGE, facts)
+    assert spec["process"]["capabilities"]["effective"] == ["CAP_CHOWN", "CAP_SYS_ADMIN"]
+    assert spec["linux"]["maskedPaths"] == spec["linux"]["readonlyPaths"] == []
+    assert spec["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+    assert "seccomp" not in spec["linux"]
+    (sys,) = (mount for mount in spec["mounts"] if mount["destination"] == "/sys")
+    assert sys["options"][-1] == "rw"
+
+
+def test_an_unknown_capability_is_refused() -> None:
+    with pytest.raises(RuntimeFailure, match="unknown capability CAP_FLY"):
+        build_spec(config(security=Security(add_capabilities=("FLY",))), IMAGE, FACTS)
+
+
+def test_mounts_stand_in_order_and_replace_ours() -> None:
+    facts = replace(FACTS, mounts=(Mount("/s/hosts", "/etc/hosts"), Mount("/s/shm", "/dev/shm")))
+    mounts = (
+        Mount("/a/deep", "/data/deep/er"),
+        Mount("/a", "/data", propagation="host_to_container"),
+        Mount("/h", "/etc/hosts"),
+    )
+    spec = build_spec(config(mounts=mounts), IMAGE, facts)
+    found = [(mount["destination"], mount["source"]) for mount in spec["mounts"]]
+    assert found.index(("/data", "/a")) < found.index(("/data/deep/er", "/a/deep"))
+    assert ("/etc/hosts", "/h") in found
+    assert ("/etc/hosts", "/s/hosts") not in found
+    assert spec["linux"]["rootfsPropagation"] == "rslave"
+    (shm,) = (mount for mount in spec["mounts"] if mount["destination"] == "/dev/shm")
+    assert shm["options"] == ["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]
+
+
+def test_resources_devices_and_namespaces() -> None:
+    resources = Resources(cpu_shares=2, cpu_quota_us=3, memory_limit_bytes=4, pids_limit=5, oom_score_adj=-999)
+    device = DeviceNode("/dev/x", "c", 10, 229, permissions="rwx")
+    facts = replace(FACTS, devices=(device,), lowest_oom_score_adj=0)
+    spec = build_spec(config(resources=resources), IMAGE, facts)
+    linux = spec["linux"]
+    assert linux["resources"]["cpu"] == {"shares": 2, "quota": 3}
+    assert (linux["resources"]["memory"], linux["resources"]["pids"]) == ({"limit": 4}, {"limit": 5})
+    assert linux["resources"]["devices"][1] == {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}
+    assert linux["namespaces"] == [{"type": "mount"}, {"type": "network", "path": "/ns/net"}, {"type": "pid"}]
+    assert linux["cgroupsPath"] == "/kaa/pod1/c1"
+    assert spec["process"]["oomScoreAdj"] == 0
+
+
+def test_the_default_seccomp_profile_depends_on_capabilities() -> None:
+    spec = build_spec(config(security=Security(seccomp="runtime/default")), IMAGE, FACTS)
+    plain = spec["linux"]["seccomp"]
+    assert plain["defaultAction"] == "SCMP_ACT_ERRNO"
+    free = {
+        name
+        for rule in plain["syscalls"]
+        for name in rule["names"]
+        if rule["action"] == "SCMP_ACT_ALLOW" and "args" not in rule
+    }
+    assert {"read", "openat", "chroot"} <= free
+    assert not {"mount", "unshare", "bpf", "clone", "socket"} & free
+    admin = Security(seccomp="runtime/default", add_capabilities=("SYS_ADMIN",))
+    rules = build_spec(config(security=admin), IMAGE, FACTS)["linux"]["seccomp"]["syscalls"]
+    assert any("mount" in rule["names"] for rule in rules)

@@ -1,0 +1,326 @@
+"""Pulling from a registry made here: tokens, lies, breaks and refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import zstandard
+from aiohttp import web
+
+from kaa.api.clock import SystemClock
+from kaa.runtime.base import ImageAuth, ImagePullError
+from kaa.runtime.oci.build import architecture, image_archive
+from kaa.runtime.oci.images import ImageStore
+from kaa.runtime.oci.registry import Puller, RegistryConfig, is_loopback, parse_challenge
+from kaa.runtime.oci.snapshots import Snapshots
+from kaa.runtime.oci.work import Threads
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="layers keep their owners")]
+
+
+class QuickClock(SystemClock):
+    """Back-off takes no time, but is noted."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=1)
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Registry:
+    """A registry on loopback that can be told to misbehave."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    token: str = ""
+    basic: str = ""
+    refuse_times: int = 0
+    truncate_times: int = 0
+    lie: str = ""  #: a digest answered with other bytes
+    requests: list[str] = field(default_factory=list)
+    port: int = 0
+
+    def put(self, content: bytes) -> str:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        self.blobs[digest] = content
+        return digest
+
+    def load(self, archive: Path, tag: str = "1") -> str:
+        with tarfile.open(archive) as tar:
+            for member in tar.getmembers():
+                if member.name.startswith("blobs/") and (file := tar.extractfile(member)):
+                    self.put(file.read())
+            index = tar.extractfile("index.json")
+            assert index is not None
+            digest: str = json.loads(index.read())["manifests"][0]["digest"]
+        self.tags[tag] = digest
+        return digest
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request.path + (f" {request.headers['Range']}" if "Range" in request.headers else ""))
+        if request.path == "/token":
+            if request.headers.get("Authorization") != "Basic dTpw":
+                return web.Response(status=401)
+            return web.json_response({"token": self.token})
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            challenge = f'Bearer realm="http://127.0.0.1:{self.port}/token",service="here",scope="repository:a/b:pull"'
+            return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+        if self.basic and request.headers.get("Authorization") != self.basic:
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        if self.refuse_times:
+            self.refuse_times -= 1
+            return web.Response(status=429, headers={"Retry-After": "7"})
+        name = request.path.rpartition("/")[2]
+        content = self.blobs.get(self.tags.get(name, name))
+        if content is None:
+            return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
+        if name == self.lie:
+            content = content[::-1]
+        return await self._send(request, content)
+
+    async def _send(self, request: web.Request, content: bytes) -> web.StreamResponse:
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        response = web.StreamResponse(status=206 if start else 200)
+        response.content_length = len(content) - start
+        await response.prepare(request)
+        if "/blobs/" in request.path and self.truncate_times and len(content) > 3000:
+            self.truncate_times -= 1
+            await response.write(content[start : start + 1000])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        await response.write(content[start:])
+        return response
+
+
+@dataclass
+class World:
+    registry: Registry
+    store: ImageStore
+    puller: Puller
+    clock: QuickClock
+    name: str
+    folder: Path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
+    def runner(body: Callable[[World], Awaitable[None]]) -> None:
+        async def main() -> None:
+            registry, clock, threads = Registry(), QuickClock(), Threads()
+            server = web.Server(registry.answer)
+            runner = web.ServerRunner(server)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            registry.port = runner.addresses[0][1]
+            snapshots = Snapshots(tmp_path / "store")
+            snapshots.open()
+            store = ImageStore(tmp_path / "store" / "images", snapshots)
+            store.open()
+            mirrors = {"docker.io": (f"http://127.0.0.1:{registry.port}",)}
+            puller = Puller(store, threads, clock, RegistryConfig(mirrors))
+            try:
+                await body(World(registry, store, puller, clock, f"127.0.0.1:{registry.port}/a/b:1", tmp_path))
+            finally:
+                await puller.close()
+                await runner.cleanup()
+                threads.close()
+            assert not list((tmp_path / "store" / "images" / "downloads").glob("*"))
+            assert not list((tmp_path / "store" / "layers").glob(".*"))
+
+        asyncio.run(main())
+
+    return runner
+
+
+def make_archive(world: World, name: str = "image") -> Path:
+    noise = os.urandom(20_000)
+    return image_archive(world.folder / f"{name}.tar", ["x.io/a/b:1"], files={"bin/x": (noise, 0o755)}, user="33")
+
+
+def test_an_image_is_pulled_and_not_fetched_twice(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        digest = world.registry.load(make_archive(world))
+        record = await world.puller.pull(world.name, ImageAuth())
+        assert record.names == (world.name,)
+        assert record.digests == (f"{world.name[:-2]}@{digest}",)
+        assert record.config.user == "33"
+        fetched = len(world.registry.requests)
+        again = await world.puller.pull(world.name, ImageAuth())
+        assert again == record
+        assert len(world.registry.requests) - fetched == 2
+        by_digest = await world.puller.pull(f"{world.name[:-2]}@{digest}", ImageAuth())
+        assert by_digest.id == record.id
+
+    run(body)
+
+
+def test_two_pulls_of_one_name_share_the_work(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        world.registry.load(make_archive(world))
+        first, second = await asyncio.gather(*(world.puller.pull(world.name, ImageAuth()) for _ in range(2)))
+        assert first == second
+        assert len(world.registry.requests) == 3
+        assert world.puller.progress(world.name) is None
+
+    run(body)
+
+
+def test_an_index_gives_this_machines_image(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        digest = world.registry.load(make_archive(world))
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        entries = [
+            {
+                "mediaType": kind,
+                "digest": f"sha256:{'0' * 64}",
+                "size": 1,
+                "platform": {"architecture": "z", "os": "linux"},
+            },
+            {
+                "mediaType": kind,
+                "digest": digest,
+                "size": 1,
+                "platform": {"architecture": architecture(), "os": "linux"},
+            },
+        ]
+        index = world.registry.put(json.dumps({"schemaVersion": 2, "manifests": entries}).encode())
+        world.registry.tags["1"] = index
+        record = await world.puller.pull(world.name, ImageAuth())
+        assert (record.manifest, record.digests) == (digest, (f"{world.name[:-2]}@{index}",))
+        world.registry.tags["1"] = world.registry.put(
+            json.dumps({"schemaVersion": 2, "manifests": entries[:1]}).encode()
+        )
+        with pytest.raises(ImagePullError, match="no match for platform in manifest"):
+            await world.puller.pull(world.name, ImageAuth())
+
+    run(body)
+
+
+def test_a_zstd_layer_is_read(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        manifest = json.loads(world.registry.blobs[world.registry.load(make_archive(world))])
+        layer = manifest["layers"][0]
+        packed = zstandard.compress(gzip.decompress(world.registry.blobs.pop(layer["digest"])))
+        layer |= {"digest": world.registry.put(packed), "size": len(packed)}
+        world.registry.tags["1"] = world.registry.put(json.dumps(manifest).encode())
+        record = await world.puller.pull(world.name, ImageAuth())
+        assert world.store.snapshots.has(record.chain[0])
+
+    run(body)
+
+
+def test_a_mirror_answers_for_its_registry(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        world.registry.load(make_archive(world), "latest")
+        record = await world.puller.pull("b", ImageAuth())
+        assert record.names == ("docker.io/library/b:latest",)
+        assert world.registry.requests[0] == "/v2/library/b/manifests/latest"
+
+    run(body)
+
+
+def test_a_token_is_fetched_with_the_credentials(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        world.registry.load(make_archive(world))
+        world.registry.token = "t0"
+        with pytest.raises(ImagePullError, match="failed to fetch token: unexpected status: 401"):
+            await world.puller.pull(world.name, ImageAuth())
+        assert (await world.puller.pull(world.name, ImageAuth("u", "p"))).names
+        world.registry.token, world.registry.basic = "", "Basic dTpw"
+        with pytest.raises(ImagePullError, match="401 Unauthorized"):
+            await world.puller.pull(world.name, ImageAuth())
+        assert (await world.puller.pull(world.name, ImageAuth("u", "p"))).names
+
+    run(body)
+
+
+def test_a_busy_registry_is_asked_again_when_it_says(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        world.registry.load(make_archive(world))
+        world.registry.refuse_times = 2
+        await world.puller.pull(world.name, ImageAuth())
+        assert world.clock.slept == [7, 7]
+        world.registry.refuse_times = 100
+        with pytest.raises(ImagePullError, match="429 Too Many Requests"):
+            await world.puller.pull(world.name, ImageAuth())
+
+    run(body)
+
+
+def test_a_broken_download_goes_on_where_it_broke(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        world.registry.load(make_archive(world))
+        world.registry.truncate_times = 2
+        record = await world.puller.pull(world.name, ImageAuth())
+        assert world.store.snapshots.has(record.chain[0])
+        ranges = [request.split()[1] for request in world.registry.requests if " " in request]
+        assert ranges == ["bytes=1000-", "bytes=2000-"]
+        assert world.clock.slept
+
+    run(body)
+
+
+def test_a_layer_that_never_comes_whole_fails(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        world.registry.load(make_archive(world))
+        world.registry.truncate_times = 1000
+        with pytest.raises(ImagePullError, match="failed to pull and unpack image"):
+            await world.puller.pull(world.name, ImageAuth())
+
+    run(body)
+
+
+@pytest.mark.parametrize("part", ["manifest", "config", "layer"])
+def test_bytes_that_are_not_their_digest_are_refused(run: Callable[..., None], part: str) -> None:
+    async def body(world: World) -> None:
+        digest = world.registry.load(make_archive(world))
+        manifest = json.loads(world.registry.blobs[digest])
+        digests = {"manifest": digest, "config": manifest["config"]["digest"], "layer": manifest["layers"][0]["digest"]}
+        world.registry.lie = digests[part]
+        with pytest.raises(ImagePullError, match="hashes to"):
+            await world.puller.pull(f"{world.name[:-2]}@{digest}", ImageAuth())
+        assert not world.store.records
+
+    run(body)
+
+
+def test_an_unknown_image_is_not_found(run: Callable[..., None]) -> None:
+    async def body(world: World) -> None:
+        with pytest.raises(ImagePullError, match="not found"):
+            await world.puller.pull(world.name, ImageAuth())
+        with pytest.raises(ImagePullError, match="failed to parse image name 'UPPER'"):
+            await world.puller.pull("UPPER", ImageAuth())
+        with pytest.raises(ImagePullError, match="failed to do request"):
+            await world.puller.pull("127.0.0.1:1/a:1", ImageAuth())
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("host", "answer"),
+    [("localhost", True), ("localhost:5000", True), ("127.9.9.9:1", True), ("[::1]:5000", True), ("quay.io", False)],
+)
+def test_loopback_registries_speak_http(host: str, answer: bool) -> None:
+    assert is_loopback(host) is answer
+    assert RegistryConfig().endpoints(host) == [("http://" if answer else "https://") + host]
+
+
+def test_challenges_are_read() -> None:
+    text = 'Bearer realm="https://a/t",service="b",scope="repository:x:pull,push"'
+    expected = {"realm": "https://a/t", "service": "b", "scope": "repository:x:pull,push"}
+    assert parse_challenge(text) == ("bearer", expected)
