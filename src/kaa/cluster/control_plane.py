@@ -89,7 +89,7 @@ class ControlPlane:
     async def _components(self) -> None:
         from .components import run_components
 
-        await run_components(self.config, self.clock, self.client, self.api.cacher)
+        await run_components(self.config, self.clock, self.client)
 
 
 def build(

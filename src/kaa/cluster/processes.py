@@ -86,3 +86,24 @@ def _reap(pid: int) -> None:
     """Collect it, if it was this process's own child."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def started_at(pid: int) -> float:
+    """When a process began, in seconds since 1970; 0 when there is none."""
+    ticks = start_time(pid) if pid else ""
+    if not ticks:
+        return 0.0
+    boot = next(
+        (float(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")),
+        0.0,
+    )
+    return boot + int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process holds; 0 when there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,84 @@
+"""``kaa image``: the node's images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import existing, which_cluster
+
+
+@click.group("image", short_help="Import, pull, list and remove the node's images.")
+def command() -> None:
+    """The images of this machine's node."""
+
+
+def _ask(name: str, data_dir: str, **request: Any) -> Any:
+    """The agent's last word; progress is shown on the way."""
+    from rich.console import Console
+
+    from kaa.cluster.images import ask
+
+    config = existing(name, data_dir)
+    console = Console(stderr=True, highlight=False)
+    try:
+        with console.status(f"{request['verb']} {request.get('image') or request.get('path') or ''}") as status:
+            for answer in ask(config.run_dir / "agent.sock", **request):
+                if "progress" in answer:
+                    step = answer["progress"]
+                    total = f" of {step['of'] / 1e6:.1f}" if step["of"] else ""
+                    status.update(f"{step['status']} {step['bytes'] / 1e6:.1f}{total} MB")
+                elif "error" in answer:
+                    raise click.ClickException(answer["error"])
+                else:
+                    return answer["done"]
+    except (ConnectionError, FileNotFoundError):
+        raise click.ClickException(f"the agent of cluster {name} does not run; `kaa up` starts it") from None
+    raise click.ClickException("the agent ended before it answered; see `kaa logs kubelet`")
+
+
+@command.command("import")
+@click.argument("archives", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@which_cluster
+def import_(archives: tuple[Path, ...], name: str, data_dir: str) -> None:
+    """Take images from ARCHIVES: what `docker save` or an OCI layout in a tar holds."""
+    for archive in archives:
+        for image in _ask(name, data_dir, verb="import", path=str(archive.absolute())):
+            click.echo("\n".join(image["tags"]) or image["id"])
+
+
+@command.command("pull")
+@click.argument("image")
+@which_cluster
+def pull(image: str, name: str, data_dir: str) -> None:
+    """Fetch IMAGE from its registry."""
+    found = _ask(name, data_dir, verb="pull", image=image)
+    click.echo(f"{', '.join(found['tags']) or image}  {found['id']}")
+
+
+@command.command("ls")
+@which_cluster
+def ls(name: str, data_dir: str) -> None:
+    """List the images."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("IMAGE", "ID", "SIZE"):
+        table.add_column(column, overflow="fold")
+    for image in _ask(name, data_dir, verb="ls"):
+        size = f"{image['size_bytes'] / 1e6:.1f} MB"
+        for tag in image["tags"] or ["<none>"]:
+            table.add_row(tag, image["id"].removeprefix("sha256:")[:12], size)
+    Console(highlight=False).print(table)
+
+
+@command.command("rm")
+@click.argument("images", nargs=-1, required=True)
+@which_cluster
+def rm(images: tuple[str, ...], name: str, data_dir: str) -> None:
+    """Remove IMAGES by name or id."""
+    for image in images:
+        click.echo(_ask(name, data_dir, verb="rm", image=image)["id"])

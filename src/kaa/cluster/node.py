@@ -1,0 +1,198 @@
+"""A node in one process: kubelet, service proxy and name server, each with its own certificate.
+
+Containers, mounts and rules outlive this process; its next life finds them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kaa import __version__
+from kaa.api.clock import Clock, SystemClock
+from kaa.api.types.core_v1 import Pod
+from kaa.client.events import EventRecorder
+from kaa.client.http import HttpClient
+from kaa.client.informer import Informers
+from kaa.kubelet.auth import DelegatedAuth
+from kaa.kubelet.cgroups import CgroupManager
+from kaa.kubelet.config import HostProcess, KubeletConfig
+from kaa.kubelet.kubelet import Kubelet
+from kaa.kubelet.resolv import parse_resolv_conf, pod_dns
+from kaa.kubelet.server import KubeletServer
+from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
+from kaa.runtime.base import DNS, Runtime
+
+from .config import ClusterConfig
+from .images import ImageService
+from .pki import Pki
+from .processes import running_pid, started_at
+
+log = structlog.get_logger("kaa.kubelet")
+
+KUBELET_VERSION = "v1.36.2"
+CONTROL_PLANE_ROLE = "node-role.kubernetes.io/control-plane"
+
+
+def client_context(pki: Pki, name: str) -> ssl.SSLContext:
+    """TLS as one of the cluster's own users."""
+    context = ssl.create_default_context(cafile=str(pki.ca))
+    context.load_cert_chain(pki.cert(name), pki.key(name))
+    return context
+
+
+def serving_context(pki: Pki, node_name: str) -> ssl.SSLContext:
+    """The kubelet's own server: certificates of callers are asked for, and verified when they come."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(pki.cert(f"nodes/{node_name}-serving"), pki.key(f"nodes/{node_name}-serving"))
+    context.load_verify_locations(pki.ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+async def serve(config: ClusterConfig) -> None:
+    """Run this machine's node until cancelled."""
+    clock = SystemClock()
+    pki = Pki(config.pki_dir, clock)
+    client = HttpClient(config.server_url, client_context(pki, f"nodes/{config.node_name}-client"), "kubelet")
+    async with asyncio.TaskGroup() as tasks:
+        runtime, network = await _runtime(config, clock)
+        try:
+            recorder = EventRecorder(client, clock, "kubelet", host=config.node_name)
+            kubelet = Kubelet(client, runtime, clock, kubelet_config(config, clock), recorder)
+            server = KubeletServer(
+                kubelet,
+                auth=DelegatedAuth(client, clock, config.node_name),
+                tls=serving_context(pki, config.node_name),
+            )
+            tasks.create_task(server.run(config.node_ip, config.kubelet_port), name="kubelet/server")
+            tasks.create_task(recorder.run(), name="kubelet/recorder")
+            tasks.create_task(ImageService(runtime, config.run_dir / "agent.sock").run(), name="images")
+            tasks.create_task(kubelet.run(), name="kubelet")
+            log.info("node started", node=config.node_name, runtime=config.runtime, address=config.node_ip)
+            if network is not None:
+                tasks.create_task(_network(config, clock, pki), name="network")
+            await asyncio.Event().wait()
+        finally:
+            await runtime.close()
+            await client.close()
+
+
+async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, Any]:
+    """The container runtime and, for real containers, the pods' network under it."""
+    if config.runtime == "simulated":
+        from kaa.runtime.simulated import SimulatedRuntime
+
+        return SimulatedRuntime(clock), None
+    from kaa.network.pods import BridgePodNetwork
+    from kaa.runtime.oci.runtime import OciRuntime
+
+    network = BridgePodNetwork(
+        config.bridge, (config.node_pod_cidr,), config.root / "network", cluster_cidrs=(config.pod_cidr,)
+    )
+    await network.setup()
+    runtime = OciRuntime(config.root / "containers", config.run_dir / "containers", clock, network=network)
+    await runtime.start()
+    return runtime, network
+
+
+async def _network(config: ClusterConfig, clock: Clock, pki: Pki) -> None:
+    """Services and names."""
+    from kaa.network.dns import DnsServer
+    from kaa.network.forward import read_upstreams
+    from kaa.network.proxy import Proxy
+
+    proxying = HttpClient(config.server_url, client_context(pki, "kube-proxy"), "kube-proxy")
+    naming = HttpClient(config.server_url, client_context(pki, "coredns"), "coredns")
+    proxy_informers, dns_informers = Informers(proxying, clock), Informers(naming, clock)
+    proxy = Proxy(
+        proxy_informers, clock, node_name=config.node_name, table=config.table, cluster_cidrs=(config.pod_cidr,)
+    )
+    dns = DnsServer(
+        dns_informers,
+        clock,
+        listen=((config.gateway_ip, 53),),
+        cluster_domain=config.domain,
+        upstreams=read_upstreams(),
+        server_ips=(config.dns_service_ip,),
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for work, name in (
+                (proxy_informers.run(), "proxy/informers"),
+                (dns_informers.run(), "dns/informers"),
+                (proxy.run(), "proxy"),
+                (dns.run(), "dns"),
+            ):
+                tasks.create_task(work, name=name)
+    finally:
+        await proxying.close()
+        await naming.close()
+
+
+def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
+    """What this cluster tells its kubelet."""
+    simulated = config.runtime == "simulated"
+    manifests = config.root / "manifests"
+    manifests.mkdir(parents=True, exist_ok=True)
+    return KubeletConfig(
+        node_name=config.node_name,
+        root=config.root / "kubelet",
+        pod_log_root=config.root / "pod-logs",
+        node_ips=(config.node_ip,),
+        port=config.kubelet_port,
+        version=KUBELET_VERSION,
+        labels={CONTROL_PLANE_ROLE: "", "kaa.dev/runtime": config.runtime},
+        cluster_dns=(config.dns_service_ip,),
+        cluster_domain=config.domain,
+        host_dns=host_dns(),
+        pod_dns=_pod_dns,
+        static_pod_path=manifests,
+        host_processes=host_processes(config),
+        cgroups=None if simulated else CgroupManager(root=config.cgroup_root),
+        mounter=PlainFolders() if simulated else SystemMounter(),
+        network_probes=not simulated,
+    )
+
+
+def _pod_dns(pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> DNS:
+    return pod_dns(pod, host, cluster_dns=cluster_dns, cluster_domain=cluster_domain).dns
+
+
+def host_dns() -> DNS:
+    try:
+        return parse_resolv_conf(Path("/etc/resolv.conf").read_text())
+    except OSError:
+        return DNS()
+
+
+def host_processes(config: ClusterConfig) -> tuple[HostProcess, ...]:
+    """The cluster's own components, shown in kube-system as what they are: processes of the host."""
+    logs, image = config.log_dir, f"kaa.dev/kaa:{__version__}"
+    server, agent = (started_at(running_pid(config.run_dir / f"{part}.pid")) for part in ("server", "agent"))
+    parts = [
+        ("kube-apiserver", "kube-apiserver", server),
+        ("kube-controller-manager", "kube-controller-manager", server),
+        ("kube-scheduler", "kube-scheduler", server),
+        ("kaa-store", "etcd", server),
+    ]
+    if config.runtime != "simulated":
+        parts += [("kube-proxy", "kube-proxy", agent), ("coredns", "kube-dns", agent)]
+    return tuple(
+        HostProcess(
+            name=name,
+            component=component,
+            log_path=logs / f"{name}.log",
+            image=image,
+            started_at=began,
+            labels={"component": component, "tier": "control-plane"}
+            if began == server and component not in ("kube-proxy", "kube-dns")
+            else {"k8s-app": component},
+        )
+        for name, component, began in parts
+    )
