@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..authz.base import Authorizer
+from ..authz.rbac import RbacAuthorizer
 from .base import Chain, Plugin
 from .certificates import CertificateApproval, CertificateSigning, CertificateSubjectRestriction
 from .default_tolerations import DefaultTolerationSeconds
@@ -14,6 +15,7 @@ from .namespace_lifecycle import NamespaceLifecycle
 from .node_restriction import NodeRestriction
 from .pod_security import PodSecurity
 from .priority import Priority
+from .rbac_escalation import RbacEscalation
 from .resource_quota import ResourceQuota
 from .runtime_class import RuntimeClass
 from .service_account import ServiceAccountAdmission
@@ -21,8 +23,10 @@ from .storage import DefaultStorageClass, PersistentVolumeClaimResize, StorageOb
 from .taint_nodes import TaintNodesByCondition
 
 
-def default_plugins(authorizer: Authorizer, dynamic: Sequence[Plugin] = ()) -> list[Plugin]:
-    """``dynamic``: webhooks and policies, which see what the built-in plugins made of the object."""
+def default_plugins(
+    authorizer: Authorizer, dynamic: Sequence[Plugin] = (), *, rbac: RbacAuthorizer | None = None
+) -> list[Plugin]:
+    """``rbac``: with it, writes of roles and bindings are held against what the writer may do. ``dynamic``: webhooks and policies, which see what the built-in plugins made of the object."""
     return [
         NamespaceLifecycle(),
         LimitRanger(),
@@ -41,9 +45,12 @@ def default_plugins(authorizer: Authorizer, dynamic: Sequence[Plugin] = ()) -> l
         CertificateSubjectRestriction(),
         DefaultIngressClass(),
         *dynamic,
+        *((RbacEscalation(authorizer, rbac),) if rbac is not None else ()),
         ResourceQuota(),
     ]
 
 
-def default_chain(authorizer: Authorizer, dynamic: Sequence[Plugin] = ()) -> Chain:
-    return Chain(default_plugins(authorizer, dynamic))
+def default_chain(
+    authorizer: Authorizer, dynamic: Sequence[Plugin] = (), *, rbac: RbacAuthorizer | None = None
+) -> Chain:
+    return Chain(default_plugins(authorizer, dynamic, rbac=rbac))

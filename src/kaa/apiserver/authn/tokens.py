@@ -125,13 +125,28 @@ class TokenAuthenticator:
         self.issuer = issuer
         self.audiences = tuple(audiences)
         self._verified: dict[tuple[str, tuple[str, ...]], Verified] = {}
+        #: {Authorization header: its token}, so that a request with a known one costs one look-up
+        self._headers: dict[str, Verified] = {}
 
     def authenticate(self, credentials: Credentials, view: View) -> User | None:
         header = credentials.authorization
+        known = self._headers.get(header)
+        if known is not None:
+            try:
+                check_alive(known, view)
+            except Unauthorized:
+                del self._headers[header]
+                raise
+            return known.user
         if header[:7].lower() != "bearer ":
             return None
         found = self.review(header[7:].strip(), view)
-        return found.user if found is not None else None
+        if found is None:
+            return None
+        if len(self._headers) >= KEPT_TOKENS:
+            self._headers.clear()
+        self._headers[header] = found
+        return found.user
 
     def review(self, token: str, view: View, audiences: Sequence[str] = ()) -> Verified | None:
         """The token's meaning; None when it is not ours to judge. Raises Unauthorized when it is and is not valid."""
