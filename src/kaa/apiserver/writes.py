@@ -221,8 +221,9 @@ class Writer:
 
     async def _create_by_change(self, request: Request, change: Change, strategy: Strategy[Any]) -> Written:
         """An update of an absent object: upstream creates some kinds by PUT, and anything by apply."""
-        may_create = request.verb == "patch" and request.content_type.startswith("application/apply-patch")
-        if request.subresource or not (may_create or strategy.allows_create_on_update):
+        applies = request.verb == "patch" and request.content_type.startswith("application/apply-patch")
+        may_create = applies or (request.verb == "update" and strategy.allows_create_on_update)
+        if request.subresource or not may_create:
             raise NotFound.of(request.resource, request.name)
         made = change(None)
         return await self.create(request, await made if isinstance(made, Awaitable) else made)

@@ -136,7 +136,7 @@ def write_config(config: ClusterConfig) -> None:
 def known_clusters() -> list[ClusterConfig]:
     """Every cluster in the usual place, by slot."""
     home = clusters_home()
-    found = [read_config(folder) for folder in sorted(home.iterdir())] if home.is_dir() else []
+    found = [read_config(path) for path in sorted(home.iterdir()) if path.is_dir()] if home.is_dir() else []
     return sorted((config for config in found if config is not None), key=lambda config: config.slot)
 
 

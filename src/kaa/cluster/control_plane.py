@@ -109,7 +109,7 @@ def build(
 
     authorizer = DefaultAuthorizer()
     authenticator = DefaultAuthenticator((verifying_key,), issuer=ISSUER)
-    admission = default_chain(authorizer)
+    admission = default_chain(authorizer, rbac=authorizer.rbac)
     cacher = Cacher(store, clock, strategy_for)
     api = ApiServer(store, cacher, authorizer, admission, strategy_for)
     issuer = TokenIssuer(signing_key, ISSUER)

@@ -56,7 +56,7 @@ class ImageService:
             case {"verb": "ls"}:
                 return [_row(image) for image in await self._runtime.list_images()]
             case {"verb": "import", "path": path}:
-                importer = getattr(self._runtime, "import_archive", None)
+                importer = getattr(self._runtime, "import_images", None)
                 if importer is None:
                     raise RuntimeFailure("this runtime takes no archives: its node only pretends to have images")
                 return [_row(image) for image in await importer(Path(path))]

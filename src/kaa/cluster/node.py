@@ -14,6 +14,7 @@ import structlog
 
 from kaa import __version__
 from kaa.api.clock import Clock, SystemClock
+from kaa.api.errors import ApiError
 from kaa.api.types.core_v1 import Pod
 from kaa.client.events import EventRecorder
 from kaa.client.http import HttpClient
@@ -35,7 +36,7 @@ from .processes import running_pid, started_at
 log = structlog.get_logger("kaa.kubelet")
 
 KUBELET_VERSION = "v1.36.2"
-CONTROL_PLANE_ROLE = "node-role.kubernetes.io/control-plane"
+SERVER_RETRY_S = 0.03
 
 
 def client_context(pki: Pki, name: str) -> ssl.SSLContext:
@@ -62,6 +63,7 @@ async def serve(config: ClusterConfig) -> None:
     client = HttpClient(config.server_url, client_context(pki, f"nodes/{config.node_name}-client"), "kubelet")
     async with asyncio.TaskGroup() as tasks:
         runtime, network = await _runtime(config, clock)
+        await _server_answers(client, clock)
         try:
             recorder = EventRecorder(client, clock, "kubelet", host=config.node_name)
             kubelet = Kubelet(client, runtime, clock, kubelet_config(config, clock), recorder)
@@ -81,6 +83,16 @@ async def serve(config: ClusterConfig) -> None:
         finally:
             await runtime.close()
             await client.close()
+
+
+async def _server_answers(client: HttpClient, clock: Clock) -> None:
+    """Wait for the API server: node and control plane start together, and nothing here can begin before it."""
+    while True:
+        try:
+            await client.raw("GET", "/readyz")
+            return
+        except ApiError:
+            await clock.sleep(SERVER_RETRY_S)
 
 
 async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, Any]:
@@ -147,7 +159,7 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         node_ips=(config.node_ip,),
         port=config.kubelet_port,
         version=KUBELET_VERSION,
-        labels={CONTROL_PLANE_ROLE: "", "kaa.dev/runtime": config.runtime},
+        labels={"kaa.dev/runtime": config.runtime},
         cluster_dns=(config.dns_service_ip,),
         cluster_domain=config.domain,
         host_dns=host_dns(),

@@ -69,6 +69,7 @@ def control_plane_profiles(hosts: tuple[str, ...]) -> tuple[Profile, ...]:
         Profile("controller-manager", "system:kube-controller-manager"),
         Profile("scheduler", "system:kube-scheduler"),
         Profile("kube-proxy", "system:kube-proxy"),
+        Profile("coredns", "system:serviceaccount:kube-system:coredns"),
         Profile("admin", "kubernetes-admin", ADMINS),
         Profile("super-admin", "kubernetes-super-admin", "system:masters"),
     )

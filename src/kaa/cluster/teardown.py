@@ -1,0 +1,97 @@
+"""Taking a cluster down: containers stopped, and for ``reset`` every mount, link, rule, cgroup and file that it made.
+
+Files are removed last, by a walk that follows no link and crosses no mount: what a user mounted into a pod is unmounted,
+never deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from kaa.api.clock import SystemClock
+from kaa.runtime.files import remove_tree
+
+from .config import ClusterConfig
+
+STOP_GRACE_S = 5.0
+
+
+def stop_containers(config: ClusterConfig) -> None:
+    """End every container and sandbox; their records stay, so that the next ``up`` starts them anew."""
+    asyncio.run(_stop_sandboxes(config, remove=False))
+
+
+def remove_everything(config: ClusterConfig) -> None:
+    """Leave nothing behind."""
+    if config.runtime == "oci" and os.geteuid() == 0:
+        asyncio.run(_stop_sandboxes(config, remove=True))
+        asyncio.run(_remove_network(config))
+        _unmount(config.root)
+        _remove_cgroups(config.cgroup_root)
+    remove_tree(config.root, root=config.root.parent)
+
+
+async def _stop_sandboxes(config: ClusterConfig, *, remove: bool) -> None:
+    from kaa.network.pods import BridgePodNetwork
+    from kaa.runtime.oci.runtime import OciRuntime
+
+    if not (config.root / "containers").is_dir():
+        return
+    network = BridgePodNetwork(
+        config.bridge, (config.node_pod_cidr,), config.root / "network", cluster_cidrs=(config.pod_cidr,)
+    )
+    runtime = OciRuntime(config.root / "containers", config.run_dir / "containers", SystemClock(), network=network)
+    await runtime.start()
+    try:
+        await asyncio.gather(
+            *(runtime.stop_container(c.id, STOP_GRACE_S) for c in await runtime.list_containers()),
+            return_exceptions=True,
+        )
+        for sandbox in await runtime.list_sandboxes():
+            await (runtime.remove_sandbox(sandbox.id) if remove else runtime.stop_sandbox(sandbox.id))
+    finally:
+        await runtime.close()
+
+
+async def _remove_network(config: ClusterConfig) -> None:
+    from kaa.network import nft
+    from kaa.network.pods import BridgePodNetwork
+
+    network = BridgePodNetwork(
+        config.bridge, (config.node_pod_cidr,), config.root / "network", cluster_cidrs=(config.pod_cidr,)
+    )
+    await network.teardown()
+    if any(name == config.table for _, name in await nft.tables(config.table)):
+        await nft.delete_table(config.table)
+
+
+def _unmount(folder: Path) -> None:
+    """Unmount everything below a folder, deepest first."""
+    from kaa.kubelet.volumes.mounts import SystemMounter
+
+    SystemMounter().unmount_below(folder)
+
+
+def _remove_cgroups(root: str) -> None:
+    """Remove the cluster's cgroups, leaves first. They are empty by now; a moment's grace for the kernel."""
+    base = Path("/sys/fs/cgroup")
+    hierarchies = [base] if (base / "cgroup.controllers").exists() else [p for p in base.iterdir() if p.is_dir()]
+    for hierarchy in hierarchies:
+        top = hierarchy / root.lstrip("/")
+        for folder, _, _ in os.walk(top, topdown=False):
+            _remove_cgroup(Path(folder))
+
+
+def _remove_cgroup(folder: Path) -> None:
+    for _ in range(50):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
