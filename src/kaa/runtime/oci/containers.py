@@ -262,11 +262,13 @@ class Containers:
             log.warning("conmon is gone; its container runs on without a log", container=record.id)
             self._watch(live)
             return
-        code = found.code if found else UNKNOWN_EXIT_CODE
-        if (found and found.oom_killed) or self.cgroups.oom_kills(record.cgroup_path):
-            self._note_end(live, code, "OOMKilled", "", found.at if found else 0)
+        self.cgroups.kill(record.cgroup_path)  # in a shared pid namespace its children would live on
+        if found is None:
+            self._note_end(live, UNKNOWN_EXIT_CODE, "Unknown", "its end was not seen")
+        elif found.oom_killed or self.cgroups.oom_kills(record.cgroup_path):
+            self._note_end(live, found.code, "OOMKilled", "", found.at)
         else:
-            self._note_end(live, code, "Error" if code else "Completed", "", found.at if found else 0)
+            self._note_end(live, found.code, "Error" if found.code else "Completed", "", found.at)
 
     def _note_end(self, live: Live, code: int, reason: str, message: str, at: float = 0) -> None:
         record = live.record

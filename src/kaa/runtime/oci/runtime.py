@@ -22,6 +22,7 @@ from pathlib import Path
 
 import structlog
 
+from ... import __version__
 from ...api.clock import Clock
 from ..base import (
     Container,
@@ -62,7 +63,6 @@ from .work import Threads
 
 log = structlog.get_logger(__name__)
 
-VERSION = "0.1.0"
 MONITORS = "/kaa/monitors"  #: the cgroup of every conmon
 _DISK_USAGE_S = 10.0
 
@@ -149,7 +149,7 @@ class OciRuntime:
                 log.warning("conmon stays in our cgroup: stopping our service may stop containers", error=str(err))
 
     async def info(self) -> RuntimeInfo:
-        return RuntimeInfo("kaa", VERSION)
+        return RuntimeInfo("kaa", __version__)
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
         return self._events.subscribe()
