@@ -118,6 +118,7 @@ class OciRuntime:
                 self._adopt(record)
         await self.containers.adopt(set(self.sandboxes))
         await self.threads.run(self._sweep_folders)
+        await self._sweep_images()
         if self.network:
             await self.network.keep_only(frozenset(key for key, live in self.sandboxes.items() if live.record.ready))
 
@@ -386,8 +387,12 @@ class OciRuntime:
     async def remove_image(self, image_id: str) -> None:
         async with self._images_lock:
             if self.images.remove(image_id) and not self._puller.busy:
-                used = [layer for live in self.containers.live.values() for layer in live.record.chain]
-                await self.threads.run(self.images.sweep, used)
+                await self._sweep_images()
+
+    async def _sweep_images(self) -> None:
+        """Drop what no image and no container needs; also what a pull left that ended half way."""
+        used = [layer for live in self.containers.live.values() for layer in live.record.chain]
+        await self.threads.run(self.images.sweep, used)
 
     def _publish(self, kind: EventKind, sandbox_id: str) -> None:
         self._events.publish(RuntimeEvent(kind, sandbox_id, "", self.clock.now()))
