@@ -61,10 +61,12 @@ async def oci(folder: Path) -> AsyncIterator[Subject]:
 #: Add yours: {name: an async context manager that gives a Subject}.
 FACTORIES: dict[str, Factory] = {"oci": oci}
 
-pytestmark = pytest.mark.root
+NEED_ROOT = {"oci"}
 
 
-@pytest.fixture(params=sorted(FACTORIES))
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.root] if name in NEED_ROOT else []) for name in sorted(FACTORIES)]
+)
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Callable[[Subject], Awaitable[None]]], None]:
     """Runs a test's body on a runtime."""
 

@@ -23,6 +23,7 @@ from kaa.runtime.base import (
     EventKind,
     Mount,
     Namespaces,
+    PortMapping,
     Resources,
     RuntimeFailure,
     SandboxConfig,
@@ -33,6 +34,7 @@ from kaa.runtime.base import (
 from kaa.runtime.oci.build import busybox_archive
 from kaa.runtime.oci.linux import MS_BIND, mount, start_time, unmount
 from kaa.runtime.oci.runtime import OciRuntime
+from kaa.runtime.oci.state import ProcessRecord
 
 pytestmark = [
     pytest.mark.root,
@@ -72,6 +74,27 @@ async def runtime_in(folder: Path, archive: Path | None, *, keep: bool = False) 
         for sandbox in await runtime.list_sandboxes() if not keep else []:
             await runtime.remove_sandbox(sandbox.id)
         await runtime.close()
+
+
+class FakeNetwork:
+    """Notes what it is told; ``fail`` makes it refuse."""
+
+    def __init__(self) -> None:
+        self.attached: dict[str, str] = {}
+        self.kept: frozenset[str] = frozenset()
+        self.fail = False
+
+    async def attach(self, sandbox_id: str, netns_path: str, ports: tuple[PortMapping, ...]) -> tuple[str, ...]:
+        if self.fail:
+            raise RuntimeFailure("no addresses left")
+        self.attached[sandbox_id] = netns_path
+        return ("10.1.0.2",)
+
+    async def detach(self, sandbox_id: str) -> None:
+        self.attached.pop(sandbox_id, None)
+
+    async def keep_only(self, sandbox_ids: frozenset[str]) -> None:
+        self.kept = sandbox_ids
 
 
 Body = Callable[[OciRuntime], Awaitable[None]]
@@ -506,5 +529,72 @@ def test_events_name_the_end(run: Callable[[Body], None]) -> None:
                 assert event.container_id == container_id
                 break
         assert (await runtime.container(container_id)).reason == "Completed"
+
+    run(body)
+
+
+def test_the_network_is_attached_and_detached(tmp_path: Path, archive: Path, leftovers: None) -> None:
+    async def main() -> None:
+        async with runtime_in(tmp_path, archive) as runtime:
+            network = runtime.network = FakeNetwork()
+            sandbox_id = await sandbox(runtime)
+            (found,) = await runtime.list_sandboxes()
+            assert found.ips == ("10.1.0.2",)
+            assert network.attached[sandbox_id] == str(runtime.run_dir / "sandboxes" / sandbox_id / "net")
+            await sandbox(runtime, name="host", namespaces=Namespaces("node"))
+            assert list(network.attached) == [sandbox_id]
+            await runtime.stop_sandbox(sandbox_id)
+            assert not network.attached
+            network.fail = True
+            with pytest.raises(RuntimeFailure, match="no addresses left"):
+                await sandbox(runtime, name="unlucky")
+            assert {found.name for found in await runtime.list_sandboxes()} == {"web", "host"}
+            assert len(os.listdir(runtime.run_dir / "sandboxes")) == 1
+
+    asyncio.run(main())
+
+
+def test_what_fails_to_be_made_leaves_nothing(run: Callable[[Body], None]) -> None:
+    async def body(runtime: OciRuntime) -> None:
+        with pytest.raises(RuntimeFailure, match=r"cannot set sysctl kernel\.nonsense=1"):
+            await sandbox(runtime, sysctls={"kernel.nonsense": "1"})
+        assert await runtime.list_sandboxes() == []
+        sandbox_id = await sandbox(runtime)
+        with pytest.raises(RuntimeFailure, match="unable to find user nobody-here"):
+            await started(runtime, sandbox_id, security=Security(username="nobody-here"))
+        assert await runtime.list_containers() == []
+        assert not list(runtime.snapshots.writable.iterdir())
+        assert not list(runtime.containers.bundles.iterdir())
+
+    run(body)
+
+
+def test_after_a_restart_of_the_machine_nothing_is_believed_alive(
+    tmp_path: Path, archive: Path, leftovers: None
+) -> None:
+    """The pid is in use again, but in another boot."""
+
+    async def main() -> None:
+        async with runtime_in(tmp_path, archive, keep=True) as runtime:
+            container_id = await started(runtime, await sandbox(runtime))
+            await runtime.stop_container(container_id, 0)
+            record = runtime.containers.get(container_id).record
+            record.state, record.finished_at, record.exit_code = ContainerState.RUNNING, 0, 0
+            record.process = record.conmon = ProcessRecord(os.getpid(), start_time(os.getpid()), "another boot")
+            runtime.containers.folder.save(record)
+            (runtime.containers.bundle(container_id) / "exit" / container_id).unlink()
+        async with runtime_in(tmp_path, None) as runtime:
+            found = await runtime.container(container_id)
+            assert (found.state, found.exit_code, found.reason) == (ContainerState.EXITED, 255, "Unknown")
+
+    asyncio.run(main())
+
+
+def test_a_second_stop_with_less_patience_wins(run: Callable[[Body], None]) -> None:
+    async def body(runtime: OciRuntime) -> None:
+        container_id = await started(runtime, await sandbox(runtime), "trap '' TERM; while :; do sleep 0.02; done")
+        async with asyncio.timeout(10):
+            await asyncio.gather(runtime.stop_container(container_id, 500), runtime.stop_container(container_id, 0.1))
+        assert (await runtime.container(container_id)).exit_code == 137
 
     run(body)

@@ -8,7 +8,10 @@ import pytest
 
 from kaa.runtime.base import ContainerConfig, Mount, Resources, RuntimeFailure, Security
 from kaa.runtime.oci.bundle import DEFAULT_CAPABILITIES, DeviceNode, Facts, User, build_spec, command_line, resolve_user
+from kaa.runtime.oci.containers import signal_number
 from kaa.runtime.oci.images import ImageConfig
+from kaa.runtime.oci.sandbox import pause_program
+from kaa.runtime.oci.work import complaint
 
 IMAGE = ImageConfig(env=("PATH=/bin", "A=image"), entrypoint=("/entry",), cmd=("arg",), working_dir="/work")
 FACTS = Facts("/r", "/kaa/pod1/c1", {"mount": None, "network": "/ns/net", "pid": None}, User(), hostname="web")
@@ -153,3 +156,34 @@ def test_the_default_seccomp_profile_depends_on_capabilities() -> None:
     admin = Security(seccomp="runtime/default", add_capabilities=("SYS_ADMIN",))
     rules = build_spec(config(security=admin), IMAGE, FACTS)["linux"]["seccomp"]["syscalls"]
     assert any("mount" in rule["names"] for rule in rules)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"exec failed: no",
+        b'noise\ntime="2026-01-01" level=error msg="exec failed: no"\n',
+        b"\x1b[31mERRO\x1b[0m[0000] exec failed: no \r\n",
+        b"ERRO[0012] exec failed: no\n",
+    ],
+)
+def test_complaints_lose_their_decoration(text: bytes) -> None:
+    assert complaint(text) == "exec failed: no"
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("SIGTERM", 15), ("TERM", 15), ("9", 9), ("sigquit", 3), ("SIGRTMIN+3", 37), ("nonsense", 15), ("0", 15)],
+)
+def test_signals_have_many_spellings(name: str, number: int) -> None:
+    assert signal_number(name) == number
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_pause_is_a_whole_program(machine: str) -> None:
+    program = pause_program(machine)
+    assert program[:4] == b"\x7fELF"
+    assert len(program) % 8 == 0
+    assert program[-32:] == (1).to_bytes(32, "little")  # {SIG_IGN, 0, 0, 0}
+    with pytest.raises(RuntimeFailure, match="not supported on vax"):
+        pause_program("vax")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ..base import Image
-from .files import write_atomic
+from .files import remove_tree, write_atomic
 from .reference import parse_reference
 from .snapshots import Snapshots, chain_ids
 
@@ -77,10 +78,12 @@ class ImageStore:
         self.root, self.snapshots = root, snapshots
         self.blobs = root / "blobs" / "sha256"
         self.records: dict[str, ImageRecord] = {}  #: {image id: record}
+        self._lock = threading.Lock()  # imports and pulls end in different threads
 
     def open(self) -> None:
         """Read the index; an image that lost a layer is forgotten, so that the next pull brings it whole again."""
         self.blobs.mkdir(parents=True, exist_ok=True)
+        remove_tree(self.root / "downloads")
         index = self.root / "index.json"
         if index.exists():
             found = msgspec.json.decode(index.read_bytes(), type=list[ImageRecord])
@@ -92,6 +95,12 @@ class ImageStore:
         self, manifest: bytes, config: bytes, size_bytes: int, names: Sequence[str], digests: Sequence[str]
     ) -> ImageRecord:
         """Enter an image whose layers are unpacked. Names move to it from whatever bore them."""
+        with self._lock:
+            return self._add(manifest, config, size_bytes, names, digests)
+
+    def _add(
+        self, manifest: bytes, config: bytes, size_bytes: int, names: Sequence[str], digests: Sequence[str]
+    ) -> ImageRecord:
         document, image_id = decode_config(config), digest_of(config)
         for content in (manifest, config):
             path = self.blobs / digest_of(content).partition(":")[2]
@@ -141,17 +150,18 @@ class ImageStore:
 
     def remove(self, reference: str) -> bool:
         """Forget an image by id, or one of its names (the image too when that was the last). False when unknown."""
-        record = self.find(reference)
-        if record is None:
-            return False
-        by_id = record.id.startswith(f"sha256:{reference.removeprefix('sha256:')}")
-        rest = () if by_id or "@" in reference else tuple(set(record.names) - {str(parse_reference(reference))})
-        if rest:
-            self.records[record.id] = msgspec.structs.replace(record, names=tuple(sorted(rest)))
-        else:
-            del self.records[record.id]
-        self._save()
-        return True
+        with self._lock:
+            record = self.find(reference)
+            if record is None:
+                return False
+            by_id = record.id.startswith(f"sha256:{reference.removeprefix('sha256:')}")
+            rest = () if by_id or "@" in reference else tuple(set(record.names) - {str(parse_reference(reference))})
+            if rest:
+                self.records[record.id] = msgspec.structs.replace(record, names=tuple(sorted(rest)))
+            else:
+                del self.records[record.id]
+            self._save()
+            return True
 
     def sweep(self, used: Sequence[str]) -> None:
         """Drop blobs and layers that neither an image nor a container (its chain ids: ``used``) needs."""

@@ -17,7 +17,6 @@ MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 ACCEPT = ", ".join([*MANIFEST_TYPES, *INDEX_TYPES])
-_NON_DISTRIBUTABLE = ("nondistributable", "foreign")
 
 
 class Platform(msgspec.Struct, frozen=True):

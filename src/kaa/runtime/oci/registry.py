@@ -180,7 +180,8 @@ class Puller:
         await self._layers(remote, manifest.layers, config, progress)
         digest = f"{wanted.name}@{digest_of(top)}"
         names = [f"{wanted.name}:{wanted.tag}"] if wanted.tag and not wanted.digest else []
-        return self.store.add(content, config, manifest.size_bytes + len(content), names, [digest])
+        size = manifest.size_bytes + len(content)
+        return await self.threads.run(self.store.add, content, config, size, names, [digest])
 
     async def _layers(self, remote: Remote, layers: tuple[Descriptor, ...], config: bytes, progress: _Progress) -> None:
         """Fetch what is missing, in parallel, and unpack each layer as it arrives: none depends on another."""

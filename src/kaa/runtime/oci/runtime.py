@@ -22,6 +22,7 @@ from pathlib import Path
 
 import structlog
 
+from ... import __version__
 from ...api.clock import Clock
 from ..base import (
     Container,
@@ -62,7 +63,6 @@ from .work import Threads
 
 log = structlog.get_logger(__name__)
 
-VERSION = "0.1.0"
 MONITORS = "/kaa/monitors"  #: the cgroup of every conmon
 _DISK_USAGE_S = 10.0
 
@@ -118,6 +118,7 @@ class OciRuntime:
                 self._adopt(record)
         await self.containers.adopt(set(self.sandboxes))
         await self.threads.run(self._sweep_folders)
+        await self._sweep_images()
         if self.network:
             await self.network.keep_only(frozenset(key for key, live in self.sandboxes.items() if live.record.ready))
 
@@ -149,7 +150,7 @@ class OciRuntime:
                 log.warning("conmon stays in our cgroup: stopping our service may stop containers", error=str(err))
 
     async def info(self) -> RuntimeInfo:
-        return RuntimeInfo("kaa", VERSION)
+        return RuntimeInfo("kaa", __version__)
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
         return self._events.subscribe()
@@ -386,8 +387,12 @@ class OciRuntime:
     async def remove_image(self, image_id: str) -> None:
         async with self._images_lock:
             if self.images.remove(image_id) and not self._puller.busy:
-                used = [layer for live in self.containers.live.values() for layer in live.record.chain]
-                await self.threads.run(self.images.sweep, used)
+                await self._sweep_images()
+
+    async def _sweep_images(self) -> None:
+        """Drop what no image and no container needs; also what a pull left that ended half way."""
+        used = [layer for live in self.containers.live.values() for layer in live.record.chain]
+        await self.threads.run(self.images.sweep, used)
 
     def _publish(self, kind: EventKind, sandbox_id: str) -> None:
         self._events.publish(RuntimeEvent(kind, sandbox_id, "", self.clock.now()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from ..base import RuntimeFailure
 T = TypeVar("T")
 _THREADS = 16
 COMMAND_TIMEOUT_S = 120.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LEVEL = re.compile(r"^[A-Z]{4}\[\d+\] ")  #: logrus on a terminal
 
 
 class Threads:
@@ -46,7 +49,7 @@ def complaint(stderr: bytes) -> str:
     lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     if not lines:
         return ""
-    last = lines[-1].strip()
+    last = _LEVEL.sub("", _COLOUR.sub("", lines[-1])).strip()
     if 'msg="' in last:
         last = last.split('msg="', 1)[1].rstrip('"').replace('\\"', '"')
     return last

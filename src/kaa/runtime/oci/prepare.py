@@ -1,0 +1,142 @@
+"""The host's side of a bundle: reads the container's accounts, finds devices, makes mount sources, writes ``config.json``.
+
+``bundle`` decides, this looks. Files of the container are read without ever following a link out of it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from ..base import Device, Mount, RuntimeFailure
+from .bundle import DeviceNode, Facts, build_spec, resolve_user
+from .files import write_atomic
+from .images import ImageRecord
+from .state import ContainerRecord
+
+
+def write_bundle(bundle: Path, rootfs: Path, record: ContainerRecord, image: ImageRecord, facts: Facts) -> None:
+    """Look up the user in the container's own files, make missing mount sources, write ``config.json``. Blocks."""
+    config = record.config
+    user = resolve_user(config, image.config, read_inside(rootfs, "etc/passwd"), read_inside(rootfs, "etc/group"))
+    for mount in config.mounts:
+        prepare_source(mount)
+    devices = (
+        host_devices()
+        if config.security.privileged
+        else [node for device in config.devices for node in device_nodes(device)]
+    )
+    seccomp = config.security.seccomp
+    profile = msgspec.json.decode(Path(seccomp).read_bytes()) if seccomp.startswith("/") else None
+    spec = build_spec(
+        config,
+        image.config,
+        Facts(
+            rootfs=str(rootfs),
+            cgroup_path=record.cgroup_path,
+            namespaces=facts.namespaces,
+            user=user,
+            mounts=facts.mounts,
+            devices=tuple(devices),
+            hostname=facts.hostname,
+            capabilities=facts.capabilities,
+            lowest_oom_score_adj=facts.lowest_oom_score_adj,
+            cgroup_v2=facts.cgroup_v2,
+            apparmor=facts.apparmor,
+            profile=profile,
+        ),
+    )
+    bundle.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomic(bundle / "config.json", msgspec.json.encode(spec))
+
+
+def read_inside(rootfs: Path, name: str) -> str:
+    """A small file of a container, its links followed inside the container only; empty when missing."""
+    place, todo, hops = str(rootfs), name.split("/")[::-1], 0
+    done: list[str] = []
+    while todo:
+        part = todo.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            done = done[:-1]
+            continue
+        path = "/".join([place, *done, part])
+        if os.path.islink(path):
+            hops += 1
+            if hops > 40:
+                return ""
+            target = os.readlink(path)
+            done = [] if target.startswith("/") else done
+            todo.extend(target.split("/")[::-1])
+        else:
+            done.append(part)
+    path = "/".join([place, *done])
+    if not os.path.isfile(path) or os.path.getsize(path) > 1 << 20:
+        return ""
+    return Path(path).read_text(errors="replace")
+
+
+def prepare_source(mount: Mount) -> None:
+    """A bind mount needs its source: a missing one is made a folder, as containerd does."""
+    if mount.host_path != "tmpfs" and not os.path.lexists(mount.host_path):
+        os.makedirs(mount.host_path, mode=0o755, exist_ok=True)
+
+
+def device_nodes(device: Device) -> list[DeviceNode]:
+    """The device, or every device below a folder. Raises RuntimeFailure for what is neither."""
+    path = os.path.realpath(device.host_path)
+    try:
+        facts = os.stat(path)
+    except FileNotFoundError as err:
+        raise RuntimeFailure(f"device {device.host_path} does not exist") from err
+    if stat.S_ISDIR(facts.st_mode):
+        inside = [
+            Device(entry.path, f"{device.container_path}/{entry.name}", device.permissions)
+            for entry in os.scandir(path)
+        ]
+        usable = [entry for entry in inside if stat.S_IFMT(os.stat(entry.host_path).st_mode) in _DEVICE_KINDS]
+        return [node for entry in usable for node in device_nodes(entry)]
+    kind = _DEVICE_KINDS.get(stat.S_IFMT(facts.st_mode))
+    if kind is None:
+        raise RuntimeFailure(f"{device.host_path} is not a device")
+    return [
+        DeviceNode(
+            device.container_path,
+            kind,
+            os.major(facts.st_rdev),
+            os.minor(facts.st_rdev),
+            stat.S_IMODE(facts.st_mode),
+            facts.st_uid,
+            facts.st_gid,
+            device.permissions,
+        )
+    ]
+
+
+_DEVICE_KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+_NOT_PASSED_ON = frozenset({"pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev"})
+
+
+def host_devices(folder: str = "/dev") -> list[DeviceNode]:
+    """Every device of the host, for privileged containers."""
+    found: list[DeviceNode] = []
+    for entry in os.scandir(folder):
+        if entry.name in _NOT_PASSED_ON or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            found += host_devices(entry.path)
+        elif stat.S_IFMT(entry.stat().st_mode) in _DEVICE_KINDS:
+            found += device_nodes(Device(entry.path, entry.path))
+    return found
+
+
+def rewrite_resources(path: Path, spec: dict[str, object]) -> None:
+    """Change the limits of a container that has not started."""
+    config = msgspec.json.decode(path.read_bytes())
+    devices = config["linux"]["resources"].get("devices")
+    config["linux"]["resources"] = {**spec, "devices": devices}
+    write_atomic(path, msgspec.json.encode(config))
