@@ -9,7 +9,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kaa.api.clock import format_time
 from kaa.api.errors import NotFound
 from kaa.api.scheme import resource_of
 from kaa.api.types.core_v1 import Binding, Pod
@@ -97,7 +96,7 @@ class Virtuals:
         await api.admission.admit(attributes, api.cacher)
         await api.admission.validate(attributes, api.cacher)
         inner = _on_pod(request, name)
-        now = format_time(api.clock.now())
+        now = api.clock.now()
 
         def change(pod: Pod | None) -> Pod:
             if pod is None:
@@ -114,10 +113,12 @@ class Virtuals:
         if pod is None:
             raise NotFound.of(resource_of(Pod), request.name)
         options = asked.delete_options or DeleteOptions()
-        budgets = list(api.cacher.list(PodDisruptionBudget, request.namespace))
-        disrupted = eviction.decide(pod, budgets, api.clock.now())
-        if disrupted is not None and not options.dry_run:
-            await self._take(request, disrupted)
+        budgets = eviction.budgets_of(pod, api.cacher.list(PodDisruptionBudget, request.namespace))
+        verdict = eviction.decide(pod, budgets, api.clock.now())
+        if verdict.refusal is not None:
+            raise verdict.refusal
+        if verdict.budget is not None and not options.dry_run:
+            await self._take(request, verdict.budget)
         if options.preconditions is None:
             options = replace(options, preconditions=Preconditions(uid=pod.metadata.uid))
         inner = _on_pod(request, request.name)

@@ -298,7 +298,9 @@ def _update_faults(strategy: Strategy[Any], request: Request, new: Any, old: Any
     faults = validate_meta_update(new.metadata, old.metadata)
     if request.subresource == "status":
         return faults + strategy.validate_status_update(new, old)
-    return faults + strategy.validate_update(new, old)
+    if request.subresource in ("", "scale"):
+        return faults + strategy.validate_update(new, old)
+    return faults  # the others changed only what ``subresource_update`` let them
 
 
 def _kept_metadata(new: ObjectMeta, old: ObjectMeta) -> ObjectMeta:

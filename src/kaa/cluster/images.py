@@ -94,10 +94,10 @@ def _row(image: Any) -> dict[str, Any]:
     }
 
 
-def ask(path: Path, **request: Any) -> Iterator[dict[str, Any]]:
+def ask(socket_path: Path, **request: Any) -> Iterator[dict[str, Any]]:
     """Ask an agent; yields each answered line. Raises ConnectionError when no agent listens."""
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-        connection.connect(str(path))
+        connection.connect(str(socket_path))
         connection.sendall(msgspec.json.encode(request) + b"\n")
         with connection.makefile("rb") as lines:
             for line in lines:
