@@ -323,7 +323,8 @@ class Informers:
     def of(self, kind: Kind[T], *, keep: Callable[[Any], Any] | None = None) -> Informer[T]:
         """The informer of a kind, made on first call; running already if ``run`` is.
 
-        ``keep`` counts only if this call makes it: whoever comes later shares what there is.
+        ``keep`` counts only if this call makes it: who can do with less shares what there is. The other way round is an
+        error: who needs whole objects must ask first.
         """
         resource: Resource[T] = scheme.resource_of(kind)
         found = self._made.get(resource)
@@ -331,6 +332,7 @@ class Informers:
             found = self._made[resource] = Informer(self._client, kind, self._clock, keep=keep)
             if self._tasks is not None:
                 self._start(resource)
+        assert keep is not None or found._keep is None, f"{resource.group_resource} is kept in part only"
         return found
 
     def drop(self, kind: Kind[Any]) -> None:
