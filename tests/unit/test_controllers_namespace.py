@@ -92,3 +92,18 @@ def test_a_finalizer_holds_a_namespace() -> None:
             assert world.api.all(Namespace) == []
 
     asyncio.run(play())
+
+
+def test_a_namespace_that_ends_is_not_filled_again_and_again() -> None:
+    async def play() -> None:
+        async with World() as world:
+            meta = ObjectMeta(name="c", namespace="default", finalizers=("example.com/hold",))
+            await world.api.create(ConfigMap(metadata=meta))
+            await world.api.delete(Namespace, "default")
+            world.api._check_namespace = lambda resource, obj: None  # type: ignore[method-assign]  # slip it in
+            await world.api.create(make_replica_set(replicas=3))
+            del world.api._check_namespace  # type: ignore[method-assign]
+            await world.settle()
+            assert world.api.calls["create", "pods"] <= 5
+
+    asyncio.run(play())

@@ -6,24 +6,12 @@ import asyncio
 from collections.abc import Sequence
 
 from msgspec.structs import replace
+from service_builders import make_service
 from world import World, make_pod, make_replica_set
 
-from kaa.api.types.core_v1 import Container, ContainerPort, Pod, PodIP, Service, ServicePort, ServiceSpec
+from kaa.api.types.core_v1 import Container, ContainerPort, Pod, PodIP, Service, ServicePort
 from kaa.api.types.discovery_v1 import EndpointPort, EndpointSlice
-from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.controllers.endpointslice import Plan, plan
-
-
-def make_service(*ports: ServicePort, name: str = "web", cluster_ip: str = "10.1.0.1", **spec: object) -> Service:
-    return Service(
-        metadata=ObjectMeta(name=name, namespace="default", uid="uid-service"),
-        spec=ServiceSpec(
-            selector={"app": "web"},
-            ports=ports or (ServicePort(port=80, protocol="TCP"),),
-            cluster_ip=cluster_ip,
-            **spec,
-        ),
-    )
 
 
 def slices_of(service: Service, pods: Sequence[Pod], slices: Sequence[EndpointSlice] = (), most: int = 100) -> Plan:

@@ -23,7 +23,7 @@ import structlog
 
 from kaa.api import scheme
 from kaa.api.clock import Clock
-from kaa.api.errors import ApiError, Expired
+from kaa.api.errors import ApiError, Expired, NotFound
 from kaa.api.resources import Resource
 from kaa.api.selectors import Selector
 
@@ -229,9 +229,17 @@ class Informer(Lister[T]):
             except Expired:
                 self.resource_version = ""
             except (ApiError, OSError, TimeoutError) as err:
+                if isinstance(err, NotFound):  # not served, or not yet: there are none of its kind
+                    self._empty()
                 failures += 1
                 log.warning("list or watch failed", kind=_word(self._kind), error=str(err), failures=failures)
                 await self._clock.sleep(min(self.RETRY_S * 2 ** (failures - 1), self.RETRY_MAX_S))
+
+    def _empty(self) -> None:
+        for key in list(self._objects):
+            self._forget(key)
+        self.resource_version = ""
+        self.synced.set()
 
     async def _relist(self) -> None:
         listing = await self._client.list(
@@ -315,7 +323,8 @@ class Informers:
     def of(self, kind: Kind[T], *, keep: Callable[[Any], Any] | None = None) -> Informer[T]:
         """The informer of a kind, made on first call; running already if ``run`` is.
 
-        ``keep`` counts only if this call makes it: whoever comes later shares what there is.
+        ``keep`` counts only if this call makes it: who can do with less shares what there is. The other way round is an
+        error: who needs whole objects must ask first.
         """
         resource: Resource[T] = scheme.resource_of(kind)
         found = self._made.get(resource)
@@ -323,6 +332,7 @@ class Informers:
             found = self._made[resource] = Informer(self._client, kind, self._clock, keep=keep)
             if self._tasks is not None:
                 self._start(resource)
+        assert keep is not None or found._keep is None, f"{resource.group_resource} is kept in part only"
         return found
 
     def drop(self, kind: Kind[Any]) -> None:

@@ -99,7 +99,7 @@ class WorkQueue(Generic[K]):
         heapq.heappush(self._later, (due, next(self._order), key))
         if first:
             self._changed.set()
-        elif len(self._later) > 2 * len(self._due) + 64:
+        if len(self._later) > 2 * len(self._due) + 64:
             self._drop_stale()
 
     def add_failed(self, key: K) -> None:

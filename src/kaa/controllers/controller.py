@@ -96,11 +96,20 @@ class Controller(Generic[K]):
             log.debug("reconcile met a conflict", controller=self.name, key=str(claim.key), error=str(err))
             claim.retry(err)
         except (ApiError, OSError, TimeoutError) as err:
+            if refused_since_it_ends(err):
+                claim.done()
+                return
             log.warning("reconcile failed", controller=self.name, key=str(claim.key), error=str(err))
             claim.retry(err)
         except Exception as err:
             log.exception("reconcile failed", controller=self.name, key=str(claim.key))
             claim.retry(err)
+
+
+def refused_since_it_ends(error: Exception) -> bool:
+    """Forbidden only because the namespace is being deleted: what was wanted there is wanted no more."""
+    causes = error.status.details.causes if isinstance(error, ApiError) and error.status.details else ()
+    return any(cause.reason == "NamespaceTerminating" for cause in causes)
 
 
 async def in_parallel(work: Iterable[Awaitable[T]], *, at_once: int = 50) -> list[T | Exception]:

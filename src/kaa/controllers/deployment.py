@@ -23,8 +23,7 @@ from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from . import deployment_status, revisions, rolling
-from .controller import Context, Controller
-from .namespace import refused_since_it_ends
+from .controller import Context, Controller, refused_since_it_ends
 from .owners import BY_CONTROLLER, ORPHANS, add_owner_indexes, claim, controller_of, newest, plan_claims
 from .pods import is_finished
 

@@ -19,9 +19,8 @@ from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from . import service_pods
-from .controller import Context, Controller
+from .controller import Context, Controller, refused_since_it_ends
 from .endpointslice import GATHER_S_PER_POD, families_of
-from .namespace import refused_since_it_ends
 from .pods import is_finished, is_ready
 
 MANAGED_BY = "endpoints.kubernetes.io/managed-by"
@@ -49,7 +48,9 @@ def ports_of(service: Service, pod: Pod) -> list[EndpointPort | None]:
         return [None] if service_pods.is_headless(service) else []
     found = ((port, service_pods.target_port(port, pod)) for port in service.spec.ports)
     return [
-        EndpointPort(name=port.name or None, port=number, protocol=port.protocol, app_protocol=port.app_protocol)
+        EndpointPort(
+            name=port.name or None, port=number, protocol=port.protocol or "TCP", app_protocol=port.app_protocol
+        )
         for port, number in found
         if number is not None
     ]

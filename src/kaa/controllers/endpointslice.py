@@ -63,7 +63,7 @@ def ports_of(service: Service, pod: Pod) -> Ports:
     """The pod's ports behind the service's, without those that the pod does not have."""
     found = ((port, service_pods.target_port(port, pod)) for port in service.spec.ports)
     return tuple(
-        EndpointPort(name=port.name or "", port=number, protocol=port.protocol, app_protocol=port.app_protocol)
+        EndpointPort(name=port.name or "", port=number, protocol=port.protocol or "TCP", app_protocol=port.app_protocol)
         for port, number in found
         if number is not None
     )

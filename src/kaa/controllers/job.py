@@ -233,6 +233,8 @@ class Jobs(Controller[Key]):
         owner = controller_of(pod)
         if owner is not None and owner.kind == "Job":
             self.queue.add(Key(pod.metadata.namespace or "", owner.name))
+            if new is not None and self.jobs.get(owner.name, pod.metadata.namespace) is None:
+                self._free_later(pod)
         elif new is not None and FINALIZER in pod.metadata.finalizers:
             self._free_later(pod)
         elif new is not None and (old is None or old.metadata != new.metadata):
@@ -251,11 +253,7 @@ class Jobs(Controller[Key]):
             await self._free(self.pods.get(key.name, namespace))
             return None
         job = self.jobs.by_key(key)
-        if job is None:
-            for pod in self.pods.by_index(ORPHANS, key.namespace):
-                self._free_later(pod)
-            return None
-        if job.spec.managed_by not in (None, MANAGER):
+        if job is None or job.spec.managed_by not in (None, MANAGER):
             return None
         if is_finished(job):
             await self._free_all(self.pods.by_index(BY_CONTROLLER, job.metadata.uid or ""))

@@ -16,6 +16,7 @@ from kaa.client.informer import Informers
 
 from .controller import Context, Controller
 from .deployment import Deployments
+from .disruption import Disruptions
 from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
 from .garbagecollector import GarbageCollector
@@ -53,6 +54,7 @@ class ControllerManager:
             PodGC(context),
             NodeLifecycle(context),
             TaintEviction(context),
+            Disruptions(context),
             Jobs(context),
             TTLAfterFinished(context),
             Namespaces(context, served),

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kaa.api.errors import ApiError, MethodNotAllowed, NotFound
+from kaa.api.errors import MethodNotAllowed, NotFound
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import Namespace, NamespaceCondition, Pod
 from kaa.api.types.meta_v1 import DeleteOptions
@@ -32,12 +32,6 @@ AGAIN_S, AGAIN_MAX_S = 0.05, 5.0
 
 def is_active(namespace: Namespace) -> bool:
     return namespace.metadata.deletion_timestamp is None and namespace.status.phase != "Terminating"
-
-
-def refused_since_it_ends(error: Exception) -> bool:
-    """Forbidden only because the namespace is being deleted: what was wanted there is wanted no more."""
-    causes = error.status.details.causes if isinstance(error, ApiError) and error.status.details else ()
-    return any(cause.reason == "NamespaceTerminating" for cause in causes)
 
 
 # ------------------------------------------------------------------------------------------------ deciding

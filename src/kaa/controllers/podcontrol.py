@@ -15,8 +15,7 @@ from kaa.client.client import Client, PatchType
 from kaa.client.events import EventRecorder
 from kaa.client.informer import Informer
 
-from .controller import in_parallel
-from .namespace import refused_since_it_ends
+from .controller import in_parallel, refused_since_it_ends
 from .owners import newest
 
 SLOW_START = 1

@@ -192,6 +192,7 @@ class Replicas(Controller[Key], Generic[S]):
         if owner is None:
             return None
         pods = await self._claim(owner)
+        before = sum(map(is_active, pods))
         failure: tuple[str, str] | None = None
         error: Exception | None = None
         if owner.metadata.deletion_timestamp is None:
@@ -204,7 +205,7 @@ class Replicas(Controller[Key], Generic[S]):
         await self._write_status(owner, counts, failure)
         if error is not None:
             raise error
-        if counts.replicas != _replicas(owner) and owner.metadata.deletion_timestamp is None:
+        if counts.replicas not in (before, _replicas(owner)):
             self.queue.add(key)  # a burst is done, more to come
         return counts.available_in_s if counts.available_in_s < inf else None
 

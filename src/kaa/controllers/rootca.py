@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kaa.api.errors import AlreadyExists, Forbidden, NotFound
+from kaa.api.errors import AlreadyExists, NotFound
 from kaa.api.types.core_v1 import ConfigMap, Namespace
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
-from .namespace import is_active, refused_since_it_ends
+from .namespace import is_active
 
 CONFIG_MAP = "kube-root-ca.crt"
 DESCRIPTION = "kubernetes.io/description"
@@ -69,6 +69,3 @@ class RootCAPublisher(Controller[Key]):
             await (self.client.create(wanted) if found is None else self.client.update(wanted))
         except (AlreadyExists, NotFound):
             return
-        except Forbidden as err:
-            if not refused_since_it_ends(err):
-                raise

@@ -5,14 +5,14 @@ Source: kubernetes pkg/controller/serviceaccount.
 
 from __future__ import annotations
 
-from kaa.api.errors import AlreadyExists, Forbidden
+from kaa.api.errors import AlreadyExists
 from kaa.api.types.core_v1 import Namespace, ServiceAccount
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
-from .namespace import is_active, refused_since_it_ends
+from .namespace import is_active
 
 ACCOUNT = "default"
 
@@ -50,6 +50,3 @@ class ServiceAccounts(Controller[Key]):
             await self.client.create(missing)
         except AlreadyExists:
             return
-        except Forbidden as err:
-            if not refused_since_it_ends(err):
-                raise
