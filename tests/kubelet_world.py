@@ -14,7 +14,7 @@ from kaa.api.clock import VirtualClock, format_time
 from kaa.api.errors import AlreadyExists, Conflict, NotFound
 from kaa.api.scheme import convert, resource_of, to_builtins
 from kaa.api.types.authentication_v1 import TokenRequest
-from kaa.api.types.core_v1 import Container, Pod, PodSpec
+from kaa.api.types.core_v1 import Container, ObjectReference, Pod, PodSpec
 from kaa.api.types.meta_v1 import DeleteOptions, ObjectMeta
 from kaa.client.client import Listing, PatchType, WatchEvent, WatchType
 from kaa.kubelet.config import KubeletConfig
@@ -181,7 +181,8 @@ class Events:
         self.said: list[tuple[str, str, str]] = []
 
     def event(self, obj: Any, type: str, reason: str, message: str) -> None:
-        self.said.append((obj.metadata.name, reason, message))
+        name = obj.name if isinstance(obj, ObjectReference) else obj.metadata.name
+        self.said.append((name, reason, message))
 
     def reasons(self, name: str) -> list[str]:
         return [reason for who, reason, _ in self.said if who == name]
