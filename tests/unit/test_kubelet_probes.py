@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -19,7 +20,19 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 async def ask(serve: Serve | None, make: Callable[[int], Probe]) -> str:
     """The probe's complaint about a server; empty when it is content."""
     idle: Serve = serve or _hang
-    server = await asyncio.start_server(idle, "127.0.0.1", 0)
+    served: list[asyncio.Task[None]] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        served.append(task)
+        with contextlib.suppress(ConnectionError):  # the probe leaves as soon as it knows
+            await idle(reader, writer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port: int = server.sockets[0].getsockname()[1]
     if serve is None:
         server.close()
@@ -31,6 +44,8 @@ async def ask(serve: Serve | None, make: Callable[[int], Probe]) -> str:
         return str(err).replace(str(port), "PORT")
     finally:
         server.close()
+        await asyncio.sleep(0.01)
+        await asyncio.gather(*served)
     return ""
 
 
@@ -57,7 +72,6 @@ def grpc(status: bytes) -> Serve:
         writer.write(b"\0\0\0\x01\x05\0\0\0\x01")
         await writer.drain()
         await reader.read()
-        writer.close()
 
     return serve
 
