@@ -26,7 +26,8 @@ from .images import Images
 from .log_rotation import rotate_logs
 from .node import NodeKeeper
 from .objects import Objects
-from .pod_worker import PodHost, PodWorker
+from .pod_host import PodHost
+from .pod_worker import PodWorker
 from .probes import Prober
 from .references import container_reference
 from .static_pods import HASH, MIRROR, Mirrors, host_process_pod, host_process_status, is_mirror, read_folder

@@ -7,28 +7,24 @@ the turns and wakes the next one when it is done; the plan is told what is under
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
 
-from kaa.api.clock import Clock, parse_time
+from kaa.api.clock import parse_time
 from kaa.api.errors import ApiError, NotFound
-from kaa.api.types.core_v1 import ConfigMap, Pod, Secret, Service
+from kaa.api.types.core_v1 import Pod
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.api.types.node_v1 import RuntimeClass
-from kaa.client.client import Client
-from kaa.client.informer import Lister
-from kaa.runtime.base import Container, ContainerState, Runtime, RuntimeFailure, Sandbox
+from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
 
 from . import lifecycle
-from .config import KubeletConfig, Recorder
 from .container_config import container_config, sandbox_config
-from .env import ConfigError, Sources
-from .images import ImageError, Images
+from .env import ConfigError
+from .images import ImageError
 from .messages import termination_message
-from .objects import Objects
+from .pod_host import PodHost, container_sources, plain_sources, pull_secrets
 from .pod_plan import (
     SANDBOX,
     Action,
@@ -48,36 +44,16 @@ from .pod_plan import (
     grace_of,
     plan,
 )
-from .probes import Prober
 from .references import container_reference
 from .status import Seen, pod_status
-from .status_writer import StatusWriter, with_status
+from .status_writer import with_status
 from .tasks import Tasks
-from .volumes import VolumeError, Volumes
+from .volumes import VolumeError
 from .volumes.manager import Prepared
 
 log = structlog.get_logger(__name__)
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 122.0
 _RETRY_START_S = 10.0
-
-
-@dataclass(slots=True)
-class PodHost:
-    """What the pods of a node share."""
-
-    client: Client
-    runtime: Runtime
-    clock: Clock
-    config: KubeletConfig
-    recorder: Recorder
-    images: Images
-    volumes: Volumes
-    objects: Objects
-    prober: Prober
-    statuses: StatusWriter
-    services: Lister[Service]
-    memory_capacity_bytes: int
-    allocatable: dict[str, str]
 
 
 class PodWorker:
@@ -431,26 +407,17 @@ class PodWorker:
     async def _ready_volumes(self) -> Prepared:
         async with self._volumes_lock:
             if self._volumes is None:
-                self._volumes = await self.host.volumes.prepare(self.pod, self._plain_sources())
+                self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
             return self._volumes
 
     async def _refresh(self) -> None:
         try:
             async with self._volumes_lock:
-                self._volumes = await self.host.volumes.prepare(self.pod, self._plain_sources())
+                self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
         except VolumeError as err:
             self._event("Warning", "FailedMount", str(err))
             if self._volumes is not None and self._volumes.refresh_at is not None:
                 self._volumes.refresh_at = self.host.clock.now() + self._backed_off("volumes")
-
-    def _plain_sources(self) -> Sources:
-        ips = self.view.sandbox.ips if self.view.sandbox is not None else ()
-        return Sources(
-            services=tuple(self.host.services),
-            host_ips=self.host.config.node_ips,
-            pod_ips=self.host.config.node_ips if self.pod.spec.host_network else ips,
-            allocatable=self.host.allocatable,
-        )
 
     async def _start(self, action: StartContainer) -> None:
         spec = self._spec(action.name)
@@ -471,7 +438,7 @@ class PodWorker:
     async def _start_container(self, action: StartContainer, spec: Any) -> None:
         host, sandbox = self.host, self.view.sandbox
         assert sandbox is not None
-        secrets = await self._pull_secrets()
+        secrets = await pull_secrets(host, self.pod)
         image = await host.images.ensure(
             spec.image or "",
             spec.image_pull_policy,
@@ -480,7 +447,7 @@ class PodWorker:
             say=partial(self._event, container=spec.name),
         )
         volumes = await self._ready_volumes()
-        sources = await self._sources(spec)
+        sources = await container_sources(host, self.pod, self.view, spec)
         config = await asyncio.to_thread(
             container_config,
             self.pod,
@@ -515,36 +482,6 @@ class PodWorker:
         target = getattr(spec, "target_container_name", None)
         found = self.view.latest(target) if target else None
         return found.id if found is not None else ""
-
-    async def _pull_secrets(self) -> list[Secret]:
-        names = [ref.name or "" for ref in self.pod.spec.image_pull_secrets]
-        found = [
-            await self.host.objects.fetch(Secret, self.pod.metadata.namespace or "", n, user=self.uid) for n in names
-        ]
-        return [secret for secret in found if secret is not None]
-
-    async def _sources(self, spec: Any) -> Sources:
-        """What the environment of a container refers to."""
-        plain = self._plain_sources()
-        maps = {e.config_map_ref.name or "" for e in spec.env_from if e.config_map_ref is not None}
-        secrets = {e.secret_ref.name or "" for e in spec.env_from if e.secret_ref is not None}
-        for variable in spec.env:
-            source = variable.value_from
-            if source is not None and source.config_map_key_ref is not None:
-                maps.add(source.config_map_key_ref.name or "")
-            if source is not None and source.secret_key_ref is not None:
-                secrets.add(source.secret_key_ref.name or "")
-        namespace = self.pod.metadata.namespace or ""
-        found_maps = {n: await self.host.objects.fetch(ConfigMap, namespace, n, user=self.uid) for n in sorted(maps)}
-        found_secrets = {n: await self.host.objects.fetch(Secret, namespace, n, user=self.uid) for n in sorted(secrets)}
-        return Sources(
-            config_maps={n: m for n, m in found_maps.items() if m is not None},
-            secrets={n: s for n, s in found_secrets.items() if s is not None},
-            services=plain.services,
-            host_ips=plain.host_ips,
-            pod_ips=plain.pod_ips,
-            allocatable=plain.allocatable,
-        )
 
     async def _stop(self, action: StopContainer) -> None:
         """Killing, preStop, signal, in the grace that there is. Asked again for less grace, only the signal is repeated."""
