@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kaa.api.clock import VirtualClock, format_time
 from kaa.api.errors import AlreadyExists, Conflict, NotFound
 from kaa.api.scheme import convert, resource_of, to_builtins
 from kaa.api.types.authentication_v1 import TokenRequest
-from kaa.api.types.core_v1 import Container, Pod, PodSpec
+from kaa.api.types.core_v1 import Container, ObjectReference, Pod, PodSpec
 from kaa.api.types.meta_v1 import DeleteOptions, ObjectMeta
 from kaa.client.client import Listing, PatchType, WatchEvent, WatchType
 from kaa.kubelet.config import KubeletConfig
@@ -181,10 +182,23 @@ class Events:
         self.said: list[tuple[str, str, str]] = []
 
     def event(self, obj: Any, type: str, reason: str, message: str) -> None:
-        self.said.append((obj.metadata.name, reason, message))
+        name = obj.name if isinstance(obj, ObjectReference) else obj.metadata.name
+        self.said.append((name, reason, message))
 
     def reasons(self, name: str) -> list[str]:
         return [reason for who, reason, _ in self.said if who == name]
+
+
+class Inline(ThreadPoolExecutor):
+    """Runs work for threads at once, where it is asked for: so that a story has no races."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except BaseException as err:
+            done.set_exception(err)
+        return done
 
 
 class World:
@@ -209,6 +223,7 @@ class World:
         return self
 
     async def start(self) -> None:
+        asyncio.get_running_loop().set_default_executor(Inline())
         self.task = asyncio.create_task(self.kubelet.run(), name="kubelet")
         await self.rest()
 
@@ -228,10 +243,9 @@ class World:
         await self.runtime.close()
 
     async def rest(self) -> None:
-        """Let everything come to rest, threads included."""
-        for _ in range(12):
+        """Let everything come to rest."""
+        for _ in range(20):
             await self.clock.settle()
-            await asyncio.sleep(0.002)
 
     async def advance(self, seconds: float, step: float = 1.0) -> None:
         while seconds > 0:

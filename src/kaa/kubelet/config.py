@@ -75,3 +75,5 @@ class KubeletConfig:
     lease_period_s: float = 10.0
     lease_duration_s: int = 40
     housekeeping_s: float = 60.0
+    log_max_bytes: int = 10 * 1024 * 1024  #: a container's log is rotated beyond it
+    log_max_files: int = 5

@@ -37,7 +37,9 @@ def log_directory(config: KubeletConfig, pod: Pod) -> Path:
     return config.pod_log_root / f"{pod.metadata.namespace}_{pod.metadata.name}_{pod.metadata.uid}"
 
 
-def sandbox_config(pod: Pod, config: KubeletConfig, attempt: int, cgroup_parent: str) -> SandboxConfig:
+def sandbox_config(
+    pod: Pod, config: KubeletConfig, attempt: int, cgroup_parent: str, handler: str = ""
+) -> SandboxConfig:
     name, _ = security.hostname(pod, config.cluster_domain, config.hostname or config.node_name)
     return SandboxConfig(
         name=pod.metadata.name or "",
@@ -51,6 +53,7 @@ def sandbox_config(pod: Pod, config: KubeletConfig, attempt: int, cgroup_parent:
         namespaces=security.namespaces(pod),
         sysctls=security.sysctls(pod),
         cgroup_parent=cgroup_parent,
+        runtime_handler=handler,
         labels=pod_labels(pod),
         annotations=dict(pod.metadata.annotations),
     )

@@ -23,10 +23,13 @@ from kaa.runtime.base import Runtime, RuntimeFailure
 
 from .config import KubeletConfig, Recorder
 from .images import Images
+from .log_rotation import rotate_logs
 from .node import NodeKeeper
 from .objects import Objects
-from .pod_worker import PodHost, PodWorker
+from .pod_host import PodHost
+from .pod_worker import PodWorker
 from .probes import Prober
+from .references import container_reference
 from .static_pods import HASH, MIRROR, Mirrors, host_process_pod, host_process_status, is_mirror, read_folder
 from .status_writer import StatusWriter
 from .tasks import Tasks
@@ -146,7 +149,7 @@ class Kubelet:
             worker.objects_changed()
 
     def _unhealthy(self, pod: Pod, container: str, message: str) -> None:
-        self.recorder.event(pod, "Warning", "Unhealthy", message)
+        self.recorder.event(container_reference(pod, container), "Warning", "Unhealthy", message)
 
     # ------------------------------------------------------------------------------------------------ runtime events
 
@@ -177,6 +180,7 @@ class Kubelet:
         while True:
             try:
                 await self.clean()
+                await rotate_logs(self.runtime, self.clock, self.config)
             except (RuntimeFailure, OSError) as err:
                 log.warning("housekeeping failed", error=str(err))
             await self.clock.sleep(self.config.housekeeping_s)

@@ -7,26 +7,24 @@ the turns and wakes the next one when it is done; the plan is told what is under
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 
-from kaa.api.clock import Clock, parse_time
+from kaa.api.clock import parse_time
 from kaa.api.errors import ApiError, NotFound
-from kaa.api.types.core_v1 import ConfigMap, Pod, Secret, Service
+from kaa.api.types.core_v1 import Pod
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
-from kaa.client.client import Client
-from kaa.client.informer import Lister
-from kaa.runtime.base import Container, ContainerState, Runtime, RuntimeFailure, Sandbox
+from kaa.api.types.node_v1 import RuntimeClass
+from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
 
 from . import lifecycle
-from .config import KubeletConfig, Recorder
 from .container_config import container_config, sandbox_config
-from .env import ConfigError, Sources
-from .images import ImageError, Images
+from .env import ConfigError
+from .images import ImageError
 from .messages import termination_message
-from .objects import Objects
+from .pod_host import PodHost, container_sources, plain_sources, pull_secrets
 from .pod_plan import (
     SANDBOX,
     Action,
@@ -46,35 +44,16 @@ from .pod_plan import (
     grace_of,
     plan,
 )
-from .probes import Prober
+from .references import container_reference
 from .status import Seen, pod_status
-from .status_writer import StatusWriter, with_status
+from .status_writer import with_status
 from .tasks import Tasks
-from .volumes import VolumeError, Volumes
+from .volumes import VolumeError
 from .volumes.manager import Prepared
 
 log = structlog.get_logger(__name__)
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 122.0
 _RETRY_START_S = 10.0
-
-
-@dataclass(slots=True)
-class PodHost:
-    """What the pods of a node share."""
-
-    client: Client
-    runtime: Runtime
-    clock: Clock
-    config: KubeletConfig
-    recorder: Recorder
-    images: Images
-    volumes: Volumes
-    objects: Objects
-    prober: Prober
-    statuses: StatusWriter
-    services: Lister[Service]
-    memory_capacity_bytes: int
-    allocatable: dict[str, str]
 
 
 class PodWorker:
@@ -89,7 +68,7 @@ class PodWorker:
         self.view = PodView()
         self.removed = False  #: the API server has it no more
         self._wake = asyncio.Event()
-        self._tasks = Tasks(f"kubelet/pod {pod.metadata.namespace}/{pod.metadata.name}")
+        self._tasks = Tasks(f"kubelet/pod {pod.metadata.namespace}/{pod.metadata.name}", self._wake.set)
         self._failures: dict[str, Failure] = {}
         self._retry_s: dict[str, float] = {}
         self._stopping: dict[str, float] = {}
@@ -352,11 +331,16 @@ class PodWorker:
             if waiting.reason == "CrashLoopBackOff" and self._said_backoff.get(name) != run:
                 self._said_backoff[name] = run
                 where = f"{self.pod.metadata.name}_{self.pod.metadata.namespace}({self.uid})"
-                self._event("Warning", "BackOff", f"Back-off restarting failed container {name} in pod {where}")
+                text = f"Back-off restarting failed container {name} in pod {where}"
+                self._event("Warning", "BackOff", text, container=name)
 
-    def _event(self, type: str, reason: str, message: str) -> None:
+    def _event(self, type: str, reason: str, message: str, *, container: str = "") -> None:
+        """An event of the pod, or of one of its containers."""
         if not self.removed:
-            self.host.recorder.event(self._mirror or self.pod, type, reason, message)
+            about = self._mirror or self.pod
+            self.host.recorder.event(
+                container_reference(about, container) if container else about, type, reason, message
+            )
 
     async def _read_messages(self) -> None:
         pod_dir = self.host.volumes.pod_dir(self.uid)
@@ -403,7 +387,9 @@ class PodWorker:
             parent = ""
             if cgroups is not None:
                 parent = await asyncio.to_thread(cgroups.ensure_pod, self.pod, pids=self.host.config.pids_limit)
-            await self.host.runtime.run_sandbox(sandbox_config(self.pod, self.host.config, action.attempt, parent))
+            handler = await self._handler()
+            config = sandbox_config(self.pod, self.host.config, action.attempt, parent, handler)
+            await self.host.runtime.run_sandbox(config)
             self._failures.pop(SANDBOX, None)
             self._retry_s.pop(SANDBOX, None)
         except VolumeError as err:
@@ -412,34 +398,26 @@ class PodWorker:
         except (RuntimeFailure, ApiError, ConfigError, OSError, TimeoutError) as err:
             self._event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}")
             self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
-        finally:
-            self._wake.set()
+
+    async def _handler(self) -> str:
+        """The runtime handler that the pod's RuntimeClass names."""
+        name = self.pod.spec.runtime_class_name
+        return (await self.host.client.get(RuntimeClass, name)).handler if name else ""
 
     async def _ready_volumes(self) -> Prepared:
         async with self._volumes_lock:
             if self._volumes is None:
-                self._volumes = await self.host.volumes.prepare(self.pod, self._plain_sources())
+                self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
             return self._volumes
 
     async def _refresh(self) -> None:
         try:
             async with self._volumes_lock:
-                self._volumes = await self.host.volumes.prepare(self.pod, self._plain_sources())
+                self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
         except VolumeError as err:
             self._event("Warning", "FailedMount", str(err))
             if self._volumes is not None and self._volumes.refresh_at is not None:
                 self._volumes.refresh_at = self.host.clock.now() + self._backed_off("volumes")
-        finally:
-            self._wake.set()
-
-    def _plain_sources(self) -> Sources:
-        ips = self.view.sandbox.ips if self.view.sandbox is not None else ()
-        return Sources(
-            services=tuple(self.host.services),
-            host_ips=self.host.config.node_ips,
-            pod_ips=self.host.config.node_ips if self.pod.spec.host_network else ips,
-            allocatable=self.host.allocatable,
-        )
 
     async def _start(self, action: StartContainer) -> None:
         spec = self._spec(action.name)
@@ -452,22 +430,24 @@ class PodWorker:
             self._failed(action.name, "CreateContainerConfigError", err)
         except (RuntimeFailure, ApiError, OSError, TimeoutError) as err:
             self._failed(action.name, "CreateContainerError", err)
-        finally:
-            self._wake.set()
 
     def _failed(self, name: str, reason: str, err: Exception) -> None:
-        self._event("Warning", "Failed", f"Error: {err}")
+        self._event("Warning", "Failed", f"Error: {err}", container=name)
         self._failures[name] = Failure(reason, str(err), self.host.clock.now() + _RETRY_START_S)
 
     async def _start_container(self, action: StartContainer, spec: Any) -> None:
         host, sandbox = self.host, self.view.sandbox
         assert sandbox is not None
-        secrets = await self._pull_secrets()
+        secrets = await pull_secrets(host, self.pod)
         image = await host.images.ensure(
-            spec.image or "", spec.image_pull_policy, secrets, user=self.uid, say=self._event
+            spec.image or "",
+            spec.image_pull_policy,
+            secrets,
+            user=self.uid,
+            say=partial(self._event, container=spec.name),
         )
         volumes = await self._ready_volumes()
-        sources = await self._sources(spec)
+        sources = await container_sources(host, self.pod, self.view, spec)
         config = await asyncio.to_thread(
             container_config,
             self.pod,
@@ -482,9 +462,9 @@ class PodWorker:
             pid_target=self._pid_target(spec),
         )
         container_id = await host.runtime.create_container(sandbox.id, config)
-        self._event("Normal", "Created", "Container created")
+        self._event("Normal", "Created", "Container created", container=spec.name)
         await host.runtime.start_container(container_id)
-        self._event("Normal", "Started", "Container started")
+        self._event("Normal", "Started", "Container started", container=spec.name)
         self._wake.set()
         if spec.lifecycle is not None and spec.lifecycle.post_start is not None:
             await self._post_start(spec, container_id, sandbox)
@@ -495,43 +475,13 @@ class PodWorker:
                 self.host.runtime, self.host.clock, spec, spec.lifecycle.post_start, container_id, self._ip(sandbox)
             )
         except lifecycle.HookFailed as err:
-            self._event("Warning", "FailedPostStartHook", f"PostStartHook failed: {err}")
+            self._event("Warning", "FailedPostStartHook", f"PostStartHook failed: {err}", container=spec.name)
             await self.host.runtime.stop_container(container_id, grace_of(self.pod))
 
     def _pid_target(self, spec: Any) -> str:
         target = getattr(spec, "target_container_name", None)
         found = self.view.latest(target) if target else None
         return found.id if found is not None else ""
-
-    async def _pull_secrets(self) -> list[Secret]:
-        names = [ref.name or "" for ref in self.pod.spec.image_pull_secrets]
-        found = [
-            await self.host.objects.fetch(Secret, self.pod.metadata.namespace or "", n, user=self.uid) for n in names
-        ]
-        return [secret for secret in found if secret is not None]
-
-    async def _sources(self, spec: Any) -> Sources:
-        """What the environment of a container refers to."""
-        plain = self._plain_sources()
-        maps = {e.config_map_ref.name or "" for e in spec.env_from if e.config_map_ref is not None}
-        secrets = {e.secret_ref.name or "" for e in spec.env_from if e.secret_ref is not None}
-        for variable in spec.env:
-            source = variable.value_from
-            if source is not None and source.config_map_key_ref is not None:
-                maps.add(source.config_map_key_ref.name or "")
-            if source is not None and source.secret_key_ref is not None:
-                secrets.add(source.secret_key_ref.name or "")
-        namespace = self.pod.metadata.namespace or ""
-        found_maps = {n: await self.host.objects.fetch(ConfigMap, namespace, n, user=self.uid) for n in sorted(maps)}
-        found_secrets = {n: await self.host.objects.fetch(Secret, namespace, n, user=self.uid) for n in sorted(secrets)}
-        return Sources(
-            config_maps={n: m for n, m in found_maps.items() if m is not None},
-            secrets={n: s for n, s in found_secrets.items() if s is not None},
-            services=plain.services,
-            host_ips=plain.host_ips,
-            pod_ips=plain.pod_ips,
-            allocatable=plain.allocatable,
-        )
 
     async def _stop(self, action: StopContainer) -> None:
         """Killing, preStop, signal, in the grace that there is. Asked again for less grace, only the signal is repeated."""
@@ -540,7 +490,7 @@ class PodWorker:
         first = action.container_id not in self._told
         self._told.add(action.container_id)
         if first:
-            self._event("Normal", "Killing", action.message)
+            self._event("Normal", "Killing", action.message, container=action.name)
         began = host.clock.monotonic()
         try:
             if first and spec is not None and spec.lifecycle is not None and spec.lifecycle.pre_stop is not None:
@@ -553,7 +503,6 @@ class PodWorker:
         finally:
             if self._stopping.get(action.container_id) == due:
                 del self._stopping[action.container_id]
-            self._wake.set()
 
     async def _pre_stop(self, spec: Any, action: StopContainer) -> None:
         sandbox = self.view.sandbox
@@ -564,7 +513,7 @@ class PodWorker:
         try:
             await lifecycle.within(self.host.clock, action.grace_s, hook)
         except lifecycle.HookFailed as err:
-            self._event("Warning", "FailedPreStopHook", f"PreStopHook failed: {err}")
+            self._event("Warning", "FailedPreStopHook", f"PreStopHook failed: {err}", container=spec.name)
 
 
 def _earliest(*times: float | None) -> float | None:

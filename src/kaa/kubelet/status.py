@@ -109,6 +109,10 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
         current, created = seen.view.previous(spec.name), current
     else:
         created = current
+    if current is None and (seen.gone or pod.status.phase in ("Succeeded", "Failed")):
+        known = _known(pod, spec.name)
+        if known is not None and known.state.terminated is not None:
+            return known
     waiting = seen.waiting.get(spec.name)
     previous = seen.view.previous(spec.name)
     state = StateStruct()
@@ -153,6 +157,13 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
         allocated_resources=dict(spec.resources.requests) if running and not ephemeral else {},
         volume_mounts=_mounts(spec),
     )
+
+
+def _known(pod: Pod, name: str) -> ContainerStatus | None:
+    """What the pod's status said of a container that the runtime no longer has."""
+    status = pod.status
+    every = (*status.init_container_statuses, *status.container_statuses, *status.ephemeral_container_statuses)
+    return next((s for s in every if s.name == name), None)
 
 
 def _mounts(spec: Any) -> tuple[VolumeMountStatus, ...]:

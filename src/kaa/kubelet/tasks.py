@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -12,10 +12,13 @@ log = structlog.get_logger(__name__)
 
 
 class Tasks:
-    """A set of keyed tasks. What they raise is logged: a task that may fail says what its failure means itself."""
+    """A set of keyed tasks. What they raise is logged: a task that may fail says what its failure means itself.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    ``ended`` is called after each has ended and its key is free again.
+    """
+
+    def __init__(self, name: str, ended: Callable[[], None] | None = None) -> None:
+        self._name, self._tell = name, ended
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, key: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -31,6 +34,8 @@ class Tasks:
             del self._tasks[key]
         if not task.cancelled() and task.exception() is not None:
             log.error("task failed", task=task.get_name(), exc_info=task.exception())
+        if self._tell is not None:
+            self._tell()
 
     def __contains__(self, key: str) -> bool:
         return key in self._tasks

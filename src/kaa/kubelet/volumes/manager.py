@@ -208,5 +208,5 @@ def _fs_group(pod: Pod) -> int | None:
 
 
 def _token_mode(pod: Pod, mode: int) -> int:
-    """Tokens are for their pod alone: 0600 when every container runs as one user that is not root's group."""
+    """With an fsGroup a token is its group's to read and nobody else's; without one the volume's mode stands."""
     return 0o600 if _fs_group(pod) is not None else mode

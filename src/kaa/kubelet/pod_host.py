@@ -1,0 +1,85 @@
+"""What the pods of a node share, and what a pod's containers refer to, fetched through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from kaa.api.clock import Clock
+from kaa.api.types.core_v1 import ConfigMap, Pod, Secret, Service
+from kaa.client.client import Client
+from kaa.client.informer import Lister
+from kaa.runtime.base import Runtime
+
+from .config import KubeletConfig, Recorder
+from .env import Sources
+from .images import Images
+from .objects import Objects
+from .pod_plan import PodView
+from .probes import Prober
+from .status_writer import StatusWriter
+from .volumes import Volumes
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class PodHost:
+    """What the pods of a node share."""
+
+    client: Client
+    runtime: Runtime
+    clock: Clock
+    config: KubeletConfig
+    recorder: Recorder
+    images: Images
+    volumes: Volumes
+    objects: Objects
+    prober: Prober
+    statuses: StatusWriter
+    services: Lister[Service]
+    memory_capacity_bytes: int
+    allocatable: dict[str, str]
+
+
+def plain_sources(host: PodHost, pod: Pod, view: PodView) -> Sources:
+    """What can be said without asking anyone: addresses, services, the node's resources."""
+    ips = view.sandbox.ips if view.sandbox is not None else ()
+    return Sources(
+        services=tuple(host.services),
+        host_ips=host.config.node_ips,
+        pod_ips=host.config.node_ips if pod.spec.host_network else ips,
+        allocatable=host.allocatable,
+    )
+
+
+async def container_sources(host: PodHost, pod: Pod, view: PodView, spec: Any) -> Sources:
+    """What the environment of a container refers to, as well."""
+    maps = {e.config_map_ref.name or "" for e in spec.env_from if e.config_map_ref is not None}
+    secrets = {e.secret_ref.name or "" for e in spec.env_from if e.secret_ref is not None}
+    for source in (v.value_from for v in spec.env if v.value_from is not None):
+        if source.config_map_key_ref is not None:
+            maps.add(source.config_map_key_ref.name or "")
+        if source.secret_key_ref is not None:
+            secrets.add(source.secret_key_ref.name or "")
+    return replace(
+        plain_sources(host, pod, view),
+        config_maps=await _fetched(host, pod, ConfigMap, maps),
+        secrets=await _fetched(host, pod, Secret, secrets),
+    )
+
+
+async def pull_secrets(host: PodHost, pod: Pod) -> list[Secret]:
+    """The secrets that the pod pulls its images with; those that do not exist are left out."""
+    names = [ref.name or "" for ref in pod.spec.image_pull_secrets]
+    found = await _fetched(host, pod, Secret, set(names))
+    return [found[name] for name in names if name in found]
+
+
+async def _fetched(host: PodHost, pod: Pod, kind: type[T], names: set[str]) -> dict[str, T]:
+    made: dict[str, T] = {}
+    for name in sorted(names):
+        found = await host.objects.fetch(kind, pod.metadata.namespace or "", name, user=pod.metadata.uid or "")
+        if found is not None:
+            made[name] = found
+    return made
