@@ -112,7 +112,7 @@ class Front:
         if media.format == "yaml":
             response.body, response.content_type = wire.encoded(media, encode(error.status)), media.content_type
         if error.status.code == 401:
-            response.headers.append(("www-authenticate", 'Basic realm="kubernetes-master"'))
+            response.headers.append(("WWW-Authenticate", 'Basic realm="kubernetes-master"'))
         return response
 
     # ------------------------------------------------------------------------------------------------ dispatching
@@ -173,10 +173,18 @@ class Front:
             self._api.allow(Question(user, http.method.lower(), path=path))
             return HttpResponse(404, _NOT_FOUND, "text/plain; charset=utf-8")
         self._api.allow(Question(user, http.method.lower(), path=path))
-        handler = self._paths.get(path) or self._paths.get(_parent(path))
+        handler = self._handler(path)
         if handler is None:
             return HttpResponse(404, _NOT_FOUND, "text/plain; charset=utf-8")
         return handler(http, user, options)
+
+    def _handler(self, path: str) -> PathHandler | None:
+        """The handler of a path, or of the nearest ``/…/`` above it."""
+        found = self._paths.get(path)
+        while found is None and path.count("/") > 1:
+            path = path[: path.rstrip("/").rfind("/") + 1]
+            found = self._paths.get(path) if path != "/" else None
+        return found
 
     # ------------------------------------------------------------------------------------------------ rendering
 
@@ -200,7 +208,7 @@ class Front:
             response = wire.struct_response(outcome.code, outcome.object, media)
         for text in outcome.warnings:
             escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-            response.headers.append(("warning", f'299 - "{escaped}"'))
+            response.headers.append(("Warning", f'299 - "{escaped}"'))
         return response
 
     # ------------------------------------------------------------------------------------------------ watching
@@ -266,11 +274,6 @@ def _no_such_resource() -> ApiError:
     error = NotFound("the server could not find the requested resource")
     error.bare_details = True
     return error
-
-
-def _parent(path: str) -> str:
-    """``/healthz/etcd`` is served by ``/healthz/``."""
-    return path[: path.rfind("/") + 1]
 
 
 def body_too_large(size: int) -> HttpResponse:

@@ -84,7 +84,7 @@ class _Date:
     def now(cls) -> bytes:
         second = int(time.time())  # the machine's time by definition: HTTP's Date is not cluster time
         if second != cls.at:
-            cls.at, cls.line = second, b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
+            cls.at, cls.line = second, b"Date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
         return cls.line
 
 
@@ -92,13 +92,13 @@ def head(response: HttpResponse, length: int | None) -> bytes:
     """The status line and headers; ``length`` None announces chunks."""
     lines = [
         _STATUS_LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status,
-        b"audit-id: %s\r\ncache-control: no-cache, private\r\n" % str(uuid.uuid4()).encode(),
+        b"Audit-Id: %s\r\nCache-Control: no-cache, private\r\n" % str(uuid.uuid4()).encode(),
     ]
     if response.content_type:
-        lines.append(b"content-type: %s\r\n" % response.content_type.encode())
+        lines.append(b"Content-Type: %s\r\n" % response.content_type.encode())
     lines.append(_Date.now())
     lines += [b"%s: %s\r\n" % (name.encode(), value.encode("utf-8", "replace")) for name, value in response.headers]
-    lines.append(b"transfer-encoding: chunked\r\n\r\n" if length is None else b"content-length: %d\r\n\r\n" % length)
+    lines.append(b"Transfer-Encoding: chunked\r\n\r\n" if length is None else b"Content-Length: %d\r\n\r\n" % length)
     return b"".join(lines)
 
 
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
     def _write(self, response: HttpResponse, *, close: bool = False, empty: bool = False) -> None:
         assert isinstance(response.body, bytes)
         if close:
-            response.headers.append(("connection", "close"))
+            response.headers.append(("Connection", "close"))
         start = head(response, len(response.body))
         self.transport.write(start if empty else start + response.body)
         if close:

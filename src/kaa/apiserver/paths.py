@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -72,7 +72,7 @@ class Paths:
         versions = sorted({resource.root for resource in self.discovery.resources()})
         return [*versions, *(f"/apis/{group}" for group in self.discovery.groups())]
 
-    def _raw(self, path: str):  # type: ignore[no-untyped-def]
+    def _raw(self, path: str) -> Callable[[User], bytes]:
         def answer(_: User) -> bytes:
             if path == "/version":
                 return msgspec.json.encode(VERSION)
@@ -82,14 +82,8 @@ class Paths:
         return answer
 
     def _root(self, http: HttpRequest, user: User, options: dict[str, str]) -> Answer | Awaitable[Answer]:
-        path = http.target.partition(b"?")[0].decode("latin-1")
-        if path != "/":
-            return self.below(http, path)
         paths = sorted({*_PLAIN_PATHS, *self._group_paths(), *(f"/healthz/{check}" for check in CHECKS)})
         return HttpResponse(200, msgspec.json.format(msgspec.json.encode({"paths": paths}), indent=2))
-
-    def below(self, http: HttpRequest, path: str) -> HttpResponse:
-        return HttpResponse(404, b"404 page not found\n", TEXT)
 
     def _health(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
         path = http.target.partition(b"?")[0].decode("latin-1")
@@ -111,8 +105,8 @@ class Paths:
             return HttpResponse(404, b"404 page not found\n", TEXT)
         body, content_type, etag = found
         if etag and http.headers.get("if-none-match") == etag:
-            return HttpResponse(304, b"", "", [("etag", etag)])
-        headers = [("etag", etag), ("vary", "Accept")] if etag else []
+            return HttpResponse(304, b"", "", [("ETag", etag)])
+        headers = [("ETag", etag), ("Vary", "Accept")] if etag else []
         return HttpResponse(200, body, content_type, headers)
 
     def _openapi(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
@@ -121,8 +115,8 @@ class Paths:
         if found is None:
             return HttpResponse(404, b"404 page not found\n", TEXT)
         if http.headers.get("if-none-match") == found.etag:
-            return HttpResponse(304, b"", "", [("etag", found.etag)])
-        headers = [("etag", found.etag), ("vary", "Accept-Encoding"), ("vary", "Accept")]
+            return HttpResponse(304, b"", "", [("ETag", found.etag)])
+        headers = [("ETag", found.etag), ("Vary", "Accept-Encoding"), ("Vary", "Accept")]
         if found.encoding:
-            headers.append(("content-encoding", found.encoding))
+            headers.append(("Content-Encoding", found.encoding))
         return HttpResponse(200, found.body, found.content_type, headers)

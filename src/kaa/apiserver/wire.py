@@ -102,7 +102,7 @@ def status_response(error: ApiError) -> HttpResponse:
     """A refusal as a Status."""
     headers = []
     if error.details.retry_after_seconds:
-        headers.append(("retry-after", str(error.details.retry_after_seconds)))
+        headers.append(("Retry-After", str(error.details.retry_after_seconds)))
     body = scheme.encode(error.status)
     if error.status.details is None and error.bare_details:
         body = body[:-1] + b',"details":{}}'
