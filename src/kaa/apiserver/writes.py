@@ -29,7 +29,7 @@ from kaa.store.base import Revision, RevisionMismatch
 from . import keys
 from .admission.base import Attributes, Chain
 from .cacher import Cacher, Entry, stored_bytes
-from .patch.managed_fields import Tracker
+from .patch.managed_fields import Tracker, without_new_times
 from .registry.strategy import Strategy
 from .validation.meta import validate_meta, validate_meta_update
 
@@ -97,6 +97,7 @@ class Writer:
     async def _create_once(self, request: Request, obj: Any, warnings: list[str], dry_run: bool) -> Written:
         strategy = self.strategy_for(request.resource)
         obj = strategy.default(self._with_system_fields(obj, strategy))
+        obj = Tracker(request, strategy, self._clock).created(obj)
         obj = strategy.prepare_create(obj)
         attributes = Attributes(request, "CREATE", obj, dry_run=dry_run, warnings=warnings)
         await self._admission.admit(attributes, self._cacher)
@@ -113,7 +114,6 @@ class Writer:
         attributes.object = obj
         await self._admission.validate(attributes, self._cacher)
         attributes.warnings.extend(strategy.warnings(obj, None))
-        obj = Tracker(request, strategy, self._clock).created(obj)
         key = keys.object_key(resource, request.namespace, obj.metadata.name)
         if key in self._cacher.of(resource).entries:
             raise AlreadyExists.of(resource, obj.metadata.name)
@@ -209,15 +209,15 @@ class Writer:
         if new.metadata.resource_version and new.metadata.resource_version != str(entry.revision):
             raise Conflict.of(resource, request.name)
         self._check_identity(request, new, old)
-        new = self._prepared(request, strategy, new, old)
+        new = self._prepared(request, strategy, new, old, operation)
         dry_run = is_dry_run(request)
         attributes = Attributes(request, "UPDATE", new, old, dry_run, warnings)
         await self._admission.admit(attributes, cacher)
         lock = self._pool(strategy, request) if not request.subresource else None
         if lock is None:
-            return await self._commit_change(request, strategy, attributes, entry, operation)
+            return await self._commit_change(request, strategy, attributes, entry)
         async with lock:
-            return await self._commit_change(request, strategy, attributes, entry, operation)
+            return await self._commit_change(request, strategy, attributes, entry)
 
     async def _create_by_change(self, request: Request, change: Change, strategy: Strategy[Any]) -> Written:
         """An update of an absent object: upstream creates some kinds by PUT, and anything by apply."""
@@ -239,10 +239,11 @@ class Writer:
                 f" failed: UID in precondition: {uid}, UID in object meta: {old.metadata.uid}",
             )
 
-    def _prepared(self, request: Request, strategy: Strategy[Any], new: Any, old: Any) -> Any:
-        """Defaults, and everything that this update may not change put back."""
+    def _prepared(self, request: Request, strategy: Strategy[Any], new: Any, old: Any, operation: str) -> Any:
+        """Defaults, owners of fields, and everything that this update may not change put back."""
         new = strategy.default(new)
         new = replace(new, metadata=_kept_metadata(new.metadata, old.metadata))
+        new = Tracker(request, strategy, self._clock).updated(new, old, operation)
         if not request.subresource or request.subresource == "scale":
             new = strategy.prepare_update(new, old)
         elif request.subresource == "status":
@@ -256,7 +257,7 @@ class Writer:
         return new
 
     async def _commit_change(
-        self, request: Request, strategy: Strategy[Any], attributes: Attributes, entry: Entry, operation: str
+        self, request: Request, strategy: Strategy[Any], attributes: Attributes, entry: Entry
     ) -> Written:
         resource, old = request.resource, attributes.old
         new = attributes.object
@@ -266,7 +267,7 @@ class Writer:
         attributes.object = new
         await self._admission.validate(attributes, self._cacher)
         attributes.warnings.extend(strategy.warnings(new, old))
-        new = Tracker(request, strategy, self._clock).updated(new, old, operation)
+        new = without_new_times(new, old)
         key = entry.key
         if is_finished(new):
             if not attributes.dry_run:
