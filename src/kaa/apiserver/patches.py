@@ -42,7 +42,9 @@ class Patcher:
         if kind is PatchType.APPLY:
             from .patch.apply import Applier  # the one format that needs the field sets
 
-            return await Applier(self._writer).apply(request)
+            same = convert_in is _same
+            applier = Applier(self._writer)
+            return await (applier.apply(request) if same else applier.apply(request, convert_in, convert_out))
         patch = read_patch(request, kind)
         shown = request.resource if convert_in is _same else None
         warnings: list[str] = []

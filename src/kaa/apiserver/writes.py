@@ -56,6 +56,7 @@ class Writer:
         self, cacher: Cacher, admission: Chain, strategy_for: Callable[[Resource[Any]], Strategy[Any]]
     ) -> None:
         self._cacher, self._clock = cacher, cacher.clock
+        self.clock = cacher.clock
         self._admission, self.strategy_for = admission, strategy_for
         #: Held from allocation to commit by writes that take from a shared pool: {what: lock}
         self._pools: dict[str, asyncio.Lock] = {}

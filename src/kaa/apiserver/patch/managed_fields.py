@@ -13,7 +13,7 @@ Source: apimachinery pkg/util/managedfields; structured-merge-diff merge.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +27,7 @@ from kaa.client.pipeline import Request
 
 from ..registry.strategy import Strategy
 from .field_sets import SELF, FieldSet, difference, of_paths, union, without_trees
-from .type_view import Node, view_of, view_of_schema, zero_of
+from .type_view import UNKNOWN, MapNode, Node, view_of, zero_of
 
 MAX_UPDATE_MANAGERS = 10
 ANCIENT = "ancient-changes"
@@ -74,11 +74,13 @@ _RESETS: dict[tuple[str, str, str], tuple[str, ...]] = {
 class Tracker:
     """Keeps ``managedFields`` true through one write."""
 
-    __slots__ = ("_clock", "_request", "_resource")
+    __slots__ = ("_clock", "_content", "_request", "_resource")
 
     def __init__(self, request: Request, strategy: Strategy[Any], clock: Clock) -> None:
         self._request, self._clock = request, clock
         self._resource: Resource[Any] = request.resource
+        #: A custom resource's strategy has the view of its schema, made once.
+        self._content: Node | None = getattr(strategy, "type_view", None)
 
     def created(self, obj: Any) -> Any:
         """The object with its first entry. ``obj`` has its defaults, and nothing yet of what the server sets.
@@ -91,7 +93,7 @@ class Tracker:
         entries = () if asks_reset(metadata.managed_fields) else metadata.managed_fields
         if metadata.managed_fields:
             obj = replace(obj, metadata=replace(metadata, managed_fields=()))
-        changed, removed = self._differences(_nothing_of(obj), obj)
+        changed, removed = self._differences(nothing_of(obj), obj)
         entries = self._moved(entries, changed, removed)
         return replace(obj, metadata=replace(obj.metadata, managed_fields=entries)) if entries else obj
 
@@ -116,7 +118,7 @@ class Tracker:
 
     def _differences(self, old: Any, new: Any) -> tuple[FieldSet, FieldSet]:
         resets = resets_of(self._resource, self._request.subresource)
-        changed, removed = differences(old, new)
+        changed, removed = differences(old, new, self._content)
         return without_trees(changed, resets), without_trees(removed, resets)
 
     def _moved(
@@ -153,20 +155,24 @@ class Tracker:
 # -------------------------------------------------------------------------------------------------------- comparing
 
 
-def view_for(obj: Any, schema: Mapping[str, Any] | None = None) -> Node:
-    """The type view of an object; ``schema`` is a custom resource's."""
-    return view_of_schema(schema) if isinstance(obj, CustomObject) else view_of(type(obj))
+def document_view(resource: Resource[Any], content: Node | None = None) -> Node:
+    """The view of a resource's documents. ``content`` is a custom resource's own, made by ``view_of_schema``."""
+    if not resource.custom:
+        return view_of(resource.type)
+    if isinstance(content, MapNode):
+        return MapNode(content.items, {**content.fields, "metadata": _METADATA})
+    return MapNode(UNKNOWN, {"metadata": _METADATA})
 
 
-def differences(old: Any, new: Any, schema: Mapping[str, Any] | None = None) -> tuple[FieldSet, FieldSet]:
-    """What ``new`` set or changed, and what it took away."""
+def differences(old: Any, new: Any, content: Node | None = None) -> tuple[FieldSet, FieldSet]:
+    """What ``new`` set or changed, and what it took away. ``content`` is a custom resource's view."""
     if not isinstance(new, CustomObject):
         put, gone = view_of(type(new)).diff(old, new)
         return put or {}, gone or {}
     changed: FieldSet = {}
     removed: FieldSet = {}
     if old.content != new.content:
-        put, gone = view_of_schema(schema).diff(old.content, new.content)
+        put, gone = (content or UNKNOWN).diff(old.content, new.content)
         changed, removed = dict(put or {}), dict(gone or {})
     if old.metadata != new.metadata:
         put, gone = _METADATA.diff(old.metadata, new.metadata)
@@ -177,7 +183,7 @@ def differences(old: Any, new: Any, schema: Mapping[str, Any] | None = None) -> 
     return changed, removed
 
 
-def _nothing_of(obj: Any) -> Any:
+def nothing_of(obj: Any) -> Any:
     """What stood before an object of this type was made."""
     if isinstance(obj, CustomObject):
         return CustomObject(kind=obj.kind, api_version=obj.api_version, metadata=_EMPTY_METADATA)
