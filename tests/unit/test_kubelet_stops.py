@@ -143,3 +143,20 @@ def test_large_logs_are_rotated(play: Play) -> None:
         assert all(name.startswith("0.log.20") for name in left)
 
     play(story, log_max_bytes=50)
+
+
+def test_logs_go_with_their_pod(play: Play) -> None:
+    async def story(world: World) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        root = world.config.pod_log_root
+        for name in ("default_web_uid-web", "default_old_uid-old", "something-else"):
+            await asyncio.to_thread((root / name / "main").mkdir, parents=True)
+        await world.kubelet.clean()
+        left = await asyncio.to_thread(lambda: sorted(p.name for p in root.iterdir()))
+        assert left == ["default_web_uid-web", "something-else"]
+        world.client.ask_delete("web", world.clock.now())
+        await world.rest()
+        assert await asyncio.to_thread(lambda: [p.name for p in root.iterdir()]) == ["something-else"]
+
+    play(story)

@@ -41,7 +41,9 @@ class HostProcess:
 
 @dataclass(frozen=True, slots=True)
 class KubeletConfig:
-    """Paths are absolute. ``capacity`` overrides what the machine shows, for nodes that pretend."""
+    """Paths are absolute; ``root``, ``pod_log_root`` and the cgroup root are this kubelet's alone: it cleans them.
+
+    ``capacity`` overrides what the machine shows, for nodes that pretend."""
 
     node_name: str
     root: Path = Path("/var/lib/kubelet")

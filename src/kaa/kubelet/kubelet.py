@@ -23,7 +23,7 @@ from kaa.runtime.base import Runtime, RuntimeFailure
 
 from .config import KubeletConfig, Recorder
 from .images import Images
-from .log_rotation import rotate_logs
+from .log_rotation import orphan_logs, remove_logs, rotate_logs
 from .node import NodeKeeper
 from .objects import Objects
 from .pod_host import PodHost
@@ -197,6 +197,8 @@ class Kubelet:
         for uid in await asyncio.to_thread(self._host.volumes.known_uids):
             if uid not in self.workers:
                 await self._host.volumes.remove(uid)
+        for folder in await asyncio.to_thread(orphan_logs, self.config, self.workers):
+            await asyncio.to_thread(remove_logs, self.config, folder)
         if self.config.cgroups is not None:
             for uid, path in list(self.config.cgroups.pods()):
                 if uid not in self.workers:

@@ -6,10 +6,12 @@ Source: pkg/kubelet/logs/container_log_manager.go; its older files are compresse
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from pathlib import Path
 
 from kaa.api.clock import Clock, format_time
 from kaa.runtime.base import ContainerState, NotFoundError, Runtime
+from kaa.runtime.files import remove_tree
 
 from .config import KubeletConfig
 
@@ -25,6 +27,18 @@ async def rotate_logs(runtime: Runtime, clock: Clock, config: KubeletConfig) -> 
                 await runtime.reopen_log(container.id)
             except NotFoundError:
                 continue  # it ended meanwhile
+
+
+def remove_logs(config: KubeletConfig, folder: str) -> None:
+    """Drop the logs of a pod that is gone; ``folder`` is ``<namespace>_<name>_<uid>``."""
+    remove_tree(config.pod_log_root / folder, root=config.pod_log_root)
+
+
+def orphan_logs(config: KubeletConfig, known: Container[str]) -> list[str]:
+    """Log folders of pods whose uid is not known any more."""
+    root = config.pod_log_root
+    names = [entry.name for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
+    return [name for name in names if name.count("_") == 2 and name.rsplit("_", 1)[1] not in known]
 
 
 def _move(path: Path, config: KubeletConfig, now: float) -> bool:

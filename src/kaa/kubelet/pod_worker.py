@@ -20,9 +20,10 @@ from kaa.api.types.node_v1 import RuntimeClass
 from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
 
 from . import lifecycle
-from .container_config import container_config, sandbox_config
+from .container_config import container_config, log_directory, sandbox_config
 from .env import ConfigError
 from .images import ImageError
+from .log_rotation import remove_logs
 from .messages import termination_message
 from .pod_host import PodHost, container_sources, plain_sources, pull_secrets
 from .pod_plan import (
@@ -125,6 +126,7 @@ class PodWorker:
                 self._wake.clear()
                 try:
                     again_at = await self._turn()
+                    self._retry_s.pop("turn", None)
                 except (RuntimeFailure, ApiError, OSError, TimeoutError) as err:
                     log.warning("pod turn failed", pod=self._name, error=str(err))
                     again_at = self.host.clock.now() + self._backed_off("turn")
@@ -252,14 +254,17 @@ class PodWorker:
         """Nothing runs and nothing will: volumes and cgroup go, the sandbox stays for its logs until deletion."""
         if self._gone:
             return
-        self._gone = True
         await self.host.volumes.remove(self.uid)
+        self._gone = True
         self._volumes = None
         self.host.objects.release(self.uid)
         self.host.images.release(self.uid)
         cgroups = self.host.config.cgroups
         if cgroups is not None:
-            await asyncio.to_thread(cgroups.remove_pod, cgroups.pod_cgroup(self.pod))
+            try:
+                await asyncio.to_thread(cgroups.remove_pod, cgroups.pod_cgroup(self.pod))
+            except OSError as err:  # something in it is still dying: housekeeping comes again
+                log.info("pod cgroup not removed yet", pod=self._name, error=str(err))
 
     async def _bury(self) -> None:
         """Forget the pod: here, and (its last status being known) at the API server."""
@@ -273,6 +278,7 @@ class PodWorker:
                 removed.cancel()
         for sandbox in self.view.sandboxes:
             await self.host.runtime.remove_sandbox(sandbox.id)
+        await asyncio.to_thread(remove_logs, self.host.config, log_directory(self.host.config, self.pod).name)
         while not self.removed:
             try:
                 await self._delete()
