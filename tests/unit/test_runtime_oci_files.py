@@ -48,7 +48,7 @@ def test_mounts_are_not_entered(tmp_path: Path, data: Path, place: str, kind: st
     mount(str(data), target, "" if kind == "bind" else "tmpfs", MS_BIND if kind == "bind" else 0)
     try:
         (Path(target) / "keep").write_text("precious")
-        with pytest.raises(OSError, match="refusing to remove"):
+        with pytest.raises(OSError, match="something is mounted there"):
             remove_tree(tmp_path / "tree")
         assert (Path(target) / "keep").read_text() == "precious"
     finally:
