@@ -409,7 +409,7 @@ class Cacher:
                 await self.reach(revision)
         except TimeoutError:
             message = f"Too large resource version: {revision}, current: {self.revision}"
-            raise _too_large(message) from None
+            raise _too_large(f"Timeout: {message}") from None
 
     # ---------------------------------------------------------------------------------------------- writing
 

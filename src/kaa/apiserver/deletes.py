@@ -15,7 +15,7 @@ from kaa.api.errors import BadRequest, Conflict, Invalid, NotFound
 from kaa.api.fields import FieldError, Path, invalid, not_supported
 from kaa.api.resources import Resource
 from kaa.api.scheme import DecodeError, convert
-from kaa.api.types.meta_v1 import DeleteOptions, ObjectMeta, Status, StatusDetails
+from kaa.api.types.meta_v1 import DeleteOptions, ListMeta, ObjectMeta, Status, StatusDetails
 from kaa.client.pipeline import Request
 from kaa.store.base import RevisionMismatch
 
@@ -162,7 +162,7 @@ def _success(resource: Resource[Any], obj: Any) -> Status:
     details = StatusDetails(
         name=obj.metadata.name, group=resource.group or None, kind=resource.plural, uid=obj.metadata.uid
     )
-    return Status(status="Success", details=details)
+    return Status(metadata=ListMeta(), status="Success", details=details)
 
 
 def check_preconditions(resource: Resource[Any], obj: Any, options: DeleteOptions) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from kaa.api.errors import NotFound
 from kaa.api.scheme import resource_of
 from kaa.api.types.core_v1 import Binding, Pod
-from kaa.api.types.meta_v1 import DeleteOptions, Preconditions, Status
+from kaa.api.types.meta_v1 import DeleteOptions, ListMeta, Preconditions, Status
 from kaa.api.types.policy_v1 import Eviction, PodDisruptionBudget
 from kaa.client.pipeline import Request
 
@@ -104,7 +104,7 @@ class Virtuals:
             return pod_binding.bind(pod, binding, now)
 
         await api.writer.change(inner, change)
-        return Outcome(201, object=Status(status="Success", code=201))
+        return Outcome(201, object=Status(metadata=ListMeta(), status="Success", code=201))
 
     async def _evict(self, request: Request, asked: Eviction) -> Outcome:
         """Delete a pod if its disruption budget allows."""
@@ -124,7 +124,7 @@ class Virtuals:
         inner = _on_pod(request, request.name)
         inner.verb, inner.body = "delete", options
         await api.deleter.delete(inner)
-        return Outcome(201, object=Status(status="Success", code=201))
+        return Outcome(201, object=Status(metadata=ListMeta(), status="Success", code=201))
 
     async def _take(self, request: Request, budget: PodDisruptionBudget) -> None:
         """Write down the disruption that the budget has granted, at the version it was granted on."""

@@ -80,7 +80,13 @@ def negotiate(accept: str) -> Media:
             return Media(_FORMATS[name])
         if given["as"] in _SHAPES and given.get("g") == "meta.k8s.io" and given.get("v") in ("v1", "v1beta1"):
             return Media(_FORMATS[name], given["as"], given["v"])
-    raise NotAcceptable(f"406: Not Acceptable\n\nAvailable representations: {AVAILABLE}")
+    raise not_acceptable()
+
+
+def not_acceptable() -> NotAcceptable:
+    error = NotAcceptable(f"406: Not Acceptable\n\nAvailable representations: {AVAILABLE}")
+    error.bare_details = True
+    return error
 
 
 class _Head(msgspec.Struct):
@@ -136,7 +142,7 @@ def object_response(
     elif media.shape == "PartialObjectMetadata":
         document = partial(entry, media)
     elif media.shape:
-        raise NotAcceptable(f"406: Not Acceptable\n\nAvailable representations: {AVAILABLE}")
+        raise not_acceptable()
     else:
         document = entry.alone
     return HttpResponse(code, encoded(media, document), media.content_type)

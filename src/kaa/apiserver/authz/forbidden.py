@@ -25,7 +25,9 @@ def forbidden(question: Question, reason: str = "") -> Forbidden:
     q = question
     text = message(q, reason)
     if q.path:
-        return Forbidden(f"forbidden: {text}")
+        error = Forbidden(f"forbidden: {text}")
+        error.bare_details = True
+        return error
     group_resource = f"{q.resource}.{q.group}" if q.group else q.resource
     subject = f'{group_resource} "{q.name}"' if q.name else group_resource
     return Forbidden(f"{subject} is forbidden: {text}", name=q.name, group=q.group, kind=q.resource)

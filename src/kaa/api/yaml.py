@@ -1,0 +1,96 @@
+"""YAML as Kubernetes reads it: go-yaml's types, not Python's.
+
+PyYAML's C parser does the work; what differs is which plain words are not text. ``y``, ``on`` and ``yes`` are true,
+``012`` is ten, but ``2001-01-01`` stays text and ``1:30`` is no number. Keys become text, as JSON wants them.
+
+Source: sigs.k8s.io/yaml on go-yaml v2, resolve.go. PyYAML is imported when first needed.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+_TRUE = ("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON")
+_FALSE = ("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF")
+_INT = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]+|[1-9][0-9_]*|0)$")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+#: How deep a document may nest: bounded, so that no input exhausts the stack.
+DEPTH_LIMIT = 1000
+
+
+class YAMLError(ValueError):
+    """The text is no YAML document; the message says where."""
+
+
+def load(data: bytes | str) -> Any:
+    """The plain JSON value of one document. Raises YAMLError."""
+    import yaml
+
+    try:
+        return _json(yaml.load(data, Loader=_loader()), 0)
+    except (yaml.YAMLError, RecursionError, ValueError, UnicodeDecodeError) as err:
+        raise YAMLError(" ".join(str(err).split())) from None
+
+
+def load_all(data: bytes | str) -> list[Any]:
+    """The plain JSON values of all documents; empty ones are left out. Raises YAMLError."""
+    import yaml
+
+    try:
+        return [_json(value, 0) for value in yaml.load_all(data, Loader=_loader()) if value is not None]
+    except (yaml.YAMLError, RecursionError, ValueError, UnicodeDecodeError) as err:
+        raise YAMLError(" ".join(str(err).split())) from None
+
+
+def _json(value: Any, depth: int) -> Any:
+    if depth > DEPTH_LIMIT:
+        raise YAMLError("nested too deeply")
+    if isinstance(value, dict):
+        return {_key(key): _json(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_json(inner, depth + 1) for inner in value]
+    return value
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    if key is None:
+        return "null"
+    if isinstance(key, (int, float)):
+        return str(key)
+    raise YAMLError(f"a key of type {type(key).__name__} has no place in JSON")
+
+
+@cache
+def _loader() -> Any:
+    import yaml
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):  # type: ignore[misc]  # the C loader has no stubs
+        yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    words = "|".join((*_TRUE, *_FALSE))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(f"(?:{words})$"), list("yYnNtTfFoO"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+    Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"(?:<<)$"), ["<"])
+    Loader.add_constructor("tag:yaml.org,2002:bool", lambda loader, node: loader.construct_scalar(node) in _TRUE)
+    Loader.add_constructor("tag:yaml.org,2002:int", _int)
+    return Loader
+
+
+def _int(loader: Any, node: Any) -> int:
+    text = loader.construct_scalar(node).replace("_", "")
+    sign = -1 if text.startswith("-") else 1
+    digits = text.lstrip("+-")
+    for prefix, base in (("0b", 2), ("0x", 16), ("0o", 8)):
+        if digits.startswith(prefix):
+            return sign * int(digits[2:], base)
+    return sign * int(digits, 8 if len(digits) > 1 and digits[0] == "0" else 10)
