@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from kaa.api.resources import RESOURCES, Resource
+from kaa.api.resources import RESOURCES, Resource, Subresource
 
 Json = dict[str, Any]
 
@@ -196,6 +196,13 @@ def _kind(group: str, version: str, kind: str) -> Json:
     return {"group": group, "version": version, "kind": kind}
 
 
+def _sub_kind(resource: Resource[Any], sub: Subresource) -> Json:
+    """Built-in resources leave their own group-version out, custom ones write it."""
+    if resource.custom and not sub.version:
+        return _kind(resource.group, resource.version, sub.kind)
+    return _kind(sub.group, sub.version, sub.kind)
+
+
 def _aggregated_resource(resource: Resource[Any]) -> Json:
     made: Json = {
         "resource": resource.plural,
@@ -214,7 +221,7 @@ def _aggregated_resource(resource: Resource[Any]) -> Json:
         made["subresources"] = [
             {
                 "subresource": sub.name,
-                "responseKind": _kind(sub.group, sub.version, sub.kind),
+                "responseKind": _sub_kind(resource, sub),
                 "verbs": list(sub.verbs),
             }
             for sub in resource.subresources

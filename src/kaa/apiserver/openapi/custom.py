@@ -9,6 +9,7 @@ from kaa.api.resources import Resource
 from .schemas import META, Json, definition_of_resource, gvk, reference
 
 _API_VERSION = "The versioned schema of this representation of an object: group/version."
+_METADATA = "Standard object metadata."
 _KIND = "The resource that this object represents, in CamelCase."
 
 
@@ -26,11 +27,30 @@ def _type_meta() -> Json:
     }
 
 
+def _object_properties() -> Json:
+    return {**_type_meta(), "metadata": {"allOf": [reference(f"{META}.ObjectMeta")], "description": _METADATA}}
+
+
 def _kind(schema: Json | None, kind: Json) -> Json:
-    made = dict(schema or {"type": "object", "x-kubernetes-preserve-unknown-fields": True})
-    metadata = {"allOf": [reference(f"{META}.ObjectMeta")]}
-    made["properties"] = {**made.get("properties", {}), **_type_meta(), "metadata": metadata}
+    """Without a schema nothing is said but that it is an object: kubectl then takes any field."""
+    if schema is None:
+        return {"type": "object", "x-kubernetes-group-version-kind": [kind]}
+    made = embedded(schema)
+    made["properties"] = {**made.get("properties", {}), **_object_properties()}
     made["x-kubernetes-group-version-kind"] = [kind]
+    return made
+
+
+def embedded(schema: Json) -> Json:
+    """A copy in which every ``x-kubernetes-embedded-resource`` has the fields that all objects have."""
+    made = dict(schema)
+    if "properties" in made:
+        made["properties"] = {wire: embedded(inner) for wire, inner in made["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(made.get(key), dict):
+            made[key] = embedded(made[key])
+    if made.get("x-kubernetes-embedded-resource"):
+        made["properties"] = {**_object_properties(), **made.get("properties", {})}
     return made
 
 

@@ -44,7 +44,7 @@ def document_v2(paths: Paths, schemas: Mapping[str, Json], pack_path: Pack, pack
     """The whole document; its parts are packed as they are made, for as one tree they would weigh ten times as much."""
     return {
         "swagger": "2.0",
-        "info": {**_INFO, "version": f"v{VERSION}.0"},
+        "info": _INFO,
         "paths": {path: pack_path(_path(operations, _operation_v2, _parameter_v2)) for path, operations in paths},
         "definitions": {name: pack_schema(_definition_v2(name, schema)) for name, schema in sorted(schemas.items())},
         "securityDefinitions": {"BearerToken": _BEARER},
@@ -146,7 +146,11 @@ def _definition_v2(name: str, schema: Json) -> Json:
 
 
 def schema_v2(schema: Json) -> Json:
-    """The v2 form of a v3 schema."""
+    """The v2 form of a v3 schema.
+
+    v2 cannot say "or null", so what may be null has no type and is not required; and kubectl refuses unknown fields beside
+    known ones, so what keeps unknown fields names none. Source: apiextensions' ToStructuralOpenAPIV2.
+    """
     made: Json = {}
     for key, value in schema.items():
         if key == "$ref":
@@ -159,15 +163,18 @@ def schema_v2(schema: Json) -> Json:
             made.update(schema_v2(value[0]))
         elif key not in _NOT_IN_V2:
             made[key] = value
-    if schema.get("nullable") or schema.get("x-kubernetes-preserve-unknown-fields"):
-        return _loosened(made, schema)
+    if schema.get("nullable"):
+        return {key: value for key, value in made.items() if key in ("description", "title") or key.startswith("x-")}
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        made.pop("items", None)
+        made.pop("properties", None)
+    elif "required" in schema:
+        made["required"] = [wire for wire in schema["required"] if not _nullable(schema, wire)]
     return made
 
 
 _NOT_IN_V2 = frozenset({"allOf", "anyOf", "oneOf", "not", "nullable", "default"})
 
 
-def _loosened(made: Json, schema: Json) -> Json:
-    """v2 cannot say "or null": a client that checks types must be told none. Source: apiextensions' ToStructuralOpenAPIV2."""
-    dropped = {"type", "items", "properties"} if schema.get("nullable") else {"items", "properties"}
-    return {key: value for key, value in made.items() if key not in dropped}
+def _nullable(schema: Json, wire: str) -> bool:
+    return bool(schema.get("properties", {}).get(wire, {}).get("nullable"))
