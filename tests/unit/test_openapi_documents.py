@@ -220,6 +220,23 @@ def test_custom_resources_come_and_go() -> None:
     assert openapi.document("/openapi/v3") == index
 
 
+def test_what_looks_like_a_reference_in_a_custom_schema_is_left_alone() -> None:
+    spec = {"type": "object", "default": {"$ref": "#/components/schemas/no.such.Thing"}, "description": '"$ref":"x"'}
+    openapi = OpenAPI()
+    openapi.serve([CustomSchema(CRON_TAB, {"type": "object", "properties": {"spec": spec}})])
+    document = read(openapi, "/openapi/v3/apis/stable.example.com/v1")
+    assert document["components"]["schemas"]["com.example.stable.v1.CronTab"]["properties"]["spec"] == spec
+
+
+@pytest.mark.parametrize(
+    ("accept", "encoding"), [("gzip;q=0", ""), ("*", "gzip"), ("br", ""), ("br, gzip;q=0.5", "gzip")]
+)
+def test_gzip_is_used_when_it_is_welcome(openapi: OpenAPI, accept: str, encoding: str) -> None:
+    found = openapi.document("/openapi/v3/version", "", accept)
+    assert found is not None
+    assert found.encoding == encoding
+
+
 def test_a_custom_resource_is_documented() -> None:
     openapi = OpenAPI()
     openapi.serve([CustomSchema(CRON_TAB, SCHEMA)])
@@ -229,6 +246,7 @@ def test_a_custom_resource_is_documented() -> None:
     one = f"{place}/{{name}}"
     assert set(document["paths"]) == {f"{root}/", f"{root}/crontabs", place, one, f"{one}/status", f"{one}/scale"}
     assert document["paths"][one]["patch"]["operationId"] == "patchStableExampleComV1NamespacedCronTab"
+    assert set(document["paths"][one]["put"]["requestBody"]["content"]) == {"application/json", "application/yaml"}
     kind = document["components"]["schemas"]["com.example.stable.v1.CronTab"]
     assert set(kind["properties"]) == {"apiVersion", "kind", "metadata", "spec"}
     assert kind["x-kubernetes-group-version-kind"] == [

@@ -98,7 +98,8 @@ class OpenAPI:
                 return None
         name = "/".join(parts)
         packed = self._packed(kept, name, content_type)
-        return _document(kept, name, packed, content_type, "gzip" in accept_encoding)
+        zipped = any(kind in ("gzip", "*") and weight > 0 for kind, weight in _ranges(accept_encoding or "identity"))
+        return _document(kept, name, packed, content_type, zipped)
 
     def _packed(self, kept: _Kept, name: str, content_type: str) -> bytes:
         key = (name, content_type)

@@ -124,7 +124,7 @@ _CONNECTIONS = {
     "proxy": _pick("path"),
 }
 _PROXIED = ("delete", "get", "head", "options", "patch", "post", "put")
-_IN_NAMESPACE = Parameter("namespace", "string", "Object name and auth scope, such as for teams and projects", "path")
+_IN_NAMESPACE = Parameter("namespace", "string", "The namespace of the object.", "path")
 _WITH_PATH = Parameter("path", "string", "The rest of the URL path.", "path")
 
 #: (group, kind) whose deletion answers with the object instead of a Status. Source: the registries' ReturnDeletedObject.
@@ -172,6 +172,7 @@ class Operations:
         self.scope = "Namespaced" if resource.namespaced else ""
         self.tag = tag_of(resource.group, resource.version)
         self.produces = CUSTOM_ENCODINGS if resource.custom else ENCODINGS
+        self.consumes = CUSTOM_ENCODINGS if resource.custom else ANY
         self.streamed = CUSTOM_ENCODINGS if resource.custom else STREAMED
         self.patches = CUSTOM_PATCHES if resource.custom else PATCHES
 
@@ -201,6 +202,7 @@ class Operations:
 
     def _operation(self, method: str, name: str, words: str, answers: dict[str, str], **more: Any) -> Operation:
         more.setdefault("produces", self.produces)
+        more.setdefault("consumes", self.consumes)
         return Operation(method, name, words, self.tag, answers, **{"kind": self.kind, **more})
 
     def _list(self, *, everywhere: bool = False) -> Operation:
@@ -397,7 +399,7 @@ SINGLE: dict[str, tuple[str, Operation]] = {
         Operation(
             "get",
             "getServiceAccountIssuerOpenIDConfiguration",
-            "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+            "get the OpenID configuration of the service account issuer",
             "WellKnown",
             {"200": "string"},
             (_JSON,),
@@ -408,7 +410,7 @@ SINGLE: dict[str, tuple[str, Operation]] = {
         Operation(
             "get",
             "getServiceAccountIssuerOpenIDKeyset",
-            "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+            "get the public keys that verify service account tokens",
             "openid",
             {"200": "string"},
             ("application/jwk-set+json",),

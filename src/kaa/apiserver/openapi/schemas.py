@@ -71,7 +71,7 @@ _SCALARS: dict[str, Json] = {
 _ZEROS = {"str": "", "bool": False, "int": 0, "float": 0}
 #: Kinds that every group-version knows as its own.
 _OF_EVERY_GROUP = ("DeleteOptions", "WatchEvent")
-_REFERENCE = re.compile(re.escape(PREFIX) + r"([^\"]+)")
+_REFERENCE = re.compile(r'"\$ref":"' + re.escape(PREFIX) + r'([^"]+)"')
 
 
 def definition_of(module: str, kind: str) -> str:
@@ -118,14 +118,19 @@ class Schemas:
         self.group_versions = tuple(dict.fromkeys([("", "v1"), *group_versions]))
 
     def closure(self, wanted: Iterable[str], given: Mapping[str, Json]) -> dict[str, Json]:
-        """The wanted definitions and all that they refer to; ``given`` are those that are no built-in types."""
+        """The wanted definitions and all that they refer to.
+
+        ``given`` are those that are no built-in types. They refer to each other and to metadata; whatever else looks like
+        a reference in them is somebody's example.
+        """
         made: dict[str, Json] = {}
         queue = list(wanted)
         while queue:
             name = queue.pop()
             if name not in made:
                 made[name] = schema = given.get(name) or self.definition(name)
-                queue += references(schema)
+                found = references(schema)
+                queue += [one for one in found if one in given or one.startswith(META)] if name in given else found
         return dict(sorted(made.items()))
 
     def definition(self, name: str) -> Json:
