@@ -10,6 +10,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_api.py --check
+	$(BIN)/python tools/generate_openapi.py --check
 
 test: $(VENV)/.ready
 	$(BIN)/pytest -n 2

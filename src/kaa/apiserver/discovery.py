@@ -6,13 +6,14 @@ anew. Source: API concepts "Discovery API".
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from kaa.api.resources import RESOURCES, Resource
+from kaa.api.resources import RESOURCES, Resource, Subresource
 
 Json = dict[str, Any]
 
@@ -30,6 +31,14 @@ VERSION: Json = {
     "goVersion": "",
     "compiler": "cpython",
     "platform": "linux/amd64",
+}
+#: {(group, kind): the group-version upstream stores it in, where it is not the one served}
+STORED_IN = {
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicy"): "admissionregistration.k8s.io/v1beta1",
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding"): "admissionregistration.k8s.io/v1beta1",
+    ("apiextensions.k8s.io", "CustomResourceDefinition"): "apiextensions.k8s.io/v1beta1",
+    ("autoscaling", "HorizontalPodAutoscaler"): "autoscaling/v2",
+    ("events.k8s.io", "Event"): "/v1",
 }
 #: The order in which groups are listed; others follow by name.
 GROUP_ORDER = tuple(dict.fromkeys(resource.group for resource in RESOURCES))
@@ -119,7 +128,7 @@ class Discovery:
         groups = {"": ("v1",)} if path == "/api" else self.groups()
         items = [
             {
-                "metadata": {"name": group, "creationTimestamp": None} if group else {"creationTimestamp": None},
+                "metadata": {"name": group} if group else {},
                 "versions": [self._aggregated_version(group, name) for name in versions],
             }
             for group, versions in groups.items()
@@ -144,6 +153,15 @@ def _group(name: str, versions: Sequence[str]) -> Json:
     return {"name": name, "versions": listed, "preferredVersion": listed[0]}
 
 
+def _storage_version_hash(resource: Resource[Any]) -> str:
+    """Clients compare it only; its value is upstream's, which hashes the group-version that objects are stored in."""
+    stored = STORED_IN.get((resource.group, resource.kind))
+    if stored is None:
+        return resource.storage_version_hash
+    digest = hashlib.sha256(f"{stored}/{resource.kind}".encode()).digest()
+    return base64.b64encode(digest[:8]).decode()
+
+
 def _entries(resource: Resource[Any]) -> list[Json]:
     """A resource and its subresources as a resource list has them."""
     entry: Json = {
@@ -158,7 +176,7 @@ def _entries(resource: Resource[Any]) -> list[Json]:
     if resource.categories:
         entry["categories"] = list(resource.categories)
     if "list" in resource.verbs and resource.plural != "componentstatuses":
-        entry["storageVersionHash"] = resource.storage_version_hash
+        entry["storageVersionHash"] = _storage_version_hash(resource)
     entries = [entry]
     for sub in resource.subresources:
         made: Json = {
@@ -176,6 +194,13 @@ def _entries(resource: Resource[Any]) -> list[Json]:
 
 def _kind(group: str, version: str, kind: str) -> Json:
     return {"group": group, "version": version, "kind": kind}
+
+
+def _sub_kind(resource: Resource[Any], sub: Subresource) -> Json:
+    """Built-in resources leave their own group-version out, custom ones write it."""
+    if resource.custom and not sub.version:
+        return _kind(resource.group, resource.version, sub.kind)
+    return _kind(sub.group, sub.version, sub.kind)
 
 
 def _aggregated_resource(resource: Resource[Any]) -> Json:
@@ -196,7 +221,7 @@ def _aggregated_resource(resource: Resource[Any]) -> Json:
         made["subresources"] = [
             {
                 "subresource": sub.name,
-                "responseKind": _kind(sub.group, sub.version, sub.kind),
+                "responseKind": _sub_kind(resource, sub),
                 "verbs": list(sub.verbs),
             }
             for sub in resource.subresources
