@@ -109,14 +109,21 @@ class Paths:
         headers = [("ETag", etag), ("Vary", "Accept")] if etag else []
         return HttpResponse(200, body, content_type, headers)
 
-    def _openapi(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
+    async def _openapi(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
+        """Documents are built on first demand, which takes a while: off the event loop."""
         path = http.target.partition(b"?")[0].decode("latin-1")
-        found = self.openapi.document(path, http.headers.get("accept", ""), http.headers.get("accept-encoding", ""))
+        headers = http.headers
+        found = await asyncio.to_thread(
+            self.openapi.document, path, headers.get("accept", ""), headers.get("accept-encoding", "")
+        )
         if found is None:
             return HttpResponse(404, b"404 page not found\n", TEXT)
-        if http.headers.get("if-none-match") == found.etag:
-            return HttpResponse(304, b"", "", [("ETag", found.etag)])
-        headers = [("ETag", found.etag), ("Vary", "Accept-Encoding"), ("Vary", "Accept")]
+        asked = options.get("hash")
+        if asked and found.hash and asked != found.hash:
+            return HttpResponse(301, b"", "", [("Location", f"{path}?hash={found.hash}")])
+        shown = [("ETag", found.etag), ("Vary", "Accept-Encoding"), ("Vary", "Accept")]
+        if headers.get("if-none-match") == found.etag:
+            return HttpResponse(304, b"", "", shown)
         if found.encoding:
-            headers.append(("Content-Encoding", found.encoding))
-        return HttpResponse(200, found.body, found.content_type, headers)
+            shown.append(("Content-Encoding", found.encoding))
+        return HttpResponse(200, found.body, found.content_type, shown)

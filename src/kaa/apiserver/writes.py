@@ -102,6 +102,8 @@ class Writer:
         obj = strategy.prepare_create(obj)
         attributes = Attributes(request, "CREATE", obj, dry_run=dry_run, warnings=warnings)
         await self._admission.admit(attributes, self._cacher)
+        if attributes.object is not obj:
+            attributes.object = strategy.default(attributes.object)
         lock = self._pool(strategy, request)
         if lock is None:
             return await self._commit_new(request, strategy, attributes)

@@ -54,6 +54,10 @@ _SOURCES = (
 _PROJECTED = ProjectedVolumeSource(default_mode=0o644, sources=_SOURCES)
 
 
+#: How often, and with which wait between, ``default`` is looked for.
+DEFAULT_TRIES, DEFAULT_RETRY_S = 20, 0.05
+
+
 class ServiceAccountAdmission(Passive):
     name = "ServiceAccount"
 
@@ -65,7 +69,7 @@ class ServiceAccountAdmission(Passive):
             _check_mirror(attributes, pod)
             return
         account_name = pod.spec.service_account_name or "default"
-        account = _find(attributes, account_name, view)
+        account = await _find_soon(attributes, account_name, view)
         spec = replace(
             pod.spec,
             service_account_name=account_name,
@@ -90,6 +94,16 @@ class ServiceAccountAdmission(Passive):
         account = _find(attributes, pod.spec.service_account_name, view)
         if account.metadata.annotations.get("kubernetes.io/enforce-mountable-secrets") == "true":
             _check_secrets(attributes, pod, account)
+
+
+async def _find_soon(attributes: Attributes, name: str, view: View) -> ServiceAccount:
+    """The account; ``default`` is waited for a moment, since its controller makes it right after its namespace."""
+    tries = DEFAULT_TRIES if name == "default" else 1
+    for _ in range(tries - 1):
+        if view.get(ServiceAccount, name, attributes.request.namespace) is not None:
+            break
+        await view.clock.sleep(DEFAULT_RETRY_S)
+    return _find(attributes, name, view)
 
 
 def _find(attributes: Attributes, name: str, view: View) -> ServiceAccount:
