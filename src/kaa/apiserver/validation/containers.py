@@ -557,6 +557,6 @@ def container_security(given: SecurityContext, path: Path, host_users: bool) -> 
 
 
 def _shown(given: SecurityContext) -> object:
-    from .internal import plain
+    from .internal import raw
 
-    return plain(given)
+    return raw(given)
