@@ -122,7 +122,7 @@ def _faults(spec: DaemonSetSpec) -> Iterator[FieldError]:
     yield from selectors.label_selector(spec.selector, SPEC.child("selector"))
     if selectors.is_empty(spec.selector):
         yield fields.invalid(SPEC.child("selector"), {}, "empty selector is invalid for daemonset")
-    yield from template_faults(spec.template, None if selectors.is_empty(spec.selector) else spec.selector, None)
+    yield from template_faults(spec.template, None if selectors.is_empty(spec.selector) else spec.selector)
     yield from not_negative(SPEC, "minReadySeconds", spec.min_ready_seconds)
     at = SPEC.child("updateStrategy")
     strategy = spec.update_strategy

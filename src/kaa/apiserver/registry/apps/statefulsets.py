@@ -155,7 +155,7 @@ def _faults(spec: StatefulSetSpec) -> Iterator[FieldError]:
         yield from selectors.label_selector(spec.selector, SPEC.child("selector"))
     if spec.service_name:
         yield from faults_of(SPEC.child("serviceName"), spec.service_name, names.dns_subdomain(spec.service_name))
-    yield from template_faults(spec.template, spec.selector, spec.replicas)
+    yield from template_faults(spec.template, spec.selector)
     yield from not_negative(SPEC, "revisionHistoryLimit", spec.revision_history_limit)
 
 

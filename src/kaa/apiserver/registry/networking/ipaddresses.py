@@ -6,7 +6,7 @@ Source: pkg/registry/networking/ipaddress/strategy.go; ValidateIPAddress.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kaa.api import fields, names
@@ -36,6 +36,10 @@ class IPAddressStrategy(Strategy[IPAddress]):
         if faults or str(ipaddress.ip_address(name)) == name:
             return faults
         return ['must be in canonical form ("' + str(ipaddress.ip_address(name)) + '")']
+
+    def fields(self, obj: IPAddress) -> Mapping[str, str]:
+        ref = obj.spec.parent_ref
+        return {"spec.parentRef.name": ref.name, "spec.parentRef.namespace": ref.namespace or ""}
 
     def validate(self, obj: IPAddress) -> list[FieldError]:
         ref, at = obj.spec.parent_ref, SPEC.child("parentRef")

@@ -15,7 +15,8 @@ from kaa.api.fields import FieldError, Path
 from kaa.api.types.networking_v1 import IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec
 
 from ...validation.common import NO_CIDR, SPEC, network_of
-from ...validation.containers import PROTOCOLS, port_number_or_name
+from ...validation.containers import PROTOCOLS
+from ...validation.probes import port_number_or_name
 from ...validation.selectors import label_selector
 from ..core.pod_defaults import each
 from ..strategy import Strategy
