@@ -57,10 +57,28 @@ _FULL_GROUPS = {
 STRATEGIES: dict[tuple[str, str], str] = {
     **_index(
         """
-        core: pods services namespaces nodes configmaps secrets serviceaccounts endpoints events
-        apps: deployments replicasets
+        core: pods services namespaces nodes configmaps secrets serviceaccounts endpoints events limitranges
+        core: resourcequotas persistentvolumes persistentvolumeclaims podtemplates replicationcontrollers
+        core: componentstatuses
+        apps: deployments replicasets statefulsets daemonsets controllerrevisions
+        batch: jobs cronjobs
+        autoscaling: horizontalpodautoscalers
+        networking: ingresses ingressclasses networkpolicies ipaddresses servicecidrs
+        policy: poddisruptionbudgets
+        rbac: roles clusterroles rolebindings clusterrolebindings
+        storage: storageclasses csidrivers csinodes csistoragecapacities volumeattachments volumeattributesclasses
+        scheduling: priorityclasses
+        node: runtimeclasses
         coordination: leases
         discovery: endpointslices
+        certificates: certificatesigningrequests
+        admissionregistration: mutatingwebhookconfigurations validatingwebhookconfigurations
+        admissionregistration: mutatingadmissionpolicies mutatingadmissionpolicybindings
+        admissionregistration: validatingadmissionpolicies validatingadmissionpolicybindings
+        apiextensions: customresourcedefinitions
+        apiregistration: apiservices
+        flowcontrol: flowschemas prioritylevelconfigurations
+        resource: deviceclasses resourceclaims resourceclaimtemplates resourceslices
         """
     ),
     ("events.k8s.io", "events"): "core.events",

@@ -45,9 +45,9 @@ def convert(obj: Any, resource: Resource[Any]) -> Any:
 
 
 def event_to_core(obj: events_v1.Event) -> core_v1.Event:
-    series = obj.series and core_v1.EventSeries(
-        count=obj.series.count, last_observed_time=obj.series.last_observed_time
-    )
+    series = None
+    if obj.series is not None:
+        series = core_v1.EventSeries(count=obj.series.count, last_observed_time=obj.series.last_observed_time)
     return core_v1.Event(
         metadata=obj.metadata,
         involved_object=obj.regarding,
@@ -83,7 +83,7 @@ def event_from_core(obj: core_v1.Event) -> events_v1.Event:
         deprecated_last_timestamp=obj.last_timestamp,
         deprecated_count=obj.count,
         type=obj.type,
-        event_time=obj.event_time or "",
+        event_time=obj.event_time,  # type: ignore[arg-type]  # the wire knows null, the generated type does not
         series=series,
         action=obj.action,
         reporting_controller=obj.reporting_component or None,
@@ -98,7 +98,7 @@ def hpa_to_v2(obj: autoscaling_v1.HorizontalPodAutoscaler) -> autoscaling_v2.Hor
     notes = obj.metadata.annotations
     metrics: tuple[autoscaling_v2.MetricSpec, ...] = ()
     if obj.spec.target_cpu_utilization_percentage is not None:
-        metrics = (_cpu(obj.spec.target_cpu_utilization_percentage),)
+        metrics = (cpu_metric(obj.spec.target_cpu_utilization_percentage),)
     metrics += _kept(notes.get(_METRICS), tuple[autoscaling_v2.MetricSpec, ...], ())
     status = None
     if obj.status is not None:
@@ -120,7 +120,7 @@ def hpa_to_v2(obj: autoscaling_v1.HorizontalPodAutoscaler) -> autoscaling_v2.Hor
             scale_target_ref=autoscaling_v2.CrossVersionObjectReference(
                 api_version=reference.api_version, kind=reference.kind, name=reference.name
             ),
-            metrics=metrics or (_cpu(80),),
+            metrics=metrics or (cpu_metric(80),),
             behavior=_kept(notes.get(_BEHAVIOR), autoscaling_v2.HorizontalPodAutoscalerBehavior | None, None),
         ),
         status=status,
@@ -161,7 +161,7 @@ def hpa_to_v1(obj: autoscaling_v2.HorizontalPodAutoscaler) -> autoscaling_v1.Hor
     )
 
 
-def _cpu(percent: int) -> autoscaling_v2.MetricSpec:
+def cpu_metric(percent: int) -> autoscaling_v2.MetricSpec:
     target = autoscaling_v2.MetricTarget(type="Utilization", average_utilization=percent)
     return autoscaling_v2.MetricSpec(
         type="Resource", resource=autoscaling_v2.ResourceMetricSource(name="cpu", target=target)

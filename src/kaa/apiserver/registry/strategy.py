@@ -67,7 +67,7 @@ class Strategy(Generic[T]):
         return resource_of(self.kind)
 
     @staticmethod
-    def name_faults(name: str) -> list[str]:
+    def name_faults(name: str, /) -> list[str]:
         """What is wrong with a name of this kind."""
         return names.dns_subdomain(name)
 

@@ -277,6 +277,11 @@ def _zero(kind: str, name: str) -> Any:
     return 0 if _NUMBERS.search(name) else ""
 
 
+def raw(value: Any) -> Any:
+    """The internal form for a message, its fields in Go's order."""
+    return msgspec.Raw(msgspec.json.encode(plain(value)))
+
+
 def diff(old: Any, new: Any) -> str:
     """A unified diff of the indented internal forms, three lines around each change."""
     before, after = (json.dumps(plain(value), indent=1, ensure_ascii=False).split("\n") for value in (old, new))

@@ -27,22 +27,17 @@ def pod(obj: Pod) -> list[FieldError]:
     found = list(pod_spec(obj.spec, SPEC))
     if obj.spec.ephemeral_containers:
         found.append(fields.forbidden(SPEC.child("ephemeralContainers"), "cannot be set on create"))
-    for n, gate in enumerate(obj.spec.scheduling_gates):
-        if obj.spec.node_name:
-            detail = "cannot be set until all schedulingGates have been cleared"
-            found.append(fields.forbidden(SPEC.child("nodeName"), detail))
-            break
-        del n, gate
+    if obj.spec.scheduling_gates and obj.spec.node_name:
+        detail = "cannot be set until all schedulingGates have been cleared"
+        found.append(fields.forbidden(SPEC.child("nodeName"), detail))
     return found
 
 
 def pod_template(given: PodTemplateSpec, path: Path) -> Iterator[FieldError]:
-    at = path.child("metadata")
     if given.metadata.labels:
         yield from label_faults(given.metadata.labels, path.child("labels"))
     if given.metadata.annotations:
         yield from annotation_faults(given.metadata.annotations, path.child("annotations"))
-    del at
     yield from pod_spec(given.spec, path.child("spec"))
     if given.spec.ephemeral_containers:
         detail = "ephemeral containers not allowed in pod template"

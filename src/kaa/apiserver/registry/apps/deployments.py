@@ -107,7 +107,7 @@ def _faults(spec: DeploymentSpec) -> Iterator[FieldError]:
             yield fields.required(SPEC.child("selector"))
     else:
         yield from selectors.label_selector(spec.selector, SPEC.child("selector"))
-    yield from template_faults(spec.template, spec.selector, spec.replicas)
+    yield from template_faults(spec.template, spec.selector)
     yield from _strategy_faults(spec)
     yield from counts_not_negative(
         SPEC, minReadySeconds=spec.min_ready_seconds, revisionHistoryLimit=spec.revision_history_limit

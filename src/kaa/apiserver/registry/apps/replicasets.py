@@ -82,7 +82,7 @@ def _faults(spec: ReplicaSetSpec) -> Iterator[FieldError]:
         yield fields.required(SPEC.child("selector"))
     else:
         yield from selectors.label_selector(spec.selector, SPEC.child("selector"))
-    yield from template_faults(spec.template, spec.selector, spec.replicas)
+    yield from template_faults(spec.template, spec.selector)
 
 
 def replica_status_faults(status: Any) -> Iterator[FieldError]:

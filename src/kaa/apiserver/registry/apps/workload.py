@@ -6,7 +6,6 @@ Source: pkg/apis/apps/validation; pkg/registry/apps.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from kaa.api import fields, selectors
 from kaa.api.fields import FieldError, Path
@@ -15,30 +14,19 @@ from kaa.api.types.meta_v1 import LabelSelector
 
 from ...validation import pods
 from ...validation.common import SPEC
-from ...validation.selectors import is_empty, label_selector
+from ...validation.selectors import is_empty
 
 TEMPLATE = SPEC.child("template")
 MISMATCH = "`selector` does not match template `labels`"
 
 
-def selector_faults(selector: LabelSelector, what: str) -> Iterator[FieldError]:
-    """``what``: ``deployment``, for the words of the fault."""
-    yield from label_selector(selector, SPEC.child("selector"))
-    if is_empty(selector):
-        yield fields.invalid(SPEC.child("selector"), {}, f"empty selector is invalid for {what}")
-
-
-def template_faults(
-    template: PodTemplateSpec, selector: LabelSelector | None, replicas: int | None, *, always: bool = True
-) -> Iterator[FieldError]:
-    """A template that the selector matches, and that restarts always where the kind wants it."""
-    del replicas
+def template_faults(template: PodTemplateSpec, selector: LabelSelector | None) -> Iterator[FieldError]:
+    """A template that the selector matches and that restarts always."""
     labels: Mapping[str, str] = template.metadata.labels
     if selector is not None and not _matches(selector, labels):
         yield fields.invalid(TEMPLATE.child("metadata", "labels"), dict(labels) or None, MISMATCH)
     yield from pods.pod_template(template, TEMPLATE)
-    if always:
-        yield from restart_faults(template, TEMPLATE)
+    yield from restart_faults(template, TEMPLATE)
 
 
 def restart_faults(template: PodTemplateSpec, path: Path) -> Iterator[FieldError]:
@@ -64,7 +52,3 @@ def counts_not_negative(path: Path, **counts: int | None) -> Iterator[FieldError
     for wire, value in counts.items():
         if value is not None and value < 0:
             yield fields.invalid(path.child(wire), value, "must be greater than or equal to 0")
-
-
-def shown_selector(selector: Any) -> Any:
-    return selector

@@ -135,6 +135,9 @@ class EventStrategy(Strategy[events_v1.Event]):
         ]
     )
 
+    def default(self, obj: events_v1.Event) -> events_v1.Event:
+        return obj if obj.event_time else replace(obj, event_time=None)  # no time is null on the wire, never ""
+
     def validate(self, obj: events_v1.Event) -> list[FieldError]:
         return [*_namespace(obj.metadata.namespace, obj.regarding), *_new_faults(obj)]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -28,6 +29,8 @@ DEFAULT_CIDRS = ("10.96.0.0/16",)
 DEFAULT_NODE_PORTS = (30000, 32767)
 NO_IP = "None"
 _TRIES = 64
+_PROMISE_S = 10.0
+P = TypeVar("P", str, int)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,6 @@ class Taken:
 
     version: tuple[int, int]
     ips: set[str]
-    #: {(protocol, port)}: one number may serve two protocols of one service
     ports: set[int]
 
 
@@ -73,6 +75,8 @@ class Allocator:
         self.ranges = ranges
         self.networks = ranges.networks
         self._taken: Taken | None = None
+        #: {address or port picked for an object on its way to the store: until when it is not picked again}
+        self._promised: dict[str | int, float] = {}
 
     def taken(self, view: View) -> Taken:
         version = (view.version(Service), view.version(IPAddress))
@@ -87,8 +91,18 @@ class Allocator:
         kept_ports = _ports_of(old.spec) if old is not None else set()
         source = view.clock.random
         spec = self._with_ips(new, spec, kept_ips, view, source)
-        spec = self._with_ports(new, spec, kept_ports, view, source)
+        spec = self._with_ports(new, spec, kept_ports, view)
         return new if spec is new.spec else replace(new, spec=spec)
+
+    def _promise(self, picked: P, view: View) -> P:
+        self._promised[picked] = view.clock.monotonic() + _PROMISE_S
+        return picked
+
+    def _avoided(self, taken: set[P], view: View) -> Set[P]:
+        """What is taken, and what was picked moments ago: its object may be in the store and not yet in the view."""
+        now = view.clock.monotonic()
+        self._promised = {picked: until for picked, until in self._promised.items() if until > now}
+        return taken | self._promised.keys() if self._promised else taken  # type: ignore[return-value]  # keys of both sorts
 
     # -------------------------------------------------------------------------------------------- addresses
 
@@ -110,7 +124,8 @@ class Allocator:
                     self._claim_ip(obj, wanted, wanted[n], network, view)
                 made.append(wanted[n])
             else:
-                made.append(self._free_ip(obj, network, self.taken(view).ips, source))
+                avoided = self._avoided(self.taken(view).ips, view)
+                made.append(self._promise(self._free_ip(obj, network, avoided, source), view))
         return replace(spec, cluster_ip=made[0] if made else spec.cluster_ip, cluster_ips=tuple(made))
 
     def _claim_ip(self, obj: Service, wanted: list[str], ip: str, network: Network, view: View) -> None:
@@ -124,7 +139,7 @@ class Allocator:
             raise _invalid(obj, fields.invalid(_SPEC.child("clusterIPs"), wanted, f"failed to allocate IP {ip}: {why}"))
 
     @staticmethod
-    def _free_ip(obj: Service, network: Network, taken: set[str], source: random.Random) -> str:
+    def _free_ip(obj: Service, network: Network, taken: Set[str], source: random.Random) -> str:
         """A random free address of the upper part of the range: the lower one is left to those who ask by name."""
         size = network.num_addresses
         first = min(max(16, size // 16), 256) if size > 32 else 1
@@ -144,9 +159,7 @@ class Allocator:
 
     # -------------------------------------------------------------------------------------------- ports
 
-    def _with_ports(
-        self, obj: Service, spec: ServiceSpec, kept: set[int], view: View, source: random.Random
-    ) -> ServiceSpec:
+    def _with_ports(self, obj: Service, spec: ServiceSpec, kept: set[int], view: View) -> ServiceSpec:
         if not _wants_ports(spec):
             return spec
         taken: set[int] | None = None
@@ -157,7 +170,7 @@ class Allocator:
             if number is None or (number not in kept and number not in mine):
                 taken = self.taken(view).ports if taken is None else taken
                 number = self._port(
-                    obj, _SPEC.child("ports").index(n).child("nodePort"), number, taken | mine.keys(), source
+                    obj, _SPEC.child("ports").index(n).child("nodePort"), number, taken | mine.keys(), view
                 )
             mine.setdefault(number, set()).add(port.protocol or "TCP")
             made.append(port if port.node_port == number else replace(port, node_port=number))
@@ -167,14 +180,15 @@ class Allocator:
             wanted = spec.health_check_node_port or None
             if wanted is None or wanted not in kept:
                 used = self.taken(view).ports | mine.keys()
-                number = self._port(obj, _SPEC.child("healthCheckNodePort"), wanted, used, source)
+                number = self._port(obj, _SPEC.child("healthCheckNodePort"), wanted, used, view)
                 spec = replace(spec, health_check_node_port=number)
         return spec
 
-    def _port(self, obj: Service, path: Path, wanted: int | None, taken: set[int], source: random.Random) -> int:
+    def _port(self, obj: Service, path: Path, wanted: int | None, taken: set[int], view: View) -> int:
         first, last = self.ranges.node_ports
+        source = view.clock.random
         if wanted is None:
-            return self._free_port(obj, path, taken, source)
+            return self._promise(self._free_port(obj, path, self._avoided(taken, view), source), view)
         if not first <= wanted <= last:
             detail = f"provided port is not in the valid range. The range of valid ports is {first}-{last}"
             raise _invalid(obj, fields.invalid(path, wanted, detail))
@@ -182,7 +196,7 @@ class Allocator:
             raise _invalid(obj, fields.invalid(path, wanted, "provided port is already allocated"))
         return wanted
 
-    def _free_port(self, obj: Service, path: Path, taken: set[int], source: random.Random) -> int:
+    def _free_port(self, obj: Service, path: Path, taken: Set[int], source: random.Random) -> int:
         first, last = self.ranges.node_ports
         low = first + min(max(16, (last - first + 1) // 32), 128) if last - first > 32 else first
         for start in (low, first):
