@@ -20,8 +20,8 @@ from kaa.api.quantity import INVALID as INVALID_QUANTITY
 from kaa.api.resources import Resource
 from kaa.client.pipeline import Request
 
-JSON, YAML = "application/json", "application/yaml"
-ACCEPTED = f"{JSON}, {YAML}, application/vnd.kubernetes.protobuf"
+JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
+ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 FIELD_VALIDATIONS = ("Ignore", "Warn", "Strict")
 
 
@@ -38,10 +38,12 @@ def media_type(content_type: str) -> str:
 
 
 def plain_document(data: bytes, content_type: str, what: str) -> Any:
-    """The plain value of a JSON or YAML body. ``what`` is the kind that it must be."""
+    """The plain value of a JSON, YAML or protobuf body. ``what`` is the kind that it must be."""
     kind = media_type(content_type)
     if kind == YAML:
         return _from_yaml(data)
+    if kind == PROTOBUF:
+        return _from_protobuf(data, what)
     if kind not in (JSON, ""):
         raise UnsupportedMediaType(
             f"the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
@@ -61,6 +63,16 @@ def _from_yaml(data: bytes) -> Any:
         return yaml.load(data)
     except yaml.YAMLError as err:
         raise BadRequest(f"error converting YAML to JSON: yaml: {err}") from None
+
+
+def _from_protobuf(data: bytes, what: str) -> Any:
+    from kaa.api.protobuf import Malformed, document_from_protobuf  # only clients that send protobuf pay for it
+
+    try:
+        return document_from_protobuf(data)
+    except Malformed as err:
+        shown = data[:30].hex() or "<empty>"
+        raise BadRequest(f"the object provided is unrecognized (must be of type {what}): {err} ({shown})") from None
 
 
 def _not_json(data: bytes, what: str) -> BadRequest:
@@ -103,11 +115,14 @@ def read(request: Request, resource: Resource[Any], kind: type | None = None) ->
         expected_kind, expected_version = kind.KIND, kind.API_VERSION  # type: ignore[attr-defined]  # all kinds have them
     level = request.options.get("fieldValidation") or "Warn"
     data = bytes(request.body)
-    fast = media_type(request.content_type) in (JSON, "")
+    form = media_type(request.content_type)
+    fast, text = form in (JSON, ""), form != PROTOBUF
     if not fast or resource.custom or level != "Ignore":
         document = plain_document(data, request.content_type, expected_kind)
         check_kind(document, expected_kind, expected_version)
-        warnings = strictness(request, resource, kind or (None if resource.custom else resource.type), document, data)
+        warnings = strictness(
+            request, resource, kind or (None if resource.custom else resource.type), document, data if text else b""
+        )
         return Body(make(resource, kind, document, data if fast else None), warnings)
     try:
         meta = scheme.decode(scheme.TypeMeta, data)
