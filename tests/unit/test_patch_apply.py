@@ -244,7 +244,7 @@ def test_status_is_applied_through_its_subresource() -> None:
     assert w.owned == {"one": {"f:status": {"f:phase": {}}}}
 
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "spec": {

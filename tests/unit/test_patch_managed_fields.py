@@ -39,7 +39,7 @@ def owned(obj: Any) -> dict[str, Any]:
 def test_a_creator_owns_what_it_set_and_not_what_go_puts_there() -> None:
     pod = make(Pod, spec={"containers": [{"name": "c", "image": "nginx", "ports": [{"containerPort": 80, "protocol": "TCP"}]}]})  # fmt: skip
     made = tracker(Pod).created(pod)
-    container = {
+    container: dict[str, Any] = {
         ".": {},
         "f:image": {},
         "f:name": {},

@@ -222,8 +222,8 @@ class _Patch:
         kept = [left for entry in others if (left := released(entry, changed, removed)) is not None]
         mine = stripped(fields)
         if mine:
-            unchanged = last is not None and document == live
-            kept.append(self._entry(mine, last.time if unchanged and last is not None else self._now()))
+            same = last is not None and new == _with_entries(old, ())
+            kept.append(self._entry(mine, last.time if same and last is not None else self._now()))
         return self._with_last_applied(_with_entries(new, in_order(kept)))
 
     def _pruned(self, document: Json, last: FieldSet, kept: Sequence[FieldSet]) -> Json:

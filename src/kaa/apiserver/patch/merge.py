@@ -1,4 +1,4 @@
-"""JSON merge patch (RFC 7386)."""
+"""JSON merge patch (RFC 7386), as upstream applies it."""
 
 from __future__ import annotations
 
@@ -15,5 +15,14 @@ def merge_patch(document: dict[str, Any], patch: dict[str, Any]) -> dict[str, An
             inner = merged.get(key)
             merged[key] = merge_patch(inner if isinstance(inner, dict) else {}, value)
         else:
-            merged[key] = value
+            merged[key] = _without_nulls(value)
     return merged
+
+
+def _without_nulls(value: Any) -> Any:
+    """A list as it is put in: upstream, unlike the RFC, drops the null members of objects in it."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return value

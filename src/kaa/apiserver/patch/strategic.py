@@ -1,15 +1,19 @@
 """Strategic merge patch: a merge that knows lists.
 
 A list with a merge key merges item by item, a set merges by value, any other list is replaced. Directives change that:
-``$patch: delete|replace|merge``, ``$deleteFromPrimitiveList/<field>``, ``$setElementOrder/<field>``, ``$retainKeys``.
+``$patch: delete|replace``, ``$deleteFromPrimitiveList/<field>``, ``$setElementOrder/<field>``, ``$retainKeys``.
 Which list has which key is a fact of the API (``api.types.facts``).
+
+Order of a merged list: the patch's items in the patch's order (or in that of ``$setElementOrder``); each item that only
+the server has stands before the first of them that it preceded. A new item is thus put first, as upstream does it.
 
 Source: community "Strategic Merge Patch"; apimachinery pkg/util/strategicpatch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from kaa.api import scheme
 from kaa.api.errors import BadRequest
@@ -19,7 +23,10 @@ DIRECTIVE = "$patch"
 DELETE_FROM = "$deleteFromPrimitiveList/"
 ORDER = "$setElementOrder/"
 RETAIN = "$retainKeys"
-Json = dict[str, Any]
+_BESIDE = (DELETE_FROM, ORDER)
+
+Json: TypeAlias = dict[str, Any]
+_NO_FACT = Merge("", "", "", (), "")
 
 
 def strategic_merge(document: Json, patch: Json, struct: type) -> Json:
@@ -42,141 +49,232 @@ def _inner(struct: type | None, field: str) -> type | None:
     return scheme.struct_in(known[1]) if known else None
 
 
-def _directive(patch: Json) -> str:
-    directive = patch.get(DIRECTIVE, "merge")
-    if directive not in ("merge", "replace", "delete"):
-        raise BadRequest(f"unknown patch type: {directive} in map: map[{DIRECTIVE}:{directive}]")
-    return str(directive)
+# ------------------------------------------------------------------------------------------------------------- maps
 
 
 def _merge_map(document: Json, patch: Json, struct: type | None) -> Json:
-    directive = _directive(patch)
-    if directive == "delete":
-        return {}
-    if directive == "replace":
-        return _without_directives({key: value for key, value in patch.items() if key != DIRECTIVE})
-    merged: Json = dict(document)
-    retained = patch.get(RETAIN)
-    if retained is not None:
-        if not isinstance(retained, list):
-            raise BadRequest(f"{RETAIN} must be a list of field names")
-        merged = {key: value for key, value in merged.items() if key in retained}
+    if DIRECTIVE in patch:
+        return _directed_map(patch)
+    merged = _retained(document, patch)
     facts = facts_of(struct)
+    ordered = _merge_ordered(merged, patch, struct, facts)
     for key, value in patch.items():
-        if key in (DIRECTIVE, RETAIN) or key.startswith((DELETE_FROM, ORDER)):
+        if key == RETAIN or key in ordered or key.startswith(_BESIDE):
             continue
         if value is None:
             merged.pop(key, None)
+        elif key not in merged or not _alike(merged[key], value):
+            merged[key] = plain(value)
         elif isinstance(value, dict):
-            merged[key] = _merge_value(merged.get(key), value, facts.get(key), _inner(struct, key))
+            replaces = "replace" in facts.get(key, _NO_FACT).patch_strategy
+            merged[key] = plain(value) if replaces else _merge_map(merged[key], value, _inner(struct, key))
         elif isinstance(value, list):
-            order = patch.get(ORDER + key)
-            merged[key] = _merge_list(merged.get(key), value, facts.get(key), _inner(struct, key), order)
+            merged[key] = _merge_list(merged[key], value, facts.get(key, _NO_FACT), _inner(struct, key))
         else:
             merged[key] = value
     _delete_from_sets(merged, patch)
-    _reorder_untouched(merged, patch, facts)
     return merged
 
 
-def _merge_value(old: Any, patch: Json, fact: Merge | None, struct: type | None) -> Json:
-    if fact is not None and "replace" in fact.patch_strategy:
-        return _without_directives(patch)
-    return _merge_map(old if isinstance(old, dict) else {}, patch, struct)
+def _directed_map(patch: Json) -> Json:
+    """A map that says itself what becomes of the one that it meets."""
+    match patch[DIRECTIVE]:
+        case "replace":
+            return {key: value for key, value in patch.items() if key != DIRECTIVE}
+        case "delete":
+            return {}
+    raise _unknown_directive(patch)
 
 
-def _merge_list(old: Any, patch: list[Any], fact: Merge | None, struct: type | None, order: Any) -> list[Any]:
-    old_items: list[Any] = old if isinstance(old, list) else []
-    if fact is None or "merge" not in fact.patch_strategy:
-        return _without_list_directives(patch)
-    if not fact.patch_key:
-        merged = old_items + [item for item in patch if item not in old_items]
-        merged = list(dict.fromkeys(merged)) if all(isinstance(item, (str, int)) for item in merged) else merged
-        return _ordered(merged, order, lambda item: item)
-    key = fact.patch_key
-    if any(isinstance(item, dict) and item.get(DIRECTIVE) == "replace" and key not in item for item in patch):
-        return _without_list_directives(patch)
-    merged = list(old_items)
-    for item in patch:
-        _merge_item(merged, item, key, struct)
-    return _ordered(merged, order, lambda item: item.get(key))
+def _unknown_directive(patch: Json) -> BadRequest:
+    return BadRequest(f"unknown patch type: {patch[DIRECTIVE]} in map: {go_text(patch)}")
 
 
-def _merge_item(merged: list[Any], item: Any, key: str, struct: type | None) -> None:
-    """Merge one item of a keyed list into it."""
-    if not isinstance(item, dict):
-        raise BadRequest(f"map: {item!r} does not contain declared merge key: {key}")
-    directive = _directive(item)
-    if key not in item:
-        raise BadRequest(f"map: {_go_map(item)} does not contain declared merge key: {key}")
-    found = [n for n, old in enumerate(merged) if isinstance(old, dict) and old.get(key) == item[key]]
-    if directive == "delete":
-        for n in reversed(found):
-            del merged[n]
-    elif directive == "replace":
-        kept = {name: value for name, value in item.items() if name != DIRECTIVE}
-        merged[:] = [old for n, old in enumerate(merged) if n not in found]
-        merged.append(_without_directives(kept))
-    elif found:
-        merged[found[0]] = _merge_map(merged[found[0]], item, struct)
-    else:
-        merged.append(_merge_map({}, item, struct))
+def _alike(left: Any, right: Any) -> bool:
+    """Whether both are maps, both lists, or both neither."""
+    return isinstance(left, dict) == isinstance(right, dict) and isinstance(left, list) == isinstance(right, list)
 
 
-def _go_map(item: Json) -> str:
-    return "map[" + " ".join(f"{name}:{value}" for name, value in sorted(item.items())) + "]"
-
-
-def _ordered(items: list[Any], order: Any, word: Any) -> list[Any]:
-    """Items in the order that ``$setElementOrder`` gives; those it does not name keep their place behind the one that they
-    followed."""
-    if not isinstance(order, list):
-        return items
-    wanted = [word(entry) if isinstance(entry, dict) else entry for entry in order]
-    rank = {str(name): n for n, name in enumerate(wanted)}
-    last = -1
-    placed: list[tuple[int, int, Any]] = []
-    for n, item in enumerate(items):
-        name = str(word(item))
-        last = rank[name] if name in rank else last
-        placed.append((last, n, item))
-    named = [(r, 0, n, item) for r, n, item in placed if str(word(item)) in rank]
-    rest = [(r, 1, n, item) for r, n, item in placed if str(word(item)) not in rank]
-    return [item for _, _, _, item in sorted(named + rest, key=lambda entry: entry[:3])]
+def _retained(document: Json, patch: Json) -> Json:
+    """The document with the fields only that ``$retainKeys`` names, where there is such a list."""
+    kept = patch.get(RETAIN)
+    if RETAIN not in patch:
+        return dict(document)
+    sent = [key for key, value in patch.items() if value is not None and key != RETAIN and not key.startswith(_BESIDE)]
+    if not isinstance(kept, list) or any(key not in kept for key in sent):
+        raise BadRequest("invalid patch format of retainKeys")
+    return {key: value for key, value in document.items() if key in kept}
 
 
 def _delete_from_sets(merged: Json, patch: Json) -> None:
     for key, values in patch.items():
         if not key.startswith(DELETE_FROM):
             continue
-        field = key[len(DELETE_FROM) :]
         if not isinstance(values, list):
-            raise BadRequest(f"{key} must be a list")
+            raise BadRequest("invalid patch format of primitive list")
+        field = key[len(DELETE_FROM) :]
         if isinstance(merged.get(field), list):
             merged[field] = [item for item in merged[field] if item not in values]
 
 
-def _reorder_untouched(merged: Json, patch: Json, facts: dict[str, Merge]) -> None:
-    """An order may be set for a list that the patch does not otherwise touch."""
+# ------------------------------------------------------------------------------------------------------------ lists
+
+
+def _merge_ordered(merged: Json, patch: Json, struct: type | None, facts: dict[str, Merge]) -> set[str]:
+    """Merge the lists whose order the patch gives. Returns their fields."""
+    done: set[str] = set()
     for key, order in patch.items():
         if not key.startswith(ORDER):
             continue
         field = key[len(ORDER) :]
-        fact = facts.get(field)
-        if field in patch or fact is None or not isinstance(merged.get(field), list):
+        fact = facts.get(field, _NO_FACT)
+        live, sent = merged.get(field), patch.get(field)
+        if not isinstance(order, list) or not (_is_list_or_absent(live) and _is_list_or_absent(sent)):
+            raise BadRequest("invalid patch format of setElementOrder list")
+        done.add(field)
+        if sent is not None:
+            _check_order(sent, order, fact.patch_key)
+        if live is None and sent is None:
             continue
-        name = fact.patch_key
-        merged[field] = _ordered(merged[field], order, (lambda item, k=name: item.get(k)) if name else (lambda i: i))
+        if sent is None:
+            items = list(live or ())
+        elif live is None:
+            items = plain(sent)
+        else:
+            items = _merge_list(live, sent, fact, _inner(struct, field))
+        merged[field] = _in_order(items, order, live or [], fact.patch_key)
+    return done
 
 
-def _without_directives(value: Json) -> Json:
-    return {
-        key: _without_directives(inner) if isinstance(inner, dict) else inner
-        for key, inner in value.items()
-        if key not in (DIRECTIVE, RETAIN) and not key.startswith((DELETE_FROM, ORDER)) and inner is not None
-    }
+def _is_list_or_absent(value: Any) -> bool:
+    return value is None or isinstance(value, list)
 
 
-def _without_list_directives(items: list[Any]) -> list[Any]:
-    kept = [item for item in items if not (isinstance(item, dict) and DIRECTIVE in item)]
-    return [_without_directives(item) if isinstance(item, dict) else item for item in kept]
+def _check_order(sent: list[Any], order: list[Any], key: str) -> None:
+    """Refuse a patch whose items stand in another order than the one it asks for."""
+    word = _word(key)
+    names = [word(item) for item in sent if not _is_deletion(item)]
+    wanted = iter([word(item) for item in order])
+    if not all(name in wanted for name in names):
+        listed, asked = go_text(sent), go_text(order)
+        raise BadRequest(f"The order in patch list:\n{listed}\n doesn't match {ORDER[:-1]} list:\n{asked}\n")
+
+
+def _is_deletion(item: Any) -> bool:
+    return isinstance(item, dict) and item.get(DIRECTIVE) == "delete"
+
+
+def _word(key: str) -> Callable[[Any], Any]:
+    """What tells items of a list apart."""
+    return (lambda item: item.get(key) if isinstance(item, dict) else item) if key else (lambda item: item)
+
+
+def _merge_list(live: list[Any], sent: list[Any], fact: Merge, struct: type | None) -> list[Any]:
+    if "merge" not in fact.patch_strategy:
+        return list(plain(sent))
+    if not live and not sent:
+        return live
+    kinds = {dict if isinstance(item, dict) else list if isinstance(item, list) else str for item in (*live, *sent)}
+    if list in kinds:
+        raise BadRequest("lists of lists are not supported")
+    if len(kinds) > 1:
+        raise BadRequest("list element types are not identical")
+    if dict not in kinds:
+        both = live + sent
+        merged = [item for n, item in enumerate(both) if item not in both[:n]]
+        return _in_order(merged, sent, live, "")
+    if not fact.patch_key:
+        raise BadRequest(f"cannot merge lists without merge key for {struct.__name__ if struct else 'map'}")
+    return _merge_keyed(live, sent, fact.patch_key, struct)
+
+
+def _merge_keyed(live: list[Any], sent: list[Any], key: str, struct: type | None) -> list[Any]:
+    """Merge a list whose items are told apart by a field."""
+    plainly = [item for item in sent if DIRECTIVE not in item]
+    deleted, replaces = [], False
+    for item in sent:
+        match item.get(DIRECTIVE):
+            case None:
+                continue
+            case "delete":
+                deleted.append(_key_of(item, key))
+            case "replace":
+                replaces = True
+            case "merge":
+                raise BadRequest("merging lists cannot yet be specified in the patch")
+            case _:
+                raise _unknown_directive(item)
+    if replaces:
+        return list(plain(plainly))
+    left = [item for item in live if item.get(key) not in deleted]
+    merged = list(left)
+    for item in plainly:
+        name = _key_of(item, key)
+        place = next((n for n, old in enumerate(merged) if old.get(key) == name), None)
+        if place is None:
+            merged.append(plain(item))
+        else:
+            merged[place] = _merge_map(merged[place], item, struct)
+    return _in_order(merged, plainly, left, key)
+
+
+def _key_of(item: Json, key: str) -> Any:
+    if key not in item:
+        raise BadRequest(f"map: {go_text(item)} does not contain declared merge key: {key}")
+    return item[key]
+
+
+def _in_order(items: list[Any], order: Sequence[Any], live: Sequence[Any], key: str) -> list[Any]:
+    """Items named in ``order`` as it has them; the others, as they stood in ``live``, each before the first of the named
+    that it preceded there."""
+    word = _word(key)
+    wanted, stood = [word(item) for item in order], [word(item) for item in live]
+    named = sorted((item for item in items if word(item) in wanted), key=lambda item: wanted.index(word(item)))
+    others = [item for item in items if word(item) not in wanted]
+    if all(word(item) in stood for item in others):
+        others.sort(key=lambda item: stood.index(word(item)))
+    made: list[Any] = []
+    waiting = iter(others)
+    other = next(waiting, None)
+    for item in named:
+        while other is not None and _precedes(stood, word(other), word(item)):
+            made.append(other)
+            other = next(waiting, None)
+        made.append(item)
+    return made if other is None else [*made, other, *waiting]
+
+
+def _precedes(stood: list[Any], left: Any, right: Any) -> bool:
+    return left in stood and right in stood and stood.index(left) < stood.index(right)
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+def plain(value: Any) -> Any:
+    """A value of a patch as it stands where there was none: without directives, nulls and items to delete."""
+    if isinstance(value, dict):
+        if value.get(DIRECTIVE, "replace") not in ("replace", "merge", "delete"):
+            raise _unknown_directive(value)
+        if value.get(DIRECTIVE) == "delete":
+            return {}
+        return {
+            key: plain(inner)
+            for key, inner in value.items()
+            if key not in (DIRECTIVE, RETAIN) and not key.startswith(_BESIDE) and inner is not None
+        }
+    if isinstance(value, list):
+        kept = (item for item in value if not _is_deletion(item) and item != {DIRECTIVE: "replace"})
+        return [plain(item) for item in kept]
+    return value
+
+
+def go_text(value: Any) -> str:
+    """A value as Go's ``%v`` prints it."""
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{name}:{go_text(inner)}" for name, inner in sorted(value.items())) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(go_text(inner) for inner in value) + "]"
+    if value is None:
+        return "<nil>"
+    return str(value).lower() if isinstance(value, bool) else str(value)
