@@ -21,6 +21,11 @@ _PROXY = ("create", "delete", "get", "patch", "update")
 _CONNECT = ("create", "get")
 
 
+_DELETED_OBJECT_SHOWN = frozenset(
+    {"PersistentVolume", "PersistentVolumeClaim", "Pod", "PodTemplate", "ResourceQuota", "Service", "ServiceAccount"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Subresource:
     """``pods/eviction``: answers with ``kind`` of ``group``/``version`` (empty: the parent's own)."""
@@ -71,6 +76,13 @@ class Resource(Generic[T]):
     def type(self) -> type[T]:
         found: type[T] = struct_of(self.group, self.version, self.kind)
         return found
+
+    @property
+    def answers_deletion_with_object(self) -> bool:
+        """Whether DELETE answers with the object that it removed; most kinds answer with a Status."""
+        if self.group in ("resource.k8s.io", "storage.k8s.io"):
+            return self.kind != "CSIStorageCapacity"
+        return not self.group and self.kind in _DELETED_OBJECT_SHOWN
 
     @property
     def storage_version_hash(self) -> str:

@@ -192,7 +192,8 @@ def _named_port(pod: Pod, name: str) -> int:
 def _container(pod: Pod, asked: str) -> str:
     """The container meant. Raises BadRequest in upstream's words when it is none, or one of several."""
     spec = pod.spec
-    known = [c.name for c in (*spec.containers, *spec.init_containers, *spec.ephemeral_containers)]  # type: ignore[misc]
+    known = [c.name for c in spec.containers] + [c.name for c in spec.init_containers]
+    known += [c.name for c in spec.ephemeral_containers]
     if asked:
         if asked not in known:
             raise BadRequest(f"container {asked} is not valid for pod {pod.metadata.name}")

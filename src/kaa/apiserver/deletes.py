@@ -124,7 +124,7 @@ class Deleter:
             if not options.dry_run:
                 await self._cacher.remove(resource, entry.key, entry.revision)
             shown = decision.object or obj
-            return Deleted(object=shown if strategy.answers_deleted_object else _success(resource, shown))
+            return Deleted(object=shown if resource.answers_deletion_with_object else _success(resource, shown))
         if decision.object is None:
             return Deleted(entry)
         marked = strategy.prepare_deletion(decision.object)

@@ -15,6 +15,7 @@ from kaa.api import scheme
 from kaa.api.custom import CustomObject
 from kaa.api.errors import BadRequest, UnsupportedMediaType
 from kaa.api.resources import Resource
+from kaa.api.types.autoscaling_v1 import Scale
 from kaa.client.client import PatchType
 from kaa.client.pipeline import Request
 
@@ -22,7 +23,7 @@ from . import bodies
 from .patch.json_patch import apply_json_patch
 from .patch.merge import merge_patch
 from .patch.strategic import strategic_merge
-from .registry.scale import Scale, scale_of, with_scale
+from .registry.scale import scale_of, with_scale
 from .writes import Writer, Written
 
 Convert = Callable[[Any], Any]
@@ -92,10 +93,11 @@ def patch_type(request: Request) -> PatchType:
     """The format by its media type. Strategic merge is for kinds with a Struct only."""
     name = bodies.media_type(request.content_type)
     resource: Resource[Any] = request.resource
+    kind: PatchType | None
     try:
         kind = PatchType(name)
     except ValueError:
-        kind = None  # type: ignore[assignment]  # answered in the next lines
+        kind = None
     if kind is None or (kind is PatchType.STRATEGIC and resource.custom):
         error = UnsupportedMediaType("415: Unsupported Media Type")
         error.bare_details = True

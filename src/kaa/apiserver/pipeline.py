@@ -15,6 +15,7 @@ from kaa.api.errors import ApiError, MethodNotAllowed, NotFound
 from kaa.api.resources import RESOURCES, Resource
 from kaa.api.scheme import encode_inner, resource_by_path
 from kaa.api.selectors import SelectorError, parse_fields
+from kaa.api.types.autoscaling_v1 import Scale
 from kaa.api.types.core_v1 import ComponentCondition, ComponentStatus
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.client.client import WatchEvent, WatchType
@@ -30,7 +31,7 @@ from .deletes import Deleter
 from .patches import Patcher
 from .reads import ListResult, Reader, Watch
 from .registry.conversion import convert
-from .registry.scale import Scale, scale_of, with_scale
+from .registry.scale import scale_of, with_scale
 from .registry.strategy import Strategy
 from .writes import Writer, Written
 

@@ -147,7 +147,7 @@ def _cluster_info(config: ClusterConfig, ca: str) -> list[Any]:
         "certificate-authority-data": base64.b64encode(ca.encode()).decode(),
         "server": f"https://{config.node_ip}:{config.api_port}",
     }
-    kubeconfig = {"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster": cluster}], "contexts": None, "current-context": "", "preferences": {}, "users": None}  # fmt: skip
+    kubeconfig: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster": cluster}], "contexts": None, "current-context": "", "preferences": {}, "users": None}  # fmt: skip
     name = "kubeadm:bootstrap-signer-clusterinfo"
     return [
         ConfigMap(

@@ -214,7 +214,9 @@ class Api:
         """(status, body). Raises OSError when nobody answers."""
         return self.ask("GET", path)
 
-    def ask(self, method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> tuple[int, bytes]:
+    def ask(
+        self, method: str, path: str, body: bytes = b"", content_type: str = "application/json"
+    ) -> tuple[int, bytes]:
         headers = {"Accept": "application/json", "Content-Type": content_type}
         self._connection.request(method, path, body=body or None, headers=headers)
         answer = self._connection.getresponse()

@@ -128,13 +128,6 @@ _IN_NAMESPACE = Parameter("namespace", "string", "The namespace of the object.",
 _WITH_PATH = Parameter("path", "string", "The rest of the URL path.", "path")
 
 #: (group, kind) whose deletion answers with the object instead of a Status. Source: the registries' ReturnDeletedObject.
-_RETURNED = {
-    *(("", kind) for kind in ("PersistentVolume", "PersistentVolumeClaim", "Pod", "PodTemplate", "ResourceQuota")),
-    *(("", kind) for kind in ("Service", "ServiceAccount")),
-}
-_RETURNING_GROUPS = ("resource.k8s.io", "storage.k8s.io")
-_KEPT_STATUS = ("CSIStorageCapacity",)
-
 _STATUS = f"{META}.Status"
 _DELETE_OPTIONS = f"{META}.DeleteOptions"
 _PATCH_BODY = f"{META}.Patch"
@@ -275,7 +268,7 @@ class Operations:
 
     def _delete(self, place: tuple[Parameter, ...]) -> Operation:
         group, kind = self.resource.group, self.resource.kind
-        returned = (group, kind) in _RETURNED or (group in _RETURNING_GROUPS and kind not in _KEPT_STATUS)
+        returned = self.resource.answers_deletion_with_object
         return self._operation(
             "delete",
             self._id("delete"),

@@ -112,9 +112,6 @@ class Strategy(Generic[T]):
     #: The paths that ``fields`` answers.
     field_names: ClassVar[frozenset[str]] = frozenset()
 
-    #: Whether DELETE answers with the object that it removed, instead of a Status.
-    answers_deleted_object: ClassVar[bool] = False
-
     def grace_s(self, obj: T, asked: int | None) -> int:
         """How long a deletion leaves the object to end; 0 for kinds that end at once."""
         return 0

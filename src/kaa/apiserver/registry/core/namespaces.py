@@ -45,6 +45,9 @@ class NamespaceStrategy(Strategy[Namespace]):
     def prepare_update(self, new: Namespace, old: Namespace) -> Namespace:
         return replace(new, spec=old.spec, status=old.status)
 
+    def prepare_deletion(self, obj: Namespace) -> Namespace:
+        return replace(obj, status=replace(obj.status, phase="Terminating"))
+
     def validate(self, obj: Namespace) -> list[FieldError]:
         return [fault for n, text in enumerate(obj.spec.finalizers) for fault in _finalizer(text, n)]
 

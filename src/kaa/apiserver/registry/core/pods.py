@@ -59,6 +59,13 @@ class PodStrategy(Strategy[Pod]):
         ]
     )
 
+    def grace_s(self, obj: Pod, asked: int | None) -> int:
+        """A pod that no node holds, or that has ended, has nothing to end gracefully."""
+        if not obj.spec.node_name or obj.status.phase in ("Succeeded", "Failed"):
+            return 0
+        wanted = obj.spec.termination_grace_period_seconds if asked is None else asked
+        return 1 if wanted is not None and wanted < 0 else wanted or 0
+
     def default(self, obj: Pod) -> Pod:
         return pod_defaults.pod(obj)
 
