@@ -52,7 +52,7 @@ PLAIN = {
     "v1.JSONSchemaPropsOrBool": "JSONSchemaProps | bool",
     "v1.JSONSchemaPropsOrStringArray": "JSONSchemaProps | tuple[str, ...]",
 }
-IMPORTED = ("Quantity", "Time", "MicroTime")
+IMPORTED = ("Base64", "Quantity", "Time", "MicroTime")
 INITIALISM = re.compile(r"([A-Z]{2,})(s?)(?=[A-Z][a-z]|\d|$)")
 Schema = dict[str, Any]
 
@@ -111,6 +111,9 @@ class Generator:
             inner = schema.get("additionalProperties")
             return f"dict[str, {self.python_type(inner, module, imports) if inner else 'Any'}]"
         if "string" in kinds:
+            if schema.get("format") == "byte":
+                imports.add("Base64")
+                return "Base64"
             return "str"
         scalar = {"integer": "int", "boolean": "bool", "number": "float"}
         return next((scalar[kind] for kind in kinds if kind in scalar), "Any")

@@ -7,6 +7,7 @@ field is its zero value, for validation to name.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Hashable, Iterable, Mapping
@@ -18,7 +19,7 @@ import msgspec
 from .quantity import canonical
 from .resources import RESOURCES, Resource
 from .types import meta_v1
-from .values import Quantity
+from .values import Base64, Quantity
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ def resource_by_path(group: str, version: str, plural: str) -> Resource[Any] | N
 
 
 def _encode_hook(value: object) -> object:
-    if isinstance(value, Quantity):
+    if isinstance(value, (Quantity, Base64)):
         return str.__str__(value)
     raise TypeError(f"{type(value).__name__} has no place in an API object")
 
@@ -114,7 +115,23 @@ def document(obj: Any) -> dict[str, Any]:
 def _decode_hook(kind: type, value: object) -> object:
     if kind is Quantity and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return canonical(value)
+    if kind is Base64 and isinstance(value, str):
+        return _base64(value)
     raise msgspec.ValidationError(f"Expected `quantity`, got `{type(value).__name__}`")
+
+
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/\r\n]|=(?!=?[\r\n]*$)")
+
+
+def _base64(text: str) -> Base64:
+    """The text, if it is base64. Raises ValueError in Go's words, with the place of the first fault."""
+    plain = text.rstrip("=\r\n")
+    fault = _NOT_BASE64.search(plain)
+    bare = text.replace("\r", "").replace("\n", "")
+    if fault is not None or len(bare) % 4 or len(bare) - len(plain) > 2 + text.count("\n") + text.count("\r"):
+        place = fault.start() if fault is not None else len(bare) - len(bare) % 4
+        raise ValueError(f"illegal base64 data at input byte {place}")
+    return Base64(text)
 
 
 @lru_cache(maxsize=None)
@@ -205,7 +222,7 @@ def _strip_optional(kind: Any) -> Any:
     return kind
 
 
-_ZEROS: dict[Any, Any] = {str: "", int: 0, float: 0.0, bool: False, Quantity: "0"}
+_ZEROS: dict[Any, Any] = {str: "", int: 0, float: 0.0, bool: False, Quantity: "0", Base64: ""}
 
 
 def _zero(kind: Any) -> Any:

@@ -18,3 +18,9 @@ class Quantity(str):
     """A canonical Kubernetes quantity: ``500m``, ``1Gi``. ``api.quantity`` parses, formats and compares them."""
 
     __slots__ = ()
+
+
+class Base64(str):
+    """Bytes as JSON carries them: standard base64 with padding, checked when it is read."""
+
+    __slots__ = ()

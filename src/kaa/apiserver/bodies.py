@@ -241,6 +241,8 @@ def go_decode_error(message: str, struct: type) -> str:
     """msgspec's complaint as Go's decoder would word it."""
     if INVALID_QUANTITY in message or "quantit" in message:
         return INVALID_QUANTITY
+    if message.startswith("illegal base64"):
+        return message.partition(" - at ")[0]
     found = _EXPECTED.match(message)
     if found is None:
         return message

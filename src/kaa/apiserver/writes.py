@@ -47,6 +47,9 @@ class Written:
     warnings: list[str] = field(default_factory=list)
 
 
+#: The subresources whose changes of the spec ``metadata.generation`` counts, besides the object itself.
+_COUNTED = frozenset({"", "scale", "resize", "ephemeralcontainers"})
+
 #: Makes the wanted object of the newest one (None: there is none, and this may create it).
 Change = Callable[[Any], Any | Awaitable[Any]]
 
@@ -254,7 +257,8 @@ class Writer:
         else:
             made = strategy.subresource_update(request.subresource, new, old)
             new = new if made is None else made
-        if strategy.counts_generation and strategy.spec_changed(new, old):
+        counts = strategy.counts_generation and request.subresource in _COUNTED
+        if counts and strategy.spec_changed(new, old):
             generation = (old.metadata.generation or 0) + 1
             new = replace(new, metadata=replace(new.metadata, generation=generation))
         return new
@@ -264,7 +268,7 @@ class Writer:
     ) -> Written:
         resource, old = request.resource, attributes.old
         new = attributes.object
-        if not request.subresource:
+        if request.subresource in ("", "status"):
             new = strategy.allocate(new, old, self._cacher)
         self._refuse(resource, request.name, _update_faults(strategy, request, new, old))
         attributes.object = new
@@ -304,7 +308,7 @@ def _update_faults(strategy: Strategy[Any], request: Request, new: Any, old: Any
         return faults + strategy.validate_status_update(new, old)
     if request.subresource in ("", "scale"):
         return faults + strategy.validate_update(new, old)
-    return faults  # the others changed only what ``subresource_update`` let them
+    return faults + strategy.validate_subresource_update(request.subresource, new, old)
 
 
 def _kept_metadata(new: ObjectMeta, old: ObjectMeta) -> ObjectMeta:

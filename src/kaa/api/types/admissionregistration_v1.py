@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
+from ..values import Base64
 from . import meta_v1
 
 
@@ -239,6 +240,6 @@ class Variable(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class WebhookClientConfig(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"ca_bundle": "caBundle"}):
     """admissionregistration_v1 WebhookClientConfig."""
-    ca_bundle: str | None = None
+    ca_bundle: Base64 | None = None
     service: ServiceReference | None = None
     url: str | None = None

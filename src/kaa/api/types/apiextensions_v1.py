@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Base64, Time
 from . import meta_v1
 
 
@@ -187,7 +187,7 @@ class ValidationRule(Struct, frozen=True, kw_only=True, omit_defaults=True, rena
 
 class WebhookClientConfig(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"ca_bundle": "caBundle"}):
     """apiextensions_v1 WebhookClientConfig."""
-    ca_bundle: str | None = None
+    ca_bundle: Base64 | None = None
     service: ServiceReference | None = None
     url: str | None = None
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Base64, Time
 from . import meta_v1
 
 
@@ -30,7 +30,7 @@ class APIServiceCondition(Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 class APIServiceSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"ca_bundle": "caBundle", "group_priority_minimum": "groupPriorityMinimum", "insecure_skip_tls_verify": "insecureSkipTLSVerify", "version_priority": "versionPriority"}):
     """apiregistration_v1 APIServiceSpec."""
-    ca_bundle: str | None = None
+    ca_bundle: Base64 | None = None
     group: str | None = None
     group_priority_minimum: int
     insecure_skip_tls_verify: bool | None = None

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Base64, Time
 from . import meta_v1
 
 
@@ -34,7 +34,7 @@ class CertificateSigningRequestSpec(Struct, frozen=True, kw_only=True, omit_defa
     expiration_seconds: int | None = None
     extra: dict[str, tuple[str, ...]] = {}
     groups: tuple[str, ...] = ()
-    request: str
+    request: Base64
     signer_name: str
     uid: str | None = None
     usages: tuple[str, ...] = ()
@@ -43,5 +43,5 @@ class CertificateSigningRequestSpec(Struct, frozen=True, kw_only=True, omit_defa
 
 class CertificateSigningRequestStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """certificates_v1 CertificateSigningRequestStatus."""
-    certificate: str | None = None
+    certificate: Base64 | None = None
     conditions: tuple[CertificateSigningRequestCondition, ...] = ()

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Base64, Time
 from . import meta_v1
 
 
@@ -38,14 +38,14 @@ class PodCertificateRequestSpec(Struct, frozen=True, kw_only=True, omit_defaults
     max_expiration_seconds: int | None = None
     node_name: str
     node_uid: str
-    pkix_public_key: str | None = None
+    pkix_public_key: Base64 | None = None
     pod_name: str
     pod_uid: str
-    proof_of_possession: str | None = None
+    proof_of_possession: Base64 | None = None
     service_account_name: str
     service_account_uid: str
     signer_name: str
-    stub_pkcs10_request: str
+    stub_pkcs10_request: Base64
     unverified_user_annotations: dict[str, str] = {}
 
 

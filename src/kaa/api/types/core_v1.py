@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import MicroTime, Quantity, Time
+from ..values import Base64, MicroTime, Quantity, Time
 from . import meta_v1
 
 
@@ -170,7 +170,7 @@ class ConfigMap(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=T
     KIND: ClassVar[str] = "ConfigMap"
     API_VERSION: ClassVar[str] = "v1"
     metadata: meta_v1.ObjectMeta = field(default_factory=meta_v1.ObjectMeta)
-    binary_data: dict[str, str] = {}
+    binary_data: dict[str, Base64] = {}
     data: dict[str, str] = {}
     immutable: bool | None = None
 
@@ -1466,7 +1466,7 @@ class Secret(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True
     KIND: ClassVar[str] = "Secret"
     API_VERSION: ClassVar[str] = "v1"
     metadata: meta_v1.ObjectMeta = field(default_factory=meta_v1.ObjectMeta)
-    data: dict[str, str] = {}
+    data: dict[str, Base64] = {}
     immutable: bool | None = None
     string_data: dict[str, str] = {}
     type: str | None = None

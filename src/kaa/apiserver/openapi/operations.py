@@ -267,7 +267,7 @@ class Operations:
         return made
 
     def _delete(self, place: tuple[Parameter, ...]) -> Operation:
-        group, kind = self.resource.group, self.resource.kind
+        kind = self.resource.kind
         returned = self.resource.answers_deletion_with_object
         return self._operation(
             "delete",
