@@ -30,6 +30,7 @@ SCHEMA: dict[str, Any] = {
 }
 VIEW = view_of_schema(SCHEMA)
 WORDS = st.sampled_from("xyz")
+ITEMS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries({"name": WORDS}, optional={"n": st.integers(0, 2)})
 DOCUMENTS = st.fixed_dictionaries(
     {},
     optional={
@@ -37,7 +38,7 @@ DOCUMENTS = st.fixed_dictionaries(
         "m": st.dictionaries(WORDS, WORDS, max_size=3),
         "s": st.lists(WORDS, unique=True, max_size=3),
         "l": st.lists(
-            st.fixed_dictionaries({"name": WORDS}, optional={"n": st.integers(0, 2)}),
+            ITEMS,
             unique_by=lambda item: item["name"],
             max_size=3,
         ),

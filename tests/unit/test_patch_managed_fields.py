@@ -170,3 +170,17 @@ def test_set_algebra() -> None:
     assert intersection(ab, a) == a
     assert without_trees(ab, of_paths("x")) == {}
     assert list(members(union(a, of_paths("x")))) == [("f:x",), ("f:x", "f:a")]
+
+
+def test_the_melted_entry_stays_one() -> None:
+    def entry(n: int, manager: str, second: int) -> ManagedFieldsEntry:
+        time = f"2026-01-01T00:00:{second:02}Z"
+        fields = of_paths(f"data.k{n:02}")
+        return ManagedFieldsEntry(
+            manager=manager, operation="Update", api_version="v1", time=time, fields_type="FieldsV1", fields_v1=fields
+        )
+
+    entries = [entry(0, "ancient-changes", 5), *(entry(n, f"a{n:02}", 5 + n // 4) for n in range(1, 12))]
+    left = capped(entries)
+    assert len(left) == 10
+    assert [e.manager for e in left].count("ancient-changes") == 1

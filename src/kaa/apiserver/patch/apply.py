@@ -80,7 +80,9 @@ class Applier:
         def change(old: Any) -> Any:
             return convert_out(patch.created() if old is None else patch.applied(convert_in(old)))
 
-        return await self._writer.change(request, change, warnings, operation="Apply")
+        written = await self._writer.change(request, change, operation="Apply")
+        written.warnings[:0] = warnings
+        return written
 
 
 # ------------------------------------------------------------------------------------------------------ reading

@@ -269,9 +269,7 @@ def _rank(entry: ManagedFieldsEntry) -> tuple[str, ...]:
 
 def capped(entries: list[ManagedFieldsEntry]) -> list[ManagedFieldsEntry]:
     """At most ten updaters: the oldest of one version are melted into one, ``ancient-changes``."""
-    updaters = sorted(
-        (entry for entry in entries if entry.operation != "Apply"), key=lambda e: (e.time or "", identity_text(e))
-    )
+    updaters = sorted((entry for entry in entries if entry.operation != "Apply"), key=_age)
     length = len(updaters)
     made = [entry for entry in entries if entry.operation == "Apply"]
     buckets: dict[str | None, ManagedFieldsEntry] = {}
@@ -291,8 +289,9 @@ def capped(entries: list[ManagedFieldsEntry]) -> list[ManagedFieldsEntry]:
     return made + list(buckets.values())
 
 
-def identity_text(entry: ManagedFieldsEntry) -> tuple[str, ...]:
-    return tuple(word or "" for word in identity(entry))
+def _age(entry: ManagedFieldsEntry) -> tuple[str, bool, tuple[str, ...]]:
+    """Oldest first; of one time, the melted entry first, so that there is never a second one."""
+    return entry.time or "", entry.manager != ANCIENT, tuple(word or "" for word in identity(entry))
 
 
 def same_but_times(new: tuple[ManagedFieldsEntry, ...], old: tuple[ManagedFieldsEntry, ...]) -> bool:

@@ -10,14 +10,13 @@ Source: structured-merge-diff typed, schema; kube-openapi schemaconv.
 
 from __future__ import annotations
 
-import operator
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from kaa.api import scheme
 from kaa.api.types import core_v1, networking_v1
@@ -65,17 +64,18 @@ class Node:
 class StructNode(Node):
     """A Struct whose fields are tracked one by one. Built in two steps, for types may hold themselves."""
 
-    __slots__ = ("_rows", "_values", "children")
+    __slots__ = ("_defaults", "_in_order", "_nodes", "_steps", "children")
 
     def __init__(self) -> None:
         self.children: dict[str, Node] = {}
 
-    def fill(self, rows: list[tuple[str, str, Node, Any]]) -> None:
-        """``rows``: (attribute, wire name, node, default)."""
-        rows = sorted(rows, key=lambda row: row[1])
-        self.children = {wire: node for _, wire, node, _ in rows}
-        self._rows = [(f"f:{wire}", node, default) for _, wire, node, default in rows]
-        self._values = _getter([row[0] for row in rows])
+    def fill(self, rows: list[tuple[str, Node, Any]]) -> None:
+        """``rows``: (wire name, node, default) of each field, as the Struct has them."""
+        self.children = {wire: node for wire, node, _ in rows}
+        self._steps = [f"f:{wire}" for wire, _, _ in rows]
+        self._nodes = [node for _, node, _ in rows]
+        self._defaults = [default for _, _, default in rows]
+        self._in_order = self._steps == sorted(self._steps)
 
     def child(self, name: str) -> Node:
         return self.children.get(name, UNKNOWN)
@@ -85,19 +85,23 @@ class StructNode(Node):
 
     def full(self, value: Any) -> FieldSet:
         made: FieldSet = {SELF: LEAF}
-        for inner, (step, node, default) in zip(self._values(value), self._rows, strict=True):
+        for inner, step, node, default in zip(astuple(value), self._steps, self._nodes, self._defaults, strict=False):
             if inner is not default and inner != default:
-                made[step] = node.full(inner)
-        return made if len(made) > 1 else LEAF
+                made[step] = LEAF if node is LEAF_NODE else node.full(inner)
+        if len(made) == 1:
+            return LEAF
+        return made if self._in_order else dict(sorted(made.items()))
 
     def diff(self, old: Any, new: Any) -> Diff:
         changed: FieldSet = {}
         removed: FieldSet = {}
-        for before, after, (step, node, default) in zip(self._values(old), self._values(new), self._rows, strict=True):
+        for before, after, step, node, default in zip(
+            astuple(old), astuple(new), self._steps, self._nodes, self._defaults, strict=False
+        ):
             if before is after or before == after:
                 continue
             if before is default or before == default:
-                changed[step] = node.full(after)
+                changed[step] = LEAF if node is LEAF_NODE else node.full(after)
             elif after is default or after == default:
                 removed[step] = node.full(before)
             else:
@@ -106,14 +110,9 @@ class StructNode(Node):
                     changed[step] = put
                 if gone is not None:
                     removed[step] = gone
+        if not self._in_order:
+            changed, removed = dict(sorted(changed.items())), dict(sorted(removed.items()))
         return changed or None, removed or None
-
-
-def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """A function that reads attributes as a tuple."""
-    if len(names) > 1:
-        return operator.attrgetter(*names)
-    return lambda value: tuple(getattr(value, name) for name in names)
 
 
 class MapNode(Node):
@@ -301,9 +300,9 @@ def view_of(struct: type) -> StructNode:
     defaults = {field.encode_name: field.default for field in msgspec.structs.fields(struct)}
     factories = {field.encode_name: field.default_factory for field in msgspec.structs.fields(struct)}
     rows = []
-    for wire, (attribute, hint, required) in hints.items():
+    for wire, (_, hint, required) in hints.items():
         default = _absent(defaults[wire], factories[wire]) if not required else _OMITTED.get((name, wire), _ALWAYS)
-        rows.append((attribute, wire, _node(hint, facts.get(wire, _NO_MERGE)), default))
+        rows.append((wire, _node(hint, facts.get(wire, _NO_MERGE)), default))
     node.fill(rows)
     return node
 
