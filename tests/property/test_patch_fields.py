@@ -30,6 +30,12 @@ SCHEMA: dict[str, Any] = {
 }
 VIEW = view_of_schema(SCHEMA)
 WORDS = st.sampled_from("xyz")
+
+
+def name_of(item: Any) -> str:
+    return str(item["name"])
+
+
 ITEMS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries({"name": WORDS}, optional={"n": st.integers(0, 2)})
 DOCUMENTS = st.fixed_dictionaries(
     {},
@@ -39,7 +45,7 @@ DOCUMENTS = st.fixed_dictionaries(
         "s": st.lists(WORDS, unique=True, max_size=3),
         "l": st.lists(
             ITEMS,
-            unique_by=lambda item: item["name"],
+            unique_by=name_of,
             max_size=3,
         ),
     },
