@@ -60,9 +60,7 @@ async def apply(client: HttpClient, document: dict[str, Any]) -> None:
     resource = scheme.resource_by_kind(document["apiVersion"], document["kind"])
     assert resource is not None
     name = document["metadata"]["name"]
-    await client.patch(
-        resource, name, document, NAMESPACE, type=PatchType.APPLY, field_manager="hello", force=True
-    )
+    await client.patch(resource, name, document, NAMESPACE, type=PatchType.APPLY, field_manager="hello", force=True)
     print(f"  {document['kind'].lower()}/{name} applied")
 
 

@@ -80,7 +80,10 @@ def test_what_is_written_is_read_again(kind: type, chance: random.Random) -> Non
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(KINDS), st.binary(max_size=300))
 def test_no_bytes_do_worse_than_be_refused(kind: type, data: bytes) -> None:
-    for attempt in (lambda: protobuf.decode_object(kind, data), lambda: protobuf.document_from_protobuf(b"k8s\0" + data)):
+    for attempt in (
+        lambda: protobuf.decode_object(kind, data),
+        lambda: protobuf.document_from_protobuf(b"k8s\0" + data),
+    ):
         try:
             attempt()
         except Malformed:
