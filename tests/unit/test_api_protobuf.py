@@ -16,11 +16,16 @@ from typing import Any
 import pytest
 
 from kaa.api import protobuf, scheme
-from kaa.api.errors import BadRequest
+from kaa.api.errors import BadRequest, NotFound
 from kaa.api.protobuf_messages import read_message, write_message
-from kaa.api.protobuf_values import Malformed, read_varint, skip, varint
+from kaa.api.protobuf_values import Malformed, parts, read_varint, skip, varint
 from kaa.api.types import core_v1, meta_v1
+from kaa.apiserver import wire
 from kaa.apiserver.bodies import plain_document
+from kaa.apiserver.cacher import Entry
+from kaa.apiserver.reads import ListResult
+from kaa.client.client import WatchType
+from kaa.store.base import Revision
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What kubectl 1.33 posts for ``kubectl create configmap a --from-literal=x=y``.
@@ -178,6 +183,73 @@ def test_nothing_of_it_is_imported_before_it_is_needed() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, env=env, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------------------ the server's answers
+
+POD = {
+    "metadata": {"resourceVersion": "7", "name": "a"},
+    "spec": {"containers": [{"name": "c", "resources": {}}]},
+    "status": {},
+}
+
+
+def pod_entry() -> Entry:
+    inner = json.dumps(POD, separators=(",", ":")).encode()[1:]
+    return Entry(scheme.resource_of(core_v1.Pod), "/pods/a", Revision(7), inner, {}, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("accept", "protobuf_served", "format"),
+    [
+        ("application/vnd.kubernetes.protobuf,application/json", True, "protobuf"),
+        ("application/vnd.kubernetes.protobuf,application/json", False, "json"),
+        ("application/vnd.kubernetes.protobuf;stream=watch,application/json", True, "protobuf"),
+        ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json", True, "json"),
+        ("application/json,application/vnd.kubernetes.protobuf", True, "json"),
+        ("*/*", True, "json"),
+    ],
+)
+def test_protobuf_is_answered_to_who_asks_first_for_it(accept: str, protobuf_served: bool, format: str) -> None:
+    assert wire.negotiate(accept, protobuf=protobuf_served).format == format
+
+
+def test_entries_lists_and_refusals_are_answered_in_protobuf() -> None:
+    media = wire.Media("protobuf")
+    assert (media.content_type, media.stream_type) == (protobuf.MEDIA_TYPE, protobuf.WATCH_MEDIA_TYPE)
+
+    answer = wire.object_response(200, pod_entry(), media, None, 0)  # type: ignore[arg-type]  # only Tables have one
+    assert isinstance(answer.body, bytes)
+    assert answer.content_type == protobuf.MEDIA_TYPE
+    assert protobuf.document_from_protobuf(answer.body) == {"kind": "Pod", "apiVersion": "v1", **POD}
+
+    listing = ListResult([pod_entry()], Revision(9))
+    body = wire.list_response(listing, scheme.resource_of(core_v1.Pod), media, None, 0).body  # type: ignore[arg-type]
+    assert isinstance(body, bytes)
+    meta, raw = protobuf.decode(body)
+    assert meta.kind == "PodList"
+    items = parts(raw, 0, len(raw))
+    assert read_message("meta_v1.ListMeta", items[1]) == {"resourceVersion": "9"}
+    assert read_message("core_v1.Pod", items[2]) == POD
+
+    refusal = wire.status_response(NotFound("no such pod"), media)
+    assert isinstance(refusal.body, bytes)
+    status = protobuf.document_from_protobuf(refusal.body)
+    assert (refusal.status, status["kind"], status["reason"], status["code"]) == (404, "Status", "NotFound", 404)
+
+
+def test_watches_are_framed() -> None:
+    media = wire.Media("protobuf")
+    event = wire.watch_document(WatchType.ADDED, pod_entry(), media, None, 0, "", True)  # type: ignore[arg-type]
+    bookmark = wire.bookmark_line(scheme.resource_of(core_v1.Pod), 9, initial_end=True, media=media)
+    found = []
+    for frame in (event, bookmark):
+        assert int.from_bytes(frame[:4], "big") == len(frame) - 4
+        outer = parts(frame, 4, len(frame))
+        found.append((outer[1], protobuf.document_from_protobuf(parts(outer[2], 0, len(outer[2]))[1])))
+    assert found[0] == (b"ADDED", {"kind": "Pod", "apiVersion": "v1", **POD})
+    assert found[1][0] == b"BOOKMARK"
+    assert found[1][1]["metadata"] == {"resourceVersion": "9", "annotations": {"k8s.io/initial-events-end": "true"}}
 
 
 # ---------------------------------------------------------------------------------------------------- kubectl itself
