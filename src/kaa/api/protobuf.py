@@ -21,7 +21,7 @@ from .types.protobuf_fields import FIELDS
 
 __all__ = [
     "MAGIC", "MEDIA_TYPE", "WATCH_MEDIA_TYPE", "Malformed", "decode", "decode_object", "document_from_protobuf",
-    "encode_document", "encode_list", "encode_object", "encode_raw", "encode_watch_event", "find_struct", "message_of",
+    "encode_document", "encode_list", "encode_object", "encode_raw", "encode_watch_event", "envelope", "find_struct", "message_of", "sized",
     "supports", "to_document",
 ]  # fmt: skip
 

@@ -31,14 +31,21 @@ from .types.protobuf_fields import FIELDS
 MAX_DEPTH = 150  # messages in one another; the deepest sane schema has some 60
 Document = dict[str, Any]
 
+
 # -------------------------------------------------------------------------------------------------------- plans
+
+
+#: How a field is read: a value whose zero is not in JSON, one whose zero is, a message, a list, a map, a struct inlined.
+VALUE, KEPT, MESSAGE, LIST, MAP, INLINED = range(6)
+_OPERATIONS = {"*": LIST, "%": MAP, "+": INLINED}
 
 
 class Field:
     """One field of a message: where it stands on the wire and how its value is read and written."""
 
     __slots__ = (
-        "json_zero", "key", "kind", "mode", "name", "number", "read", "sized", "value_key", "value_sized", "write", "zero",
+        "_plan", "json_zero", "key", "kind", "mode", "name", "number", "op", "read", "sized", "value_key",
+        "value_sized", "write", "zero",
     )  # fmt: skip
 
     def __init__(self, module: str, text: str) -> None:
@@ -55,6 +62,19 @@ class Field:
         value_wire = WIRE_TYPES.get(self.kind, BYTES)
         self.value_key, self.value_sized = varint(2 << 3 | value_wire), value_wire == BYTES
         self.zero = ZEROS.get(self.kind)
+        self.op = _OPERATIONS.get(self.mode) or self._operation()
+        self._plan: Plan | None = None
+
+    def _operation(self) -> int:
+        if self.kind in FIELDS:
+            return MESSAGE
+        return VALUE if self.mode == "." and self.kind not in ("q", "I") else KEPT
+
+    def message_plan(self) -> Plan:
+        """The plan of the message in it, found when one first comes: messages may hold themselves."""
+        if self._plan is None:
+            self._plan = plan_of(self.kind)
+        return self._plan
 
 
 class Plan:
@@ -88,7 +108,10 @@ def read_message(message: str, data: bytes) -> Document:
 
 
 def read_into(found: Document, plan: Plan, data: bytes, position: int, end: int, depth: int) -> Document:
-    """Read a message's fields into a document, which may have some from an earlier part of the same message."""
+    """Read a message's fields into a document, which may have some from an earlier part of the same message.
+
+    This loop is what decoding costs, so the commonest fields are dealt with in it: zeros, texts and messages.
+    """
     if depth > MAX_DEPTH:
         raise Malformed("proto: messages are nested too deeply")
     by_key = plan.by_key
@@ -101,23 +124,40 @@ def read_into(found: Document, plan: Plan, data: bytes, position: int, end: int,
         if field is None:
             position = _other_key(found, plan, data, position, end, key)
             continue
-        wire = key & 7
-        if wire == BYTES:
-            if position < end and data[position] < 0x80:
-                stop = position + 1 + data[position]
-                position += 1
-            else:
-                length, position = read_varint(data, position, end)
-                stop = position + length
+        if position >= end:
+            raise Malformed("unexpected EOF")
+        op, size = field.op, data[position]
+        if key & 7 == BYTES:
+            position += 1
+            if size > 0x7F:
+                size, position = read_varint(data, position - 1, end)
+            stop = position + size
             if stop > end:
                 raise Malformed("unexpected EOF")
-        elif wire == VARINT:
-            stop = read_varint(data, position, end)[1]
+        elif key & 7 == VARINT:
+            stop = position + 1 if size < 0x80 else read_varint(data, position, end)[1]
         else:
             stop = position + 8
             if stop > end:
                 raise Malformed("unexpected EOF")
-        _take(found, field, data, position, stop, depth)
+        if op == VALUE and size == 0 and field.kind != "d":
+            found.pop(field.name, None)  # the last one counts
+        elif op == MESSAGE:
+            inner = found.get(field.name) or {}  # parts of one message are merged
+            found[field.name] = read_into(inner, field.message_plan(), data, position, stop, depth + 1)
+        elif op <= KEPT:
+            value = field.read(data, position, stop, depth)
+            if value is not None and (value or op == KEPT):
+                found[field.name] = value
+            else:
+                found.pop(field.name, None)
+        elif op == LIST:
+            found.setdefault(field.name, []).append(field.read(data, position, stop, depth))
+        elif op == MAP:
+            name, value = _entry(field, data, position, stop, depth)
+            found.setdefault(field.name, {})[name] = value
+        else:
+            read_into(found, field.message_plan(), data, position, stop, depth + 1)
         position = stop
     for name, zero in plan.zeros:
         if name not in found:
@@ -126,32 +166,6 @@ def read_into(found: Document, plan: Plan, data: bytes, position: int, end: int,
         if name not in found:
             found[name] = []
     return found
-
-
-def _take(found: Document, field: Field, data: bytes, position: int, stop: int, depth: int) -> None:
-    """Put the field that stands at ``position`` into the document, as its mode has it."""
-    mode, name = field.mode, field.name
-    if mode == "*":
-        value = field.read(data, position, stop, depth)
-        known = found.get(name)
-        if known is None:
-            found[name] = [value]
-        else:
-            known.append(value)
-    elif mode == "%":
-        key, value = _entry(field, data, position, stop, depth)
-        found.setdefault(name, {})[key] = value
-    elif mode == "+":
-        read_into(found, plan_of(field.kind), data, position, stop, depth + 1)
-    elif field.kind in FIELDS:  # parts of one message are merged
-        found[name] = read_into(found.get(name) or {}, plan_of(field.kind), data, position, stop, depth + 1)
-    else:
-        value = field.read(data, position, stop, depth)
-        if value or mode != "." or field.kind in "qI":
-            if value is not None:
-                found[name] = value
-        else:
-            found.pop(name, None)  # the last one counts
 
 
 def _entry(field: Field, data: bytes, position: int, end: int, depth: int) -> tuple[str, Any]:
@@ -190,7 +204,7 @@ def _other_key(found: Document, plan: Plan, data: bytes, position: int, end: int
         raise Malformed("unexpected EOF")
     while position < stop:
         after = read_varint(data, position, stop)[1]
-        _take(found, field, data, position, after, 0)
+        found.setdefault(field.name, []).append(field.read(data, position, after, 0))
         position = after
     return stop
 

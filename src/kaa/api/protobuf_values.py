@@ -75,7 +75,7 @@ def skip(data: bytes, position: int, end: int, key: int) -> int:
 
 
 def _text(data: bytes, position: int, stop: int, depth: int) -> str:
-    return data[position:stop].decode("utf-8", "replace")
+    return str(data[position:stop], "utf-8", "replace")
 
 
 def _integer(data: bytes, position: int, stop: int, depth: int) -> int:

@@ -117,6 +117,10 @@ def read(request: Request, resource: Resource[Any], kind: type | None = None) ->
     data = bytes(request.body)
     form = media_type(request.content_type)
     fast, text = form in (JSON, ""), form != PROTOBUF
+    if resource.custom and kind is None and not text:
+        raise UnsupportedMediaType(
+            f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}"
+        )
     if not fast or resource.custom or level != "Ignore":
         document = plain_document(data, request.content_type, expected_kind)
         check_kind(document, expected_kind, expected_version)

@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 
 from kaa.api.errors import ApiError, InternalError, NotFound, TooLarge
-from kaa.api.scheme import encode
 from kaa.client.client import WatchType
 from kaa.client.pipeline import Request, User
 
@@ -104,13 +103,11 @@ class Front:
         return user if wish is None else impersonate(user, wish, self._api.authorizer, self._api.cacher)
 
     def _refusal(self, http: HttpRequest, error: ApiError) -> HttpResponse:
-        response = wire.status_response(error)
         try:
-            media = wire.negotiate(http.headers.get("accept", ""))
+            media = wire.negotiate(http.headers.get("accept", ""), protobuf=True)
         except ApiError:
-            return response
-        if media.format == "yaml":
-            response.body, response.content_type = wire.encoded(media, encode(error.status)), media.content_type
+            media = wire.PLAIN
+        response = wire.status_response(error, media)
         if error.status.code == 401:
             response.headers.append(("WWW-Authenticate", 'Basic realm="kubernetes-master"'))
         return response
@@ -139,7 +136,7 @@ class Front:
         if target.subresource in CONNECTS:
             return self._connect(http, request, target)
         self._check_verb(target)
-        media = wire.negotiate(headers.get("accept", ""))
+        media = wire.negotiate(headers.get("accept", ""), protobuf=not target.resource.custom)
         if "pretty" in options and options["pretty"] in ("true", "1"):
             media = wire.Media(media.format, media.shape, media.version, True)
         if target.verb == "watch":
@@ -220,7 +217,7 @@ class Front:
             request.resource = stored
         watch = self._api.reader.open_watch(request)
         request.resource = shown
-        return HttpResponse(200, self._watch_lines(watch, request, media), media.content_type)
+        return HttpResponse(200, self._watch_lines(watch, request, media), media.stream_type)
 
     async def _watch_lines(self, watch: Watch, request: Request, media: wire.Media) -> AsyncIterator[bytes]:
         shown = request.resource

@@ -1,4 +1,4 @@
-"""Answers on the wire: entries and objects as JSON, YAML, Table or PartialObjectMetadata.
+"""Answers on the wire: entries and objects as JSON, YAML, protobuf, Table or PartialObjectMetadata.
 
 JSON is the cache's own bytes. The other forms are made when asked for: they cost a decoding that JSON does not.
 """
@@ -49,7 +49,7 @@ AGE_DOC = (
 class Media:
     """The form that a client asked for."""
 
-    format: str = "json"  #: json, yaml
+    format: str = "json"  #: json, yaml, protobuf (of objects themselves only)
     shape: str = ""  #: empty for the object itself, else Table, PartialObjectMetadata, PartialObjectMetadataList
     version: str = "v1"  #: of meta.k8s.io
     pretty: bool = False
@@ -60,19 +60,32 @@ class Media:
 
     @property
     def content_type(self) -> str:
-        return "application/yaml" if self.format == "yaml" else "application/json"
+        return _CONTENT_TYPES[self.format]
+
+    @property
+    def stream_type(self) -> str:
+        """The content type of a watch."""
+        return PROTOBUF + ";stream=watch" if self.format == "protobuf" else self.content_type
 
 
+PROTOBUF = "application/vnd.kubernetes.protobuf"
 PLAIN = Media()
+_CONTENT_TYPES = {"json": "application/json", "yaml": "application/yaml", "protobuf": PROTOBUF}
 _FORMATS = {"application/json": "json", "application/yaml": "yaml", "*/*": "json", "application/*": "json", "": "json"}
 _SHAPES = frozenset({"Table", "PartialObjectMetadata", "PartialObjectMetadataList"})
 
 
 @lru_cache(maxsize=256)
-def negotiate(accept: str) -> Media:
-    """The first form in an Accept header that we speak. Raises NotAcceptable."""
+def negotiate(accept: str, *, protobuf: bool = False) -> Media:
+    """The first form in an Accept header that we speak. Raises NotAcceptable.
+
+    ``protobuf`` says that the answer has such a form: custom resources have none. Tables and metadata alone are always JSON
+    here, so a clause that asks for them in protobuf is passed over; clients name JSON after it.
+    """
     for clause in accept.split(",") if accept else [""]:
         name, *parameters = (part.strip() for part in clause.split(";"))
+        if name == PROTOBUF and protobuf and not any(parameter.startswith("as=") for parameter in parameters):
+            return Media("protobuf")
         if name not in _FORMATS:
             continue
         given = dict(parameter.partition("=")[::2] for parameter in parameters)
@@ -104,7 +117,7 @@ def metadata_bytes(entry: Entry) -> bytes:
 # -------------------------------------------------------------------------------------------------------- objects
 
 
-def status_response(error: ApiError) -> HttpResponse:
+def status_response(error: ApiError, media: Media = PLAIN) -> HttpResponse:
     """A refusal as a Status."""
     headers = []
     if error.details.retry_after_seconds:
@@ -112,7 +125,11 @@ def status_response(error: ApiError) -> HttpResponse:
     body = scheme.encode(error.status)
     if error.status.details is None and error.bare_details:
         body = body[:-1] + b',"details":{}}'
-    return HttpResponse(error.status.code or 500, body, headers=headers)
+    if media.format == "protobuf":
+        return struct_response(error.status.code or 500, error.status, media, headers)
+    if media.format == "yaml":
+        body = encoded(media, body)
+    return HttpResponse(error.status.code or 500, body, media.content_type, headers)
 
 
 def encoded(media: Media, document: bytes) -> bytes:
@@ -137,6 +154,10 @@ def object_response(
 ) -> HttpResponse:
     if media.plain:
         return HttpResponse(code, entry.alone)
+    if media.format == "protobuf":
+        from . import wire_protobuf
+
+        return HttpResponse(code, wire_protobuf.object_body(entry), PROTOBUF)
     if media.shape == "Table":
         document = table([entry], strategy, now, media, include, f'"resourceVersion":"{entry.revision}"'.encode())
     elif media.shape == "PartialObjectMetadata":
@@ -148,10 +169,17 @@ def object_response(
     return HttpResponse(code, encoded(media, document), media.content_type)
 
 
-def struct_response(code: int, obj: Any, media: Media) -> HttpResponse:
-    """An object that is not in the cache: a review, a dry run, a Status."""
+def struct_response(code: int, obj: Any, media: Media, headers: Sequence[tuple[str, str]] = ()) -> HttpResponse:
+    """An object that is not in the cache: a review, a dry run, a Status. What protobuf does not carry is JSON."""
+    if media.format == "protobuf":
+        from . import wire_protobuf
+
+        body = wire_protobuf.struct_body(obj)
+        if body is not None:
+            return HttpResponse(code, body, PROTOBUF, list(headers))
+        media = PLAIN
     document = scheme.encode(obj.document() if hasattr(obj, "document") else obj)
-    return HttpResponse(code, encoded(media, document), media.content_type)
+    return HttpResponse(code, encoded(media, document), media.content_type, list(headers))
 
 
 def partial(entry: Entry, media: Media) -> bytes:
@@ -182,6 +210,10 @@ def list_response(
     if media.shape == "Table":
         document = table(result.entries, strategy, now, media, include, list_meta(result))
         return HttpResponse(200, encoded(media, document), media.content_type)
+    if media.format == "protobuf":
+        from . import wire_protobuf
+
+        return HttpResponse(200, wire_protobuf.list_body(resource, list_meta(result), result.entries), PROTOBUF)
     if media.shape:
         items: Sequence[bytes] = [partial(entry, media) for entry in result.entries]
         head = scheme.prefix(f"meta.k8s.io/{media.version}", "PartialObjectMetadataList")
@@ -267,6 +299,10 @@ def watch_document(
     type: WatchType, entry: Entry, media: Media, strategy: Strategy[Any], now: float, include: str, first: bool
 ) -> bytes:
     """One watch event in another shape than plain JSON."""
+    if media.format == "protobuf":
+        from . import wire_protobuf
+
+        return wire_protobuf.watch_frame(type.value, entry)
     if media.shape == "Table":
         meta = f'"resourceVersion":"{entry.revision}"'.encode()
         document = table([entry], strategy, now, media, include, meta, with_columns=first)
@@ -279,6 +315,11 @@ def watch_document(
 
 def bookmark_line(resource: Resource[Any], revision: int, *, initial_end: bool, media: Media) -> bytes:
     """A BOOKMARK: an object of the kind that has a resource version and nothing else."""
+    if media.format == "protobuf":
+        from . import wire_protobuf
+
+        marks = {"annotations": {"k8s.io/initial-events-end": "true"}} if initial_end else {}
+        return wire_protobuf.bookmark_frame(resource, {"resourceVersion": str(revision), **marks})
     note = b',"annotations":{"k8s.io/initial-events-end":"true"}' if initial_end else b""
     tail = b""
     if media.shape:
