@@ -69,9 +69,10 @@ async def rolled_out(client: HttpClient, name: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         async for event in client.watch(Deployment, NAMESPACE, field_selector=f"metadata.name={name}"):
             found = event.object
-            if found is not None and found.status.observed_generation == found.metadata.generation:
-                if (found.status.available_replicas or 0) >= (found.spec.replicas or 1):
-                    return
+            if found is None or found.status.observed_generation != found.metadata.generation:
+                continue
+            if (found.status.available_replicas or 0) >= (found.spec.replicas or 1):
+                return
 
 
 async def run(name: str) -> str:

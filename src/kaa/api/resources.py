@@ -37,10 +37,9 @@ class Subresource:
     version: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Resource(Generic[T]):
-    """One served resource, equal only to itself. ``type`` is its Struct; custom resources have none and travel as
-    ``api.custom`` values."""
+    """One served resource. ``type`` is its Struct; custom resources have none and travel as ``api.custom`` values."""
 
     group: str
     version: str
@@ -53,6 +52,9 @@ class Resource(Generic[T]):
     verbs: tuple[str, ...] = STANDARD_VERBS
     subresources: tuple[Subresource, ...] = ()
     custom: bool = field(default=False)
+
+    def __hash__(self) -> int:
+        return hash((self.group, self.version, self.plural))  # every request looks resources up: not over all fields
 
     @property
     def api_version(self) -> str:

@@ -63,6 +63,7 @@ _NAMED = {
     "JSONSchemaProps | tuple[str, ...]": f"{_EXTENSIONS}.JSONSchemaPropsOrStringArray",
 }
 _SCALARS: dict[str, Json] = {
+    "Base64": {"type": "string", "format": "byte"},
     "str": {"type": "string"},
     "bool": {"type": "boolean"},
     "int": {"type": "integer", "format": "int64"},
@@ -223,7 +224,7 @@ def _described(schema: Json, words: str | None) -> Json:
 
 def _field(module: str, key: str, wire: str, text: str, required: bool, words: str | None) -> Json:
     text = text.removesuffix(" | None")
-    schema = _value(module, text, wire in INT32.get(key, ()), wire in BYTES.get(key, ()))
+    schema = _value(module, text, wire in INT32.get(key, ()))
     enum = ENUMS.get(key, {}).get(wire)
     if enum:
         schema = _with_enum(schema, list(enum))
@@ -274,18 +275,16 @@ def _with_enum(schema: Json, values: list[str]) -> Json:
 
 
 @lru_cache(maxsize=2048)
-def _value(module: str, text: str, int32: bool, base64: bool) -> Json:
+def _value(module: str, text: str, int32: bool) -> Json:
     if text == "Any" and module == "apiextensions_v1":
         return reference(f"{_EXTENSIONS}.JSON")
     if text in _NAMED:
         return reference(_NAMED[text])
     if text in _SCALARS:
-        if base64:
-            return {"type": "string", "format": "byte"}
         return {"type": "integer", "format": "int32"} if int32 and text == "int" else _SCALARS[text]
     if text.startswith("tuple["):
-        return {"type": "array", "items": _value(module, text[6:-6], int32, base64)}
+        return {"type": "array", "items": _value(module, text[6:-6], int32)}
     if text.startswith("dict[str, "):
-        return {"type": "object", "additionalProperties": _value(module, text[10:-1], int32, base64)}
+        return {"type": "object", "additionalProperties": _value(module, text[10:-1], int32)}
     home, _, kind = text.rpartition(".")
     return reference(definition_of(home or module, kind))
