@@ -25,7 +25,7 @@ from kaa.api.types.apps_v1 import (
     ReplicaSetSpec,
     RollingUpdateDeployment,
 )
-from kaa.api.types.core_v1 import Container, Namespace, Pod, PodCondition, PodSpec, PodTemplateSpec
+from kaa.api.types.core_v1 import Container, Namespace, Pod, PodCondition, PodSpec, PodTemplateSpec, ServiceAccount
 from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
 from kaa.controllers.manager import ControllerManager
 
@@ -41,7 +41,9 @@ class World:
         self._task: asyncio.Task[None]
 
     async def __aenter__(self) -> World:
-        self.manager = ControllerManager(lambda name: self.api, self.clock, root_ca=b"PEM")
+        self.manager = ControllerManager(
+            lambda name: self.api, self.clock, root_ca=b"PEM", issue_legacy=self.issue_legacy
+        )
         self._task = asyncio.create_task(self.manager.run(), name="manager")
         await self.api.create(Namespace(metadata=ObjectMeta(name="default")))
         await self.settle()
@@ -53,6 +55,10 @@ class World:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+
+    @staticmethod
+    def issue_legacy(account: ServiceAccount, secret: str) -> str:
+        return f"signed:{account.metadata.name}:{secret}"
 
     async def settle(self, seconds: float = 0.2, *, rounds: int = 60) -> None:
         """Let controllers and the kubelet work until neither has anything to write."""
