@@ -27,6 +27,7 @@ from .namespace import Namespaces
 from .nodelifecycle import NodeLifecycle
 from .podgc import PodGC
 from .replicaset import ReplicaSets, ReplicationControllers
+from .resourcequota import ResourceQuotas
 from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
@@ -62,6 +63,7 @@ class ControllerManager:
             Disruptions(context),
             Jobs(context),
             TTLAfterFinished(context),
+            ResourceQuotas(context, served),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
         ]
