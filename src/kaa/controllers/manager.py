@@ -31,6 +31,7 @@ from .resourcequota import ResourceQuotas
 from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
+from .statefulset import StatefulSets
 from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttlafterfinished import TTLAfterFinished
@@ -55,6 +56,7 @@ class ControllerManager:
             ReplicaSets(context),
             ReplicationControllers(context),
             Deployments(context),
+            StatefulSets(context),
             EndpointSlices(context),
             EndpointsController(context),
             PodGC(context),
