@@ -28,6 +28,7 @@ from kaa.api.types.apps_v1 import (
 from kaa.api.types.core_v1 import Container, Namespace, Pod, PodCondition, PodSpec, PodTemplateSpec, ServiceAccount
 from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
 from kaa.controllers.manager import ControllerManager
+from kaa.controllers.nodes import target_of
 
 
 class World:
@@ -91,7 +92,7 @@ class World:
             pod_ip=f"10.0.{number // 250 % 250}.{number % 250 + 1}",
             conditions=(condition,),
         )
-        self.api.put(replace(pod, spec=replace(pod.spec, node_name="n1"), status=status))
+        self.api.put(replace(pod, spec=replace(pod.spec, node_name=target_of(pod) or "n1"), status=status))
 
     def pods(self) -> list[Pod]:
         return [pod for pod in self.api.all(Pod) if pod.metadata.deletion_timestamp is None]

@@ -17,6 +17,7 @@ from kaa.client.informer import Informers
 from .clusterrole_aggregation import ClusterRoleAggregation
 from .controller import SHARED as SHARED
 from .controller import Context, Controller
+from .daemonset import DaemonSets
 from .deployment import Deployments
 from .disruption import Disruptions
 from .endpoints import EndpointsController
@@ -57,6 +58,7 @@ class ControllerManager:
             ReplicationControllers(context),
             Deployments(context),
             StatefulSets(context),
+            DaemonSets(context),
             EndpointSlices(context),
             EndpointsController(context),
             PodGC(context),
