@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec.structs import replace
+from test_controllers_nodes import ENDPOINTS, INFO
 from world import World, make_template
 
 from kaa.api.types.apps_v1 import (
@@ -36,7 +37,12 @@ def make_daemon(image: str = "web:1", *, surge: int | str = 0, unavailable: int 
 def make_node(name: str, *taints: tuple[str, str], **labels: str) -> Node:
     found = tuple(Taint(key=key, effect=effect) for key, effect in taints)
     node = Node(metadata=ObjectMeta(name=name, labels=labels), spec=NodeSpec(taints=found))
-    return replace(node, status=NodeStatus(conditions=(NodeCondition(type="Ready", status="True"),)))
+    return replace(
+        node,
+        status=NodeStatus(
+            conditions=(NodeCondition(type="Ready", status="True"),), daemon_endpoints=ENDPOINTS, node_info=INFO
+        ),
+    )
 
 
 def in_world(play: Callable[[World], Awaitable[None]], **options: Any) -> None:
