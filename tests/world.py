@@ -25,10 +25,38 @@ from kaa.api.types.apps_v1 import (
     ReplicaSetSpec,
     RollingUpdateDeployment,
 )
-from kaa.api.types.core_v1 import Container, Namespace, Pod, PodCondition, PodSpec, PodTemplateSpec, ServiceAccount
+from kaa.api.types.core_v1 import (
+    Container,
+    DaemonEndpoint,
+    Namespace,
+    NodeDaemonEndpoints,
+    NodeSystemInfo,
+    Pod,
+    PodCondition,
+    PodSpec,
+    PodTemplateSpec,
+    ServiceAccount,
+)
 from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
 from kaa.controllers.manager import ControllerManager
 from kaa.controllers.nodes import target_of
+
+#: What a node's status cannot be without.
+NODE_FACTS: dict[str, Any] = {
+    "daemon_endpoints": NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=10250)),
+    "node_info": NodeSystemInfo(
+        architecture="amd64",
+        boot_id="",
+        container_runtime_version="",
+        kernel_version="",
+        kube_proxy_version="",
+        kubelet_version="",
+        machine_id="",
+        operating_system="linux",
+        os_image="",
+        system_uuid="",
+    ),
+}
 
 
 class World:

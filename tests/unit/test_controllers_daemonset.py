@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec.structs import replace
-from test_controllers_nodes import ENDPOINTS, INFO
-from world import World, make_template
+from world import NODE_FACTS, World, make_template
 
 from kaa.api.types.apps_v1 import (
     ControllerRevision,
@@ -39,9 +38,7 @@ def make_node(name: str, *taints: tuple[str, str], **labels: str) -> Node:
     node = Node(metadata=ObjectMeta(name=name, labels=labels), spec=NodeSpec(taints=found))
     return replace(
         node,
-        status=NodeStatus(
-            conditions=(NodeCondition(type="Ready", status="True"),), daemon_endpoints=ENDPOINTS, node_info=INFO
-        ),
+        status=NodeStatus(conditions=(NodeCondition(type="Ready", status="True"),), **NODE_FACTS),
     )
 
 

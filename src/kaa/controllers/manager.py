@@ -17,6 +17,7 @@ from kaa.client.informer import Informers
 from .clusterrole_aggregation import ClusterRoleAggregation
 from .controller import SHARED as SHARED
 from .controller import Context, Controller
+from .cronjob import CronJobs
 from .daemonset import DaemonSets
 from .deployment import Deployments
 from .disruption import Disruptions
@@ -66,6 +67,7 @@ class ControllerManager:
             TaintEviction(context),
             Disruptions(context),
             Jobs(context),
+            CronJobs(context),
             TTLAfterFinished(context),
             ResourceQuotas(context, served),
             Namespaces(context, served),
