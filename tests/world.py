@@ -25,9 +25,38 @@ from kaa.api.types.apps_v1 import (
     ReplicaSetSpec,
     RollingUpdateDeployment,
 )
-from kaa.api.types.core_v1 import Container, Namespace, Pod, PodCondition, PodSpec, PodTemplateSpec
+from kaa.api.types.core_v1 import (
+    Container,
+    DaemonEndpoint,
+    Namespace,
+    NodeDaemonEndpoints,
+    NodeSystemInfo,
+    Pod,
+    PodCondition,
+    PodSpec,
+    PodTemplateSpec,
+    ServiceAccount,
+)
 from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
 from kaa.controllers.manager import ControllerManager
+from kaa.controllers.nodes import target_of
+
+#: What a node's status cannot be without.
+NODE_FACTS: dict[str, Any] = {
+    "daemon_endpoints": NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=10250)),
+    "node_info": NodeSystemInfo(
+        architecture="amd64",
+        boot_id="",
+        container_runtime_version="",
+        kernel_version="",
+        kube_proxy_version="",
+        kubelet_version="",
+        machine_id="",
+        operating_system="linux",
+        os_image="",
+        system_uuid="",
+    ),
+}
 
 
 class World:
@@ -41,7 +70,9 @@ class World:
         self._task: asyncio.Task[None]
 
     async def __aenter__(self) -> World:
-        self.manager = ControllerManager(lambda name: self.api, self.clock, root_ca=b"PEM")
+        self.manager = ControllerManager(
+            lambda name: self.api, self.clock, root_ca=b"PEM", issue_legacy=self.issue_legacy
+        )
         self._task = asyncio.create_task(self.manager.run(), name="manager")
         await self.api.create(Namespace(metadata=ObjectMeta(name="default")))
         await self.settle()
@@ -53,6 +84,10 @@ class World:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+
+    @staticmethod
+    def issue_legacy(account: ServiceAccount, secret: str) -> str:
+        return f"signed:{account.metadata.name}:{secret}"
 
     async def settle(self, seconds: float = 0.2, *, rounds: int = 60) -> None:
         """Let controllers and the kubelet work until neither has anything to write."""
@@ -85,7 +120,7 @@ class World:
             pod_ip=f"10.0.{number // 250 % 250}.{number % 250 + 1}",
             conditions=(condition,),
         )
-        self.api.put(replace(pod, spec=replace(pod.spec, node_name="n1"), status=status))
+        self.api.put(replace(pod, spec=replace(pod.spec, node_name=target_of(pod) or "n1"), status=status))
 
     def pods(self) -> list[Pod]:
         return [pod for pod in self.api.all(Pod) if pod.metadata.deletion_timestamp is None]

@@ -31,6 +31,8 @@ K = TypeVar("K", bound=Hashable)
 log = structlog.get_logger(__name__)
 
 RECONCILE_TIMEOUT_S = 300.0
+#: Whose client feeds the informers: what kube-controller-manager itself is.
+SHARED = "shared-informers"
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,22 @@ class Controller(Generic[K]):
 
     name: ClassVar[str]
     component: ClassVar[str] = ""
+    identity: ClassVar[str] = ""  #: whom to be, if not the account of that name
     workers: ClassVar[int] = 5
 
     def __init__(self, context: Context) -> None:
-        self.client = context.client_for(self.name)
+        self.client = context.client_for(self.identity or self.name)
         self.clock = context.clock
         self.informers = context.informers
         self.events = EventRecorder(self.client, context.clock, self.component or self.name)
         self.queue: WorkQueue[K] = WorkQueue(context.clock)
         self._reads: list[Informer[Any]] = []
 
-    def watch(self, kind: Kind[T], handler: Handler[T] | None = None) -> Informer[T]:
-        """Read a kind through the shared informer; ``handler`` hears of every change."""
-        informer = self.informers.of(kind)
+    def watch(
+        self, kind: Kind[T], handler: Handler[T] | None = None, *, keep: Callable[[Any], Any] | None = None
+    ) -> Informer[T]:
+        """Read a kind through the shared informer; ``handler`` hears of every change. ``keep``: see ``Informers.of``."""
+        informer = self.informers.of(kind, keep=keep)
         self._reads.append(informer)
         if handler is not None:
             informer.add_handler(handler)

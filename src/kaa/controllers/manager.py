@@ -14,7 +14,11 @@ from kaa.api.clock import Clock
 from kaa.client.client import Client
 from kaa.client.informer import Informers
 
+from .clusterrole_aggregation import ClusterRoleAggregation
+from .controller import SHARED as SHARED
 from .controller import Context, Controller
+from .cronjob import CronJobs
+from .daemonset import DaemonSets
 from .deployment import Deployments
 from .disruption import Disruptions
 from .endpoints import EndpointsController
@@ -25,30 +29,37 @@ from .namespace import Namespaces
 from .nodelifecycle import NodeLifecycle
 from .podgc import PodGC
 from .replicaset import ReplicaSets, ReplicationControllers
+from .resourcequota import ResourceQuotas
 from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
+from .statefulset import StatefulSets
 from .tainteviction import TaintEviction
+from .tokens import Issue, Tokens
 from .ttlafterfinished import TTLAfterFinished
-
-#: Whose client feeds the informers: what kube-controller-manager itself is.
-SHARED = "shared-informers"
 
 
 class ControllerManager:
     """``client_for(name)`` is a client with the identity of ``system:serviceaccount:kube-system:NAME``; for the name
-    ``shared-informers`` that of ``system:kube-controller-manager``. ``root_ca`` is the PEM text that pods trust."""
+    ``shared-informers`` that of ``system:kube-controller-manager``. ``root_ca`` is the PEM text that pods trust.
+    ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are."""
 
-    def __init__(self, client_for: Callable[[str], Client], clock: Clock, *, root_ca: bytes) -> None:
+    def __init__(
+        self, client_for: Callable[[str], Client], clock: Clock, *, root_ca: bytes, issue_legacy: Issue | None = None
+    ) -> None:
         self.informers = Informers(client_for(SHARED), clock)
         context = Context(client_for, self.informers, clock)
         served = Served(client_for("namespace-controller"), self.informers)
         self.controllers: list[Controller[Any]] = [
+            *([Tokens(context, root_ca, issue_legacy)] if issue_legacy is not None else ()),
             ServiceAccounts(context),
             RootCAPublisher(context, root_ca),
+            ClusterRoleAggregation(context),
             ReplicaSets(context),
             ReplicationControllers(context),
             Deployments(context),
+            StatefulSets(context),
+            DaemonSets(context),
             EndpointSlices(context),
             EndpointsController(context),
             PodGC(context),
@@ -56,7 +67,9 @@ class ControllerManager:
             TaintEviction(context),
             Disruptions(context),
             Jobs(context),
+            CronJobs(context),
             TTLAfterFinished(context),
+            ResourceQuotas(context, served),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
         ]
