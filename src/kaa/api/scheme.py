@@ -240,8 +240,59 @@ def _zero(kind: Any) -> Any:
 # -------------------------------------------------------------------------------------------------------- strictness
 
 
-def unknown_fields(kind: type, value: Any, path: str = "") -> Iterable[str]:
-    """The paths of fields that a type does not have, as the server's strict decoding names them."""
+def unknown_fields(kind: type, value: Any) -> Iterable[str]:
+    """The paths of fields that a type does not have, as the server's strict decoding names them.
+
+    Nearly every document has none, so first it is only compared with the type's outline; paths are made when one is there.
+    """
+    return () if _fits(_top_outline(kind), value) else _unknown(kind, value, "")
+
+
+#: Where fields may be unknown below a value. None: nowhere. A dict: a Struct's {wire name: outline}; a pair: what each item
+#: of a list, or each value of a mapping, looks like.
+_Outline = dict[str, Any] | tuple[Any, Any] | None
+_ABSENT = object()
+
+
+@lru_cache(maxsize=None)
+def _top_outline(kind: Hashable) -> _Outline:
+    own = _outline(kind)
+    return {**own, "kind": None, "apiVersion": None} if isinstance(own, dict) and hasattr(kind, "KIND") else own
+
+
+_outlines: dict[Any, dict[str, Any]] = {}
+
+
+def _outline(kind: Any) -> _Outline:
+    kind = _strip_optional(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if kind not in _outlines:
+            made = _outlines[kind] = {}  # known before its fields are: types may hold themselves
+            made.update({wire: _outline(hint) for wire, (_, hint, _) in field_types(kind).items()})
+        return _outlines[kind]
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple or origin is dict:
+        inner = _outline(arguments[0] if origin is tuple else arguments[1])
+        return None if inner is None else (list if origin is tuple else dict, inner)
+    return None
+
+
+def _fits(outline: _Outline, value: Any) -> bool:
+    """Whether a value has no field that its outline lacks."""
+    if type(outline) is dict:
+        if type(value) is dict:
+            for wire, inner in value.items():
+                below = outline.get(wire, _ABSENT)
+                if below is not None and (below is _ABSENT or not _fits(below, inner)):
+                    return False
+    elif type(outline) is tuple:
+        shape, item = outline
+        if type(value) is shape:
+            return all([_fits(item, inner) for inner in (value if shape is list else value.values())])
+    return True
+
+
+def _unknown(kind: type, value: Any, path: str) -> Iterable[str]:
     kind = _strip_optional(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
         known = field_types(kind)
@@ -249,12 +300,12 @@ def unknown_fields(kind: type, value: Any, path: str = "") -> Iterable[str]:
         for wire, inner in value.items():
             here = f"{path}.{wire}" if path else wire
             if wire in known:
-                yield from unknown_fields(known[wire][1], inner, here)
+                yield from _unknown(known[wire][1], inner, here)
             elif not (top and wire in ("kind", "apiVersion")):
                 yield here
     elif typing.get_origin(kind) is tuple and isinstance(value, list):
         for n, inner in enumerate(value):
-            yield from unknown_fields(typing.get_args(kind)[0], inner, f"{path}[{n}]")
+            yield from _unknown(typing.get_args(kind)[0], inner, f"{path}[{n}]")
     elif typing.get_origin(kind) is dict and isinstance(value, dict):
         for key, inner in value.items():
-            yield from unknown_fields(typing.get_args(kind)[1], inner, f"{path}.{key}")
+            yield from _unknown(typing.get_args(kind)[1], inner, f"{path}.{key}")
