@@ -10,6 +10,7 @@ speaks on the bare transport.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 import time
 import uuid
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, Protocol
 
 import httptools
@@ -88,18 +90,35 @@ class _Date:
         return cls.line
 
 
+class _AuditIds:
+    """Ids of answers: UUIDs whose first 80 bits are this process's and whose last 48 count."""
+
+    process = str(uuid.uuid4())[:24].encode()
+    counter = itertools.count(int.from_bytes(uuid.uuid4().bytes[:5], "big"))
+
+
+@lru_cache(maxsize=256)
+def _head_start(status: int, content_type: str) -> bytes:
+    """What all heads of a status and content type begin with, up to the audit id's changing end."""
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    kind = b"Content-Type: %s\r\n" % content_type.encode() if content_type else b""
+    return b"%sCache-Control: no-cache, private\r\n%sAudit-Id: %s" % (line, kind, _AuditIds.process)
+
+
 def head(response: HttpResponse, length: int | None) -> bytes:
     """The status line and headers; ``length`` None announces chunks."""
-    lines = [
-        _STATUS_LINES.get(response.status) or b"HTTP/1.1 %d \r\n" % response.status,
-        b"Audit-Id: %s\r\nCache-Control: no-cache, private\r\n" % str(uuid.uuid4()).encode(),
-    ]
-    if response.content_type:
-        lines.append(b"Content-Type: %s\r\n" % response.content_type.encode())
-    lines.append(_Date.now())
-    lines += [b"%s: %s\r\n" % (name.encode(), value.encode("utf-8", "replace")) for name, value in response.headers]
-    lines.append(b"Transfer-Encoding: chunked\r\n\r\n" if length is None else b"Content-Length: %d\r\n\r\n" % length)
-    return b"".join(lines)
+    size = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
+    more = b""
+    if response.headers:
+        lines = [b"%s: %s\r\n" % (name.encode(), value.encode("utf-8", "replace")) for name, value in response.headers]
+        more = b"".join(lines)
+    start = _head_start(response.status, response.content_type)
+    return b"%s%012x\r\n%s%s%s\r\n\r\n" % (start, next(_AuditIds.counter), _Date.now(), more, size)
+
+
+@lru_cache(maxsize=1024)
+def _header_name(name: bytes) -> str:
+    return name.decode("latin-1").lower()
 
 
 class Connection(asyncio.Protocol):
@@ -182,7 +201,7 @@ class Connection(asyncio.Protocol):
         if self._header_bytes > HEADER_LIMIT:
             self._refused = HttpResponse(431, b"431 Request Header Fields Too Large", "text/plain; charset=utf-8")
             return
-        key = name.decode("latin-1").lower()
+        key = _header_name(name)
         text = value.decode("latin-1")
         self._headers[key] = f"{self._headers[key]},{text}" if key in self._headers else text
 
