@@ -17,6 +17,7 @@ import weakref
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -39,8 +40,14 @@ PAGE = 2000  # keys a page when the cache is filled from the store
 HISTORY_MIN = 256  # changes a resource keeps for watchers that resume, whatever their age
 HISTORY_S = 75.0  # and all changes younger than this
 HISTORY_MAX = 100_000
+_Reference = weakref.ref
 _METADATA = b'"metadata":{'
 _VERSION = b'"metadata":{"resourceVersion":"%d"'
+
+
+@lru_cache(maxsize=1024)
+def _head_of(resource: Resource[Any]) -> bytes:
+    return scheme.prefix(resource.api_version, resource.kind)
 
 
 class Entry:
@@ -65,7 +72,7 @@ class Entry:
     @property
     def alone(self) -> bytes:
         """The object as GET answers it."""
-        return scheme.prefix(self.resource.api_version, self.resource.kind) + self.inner
+        return _head_of(self.resource) + self.inner
 
     @property
     def listed(self) -> bytes:
@@ -75,7 +82,7 @@ class Entry:
     def object(self, *, keep: bool = False) -> Any:
         """The Struct; decoded again if nobody held it. ``keep`` holds it from now on, for what decisions read often."""
         held = self._object
-        obj = held() if type(held) is weakref.ref else held
+        obj = held() if type(held) is _Reference else held
         if obj is None:
             obj = read_object(self.resource, self.alone)
             self._object = weakref.ref(obj)
@@ -288,6 +295,8 @@ class Cacher:
         self.revision = Revision(0)  #: every change up to here is in the caches
         self._caches: dict[str, ResourceCache] = {}  #: {key prefix: cache}
         self._by_resource: dict[Resource[Any], ResourceCache] = {}
+        #: {Struct class or served resource: cache of the stored resource}, filled as they are asked for
+        self._by_kind: dict[Any, ResourceCache] = {}
         self._expected: dict[str, tuple[bytes, Any]] = {}  #: {store key: (bytes, Struct) of a write under way}
         self._arrivals: deque[tuple[Revision, asyncio.Future[None]]] = deque()
         for resource in RESOURCES:
@@ -305,18 +314,24 @@ class Cacher:
         cache = ResourceCache(resource, self._strategy_for(resource), self.revision)
         self._caches[keys.prefix(resource)] = cache
         self._by_resource[resource] = cache
+        self._by_kind.clear()
         return cache
 
     def drop(self, resource: Resource[Any]) -> None:
         """Stop serving a resource: its watches end."""
         cache = self._by_resource.pop(resource, None)
+        self._by_kind.clear()
         if cache is not None:
             self._caches.pop(keys.prefix(resource), None)
             for watcher in cache.watchers:
                 watcher.end()
 
-    def of(self, resource: Resource[Any]) -> ResourceCache:
-        return self._by_resource[keys.storage_resource(resource)]
+    def of(self, kind: Any) -> ResourceCache:
+        """The cache behind a resource, or a Struct class. Raises KeyError when it is not served."""
+        found = self._by_kind.get(kind)
+        if found is None:
+            found = self._by_kind[kind] = self._by_resource[keys.storage_resource(scheme.resource_of(kind))]
+        return found
 
     def caches(self) -> Iterable[ResourceCache]:
         return self._by_resource.values()
@@ -444,19 +459,19 @@ class Cacher:
     # ---------------------------------------------------------------------------------------------- the View
 
     def get(self, kind: type[T], name: str, namespace: str = "") -> T | None:
-        resource = scheme.resource_of(kind)
-        entry = self.of(resource).entries.get(keys.object_key(resource, namespace, name))
+        cache = self.of(kind)
+        entry = cache.entries.get(keys.object_key(cache.resource, namespace, name))
         if entry is None:
             return None
         found: T = entry.object(keep=True)
         return found
 
     def list(self, kind: type[T], namespace: str = "") -> Iterable[T]:
-        cache = self.of(scheme.resource_of(kind))
+        cache = self.of(kind)
         return [cache.entries[key].object(keep=True) for key in cache.keys(namespace)]
 
     def version(self, kind: type[T]) -> int:
-        return int(self.of(scheme.resource_of(kind)).changed)
+        return int(self.of(kind).changed)
 
 
 def _too_large(message: str) -> Timeout:
