@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kaa.client.pipeline import User
 
@@ -12,8 +11,7 @@ from ..view import View
 ANONYMOUS = User("system:anonymous", groups=("system:unauthenticated",))
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """What came with a request: the Authorization header, the peer's verified certificate (DER), impersonation headers."""
 
     authorization: str = ""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kaa.client.pipeline import User
 
@@ -17,8 +16,7 @@ class Decision(Enum):
     NO_OPINION = "no opinion"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """May ``user`` do ``verb``? On a resource, or (``path`` set) on a URL that is none. Hashable: answers may be kept."""
 
     user: User
