@@ -23,7 +23,7 @@ from .authn.impersonation import impersonate, read_headers
 from .authz.base import Question
 from .cacher import Entry, watch_line
 from .http import Answer, HttpRequest, HttpResponse
-from .metrics import Metrics
+from .metrics import Metrics, Series
 from .pipeline import ApiServer, Outcome, converted_entry, method_not_allowed
 from .reads import Watch
 from .routes import Target
@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 PathHandler = Callable[[HttpRequest, User, dict[str, str]], Answer | Awaitable[Answer]]
 #: Serves log, exec, attach, port-forward and proxy. (http request, request, target) -> response or upgrade
 Connector = Callable[[HttpRequest, Request, Target], Awaitable[Answer]]
+
+#: What a request's line comes to: its target, its query, and where it is counted. Shared by requests: never changed.
+_Meaning = tuple[Target, dict[str, str], Series]
+KEPT_MEANINGS = 1024
 
 CONNECTS = frozenset({"log", "exec", "attach", "portforward", "proxy"})
 _NOT_FOUND = b"404 page not found\n"
@@ -55,49 +59,63 @@ class Front:
         self._api, self._authenticator, self._metrics = api, authenticator, metrics
         self._paths, self._connect = paths, connect
         self._request_timeout_s = request_timeout_s
+        self._known: dict[tuple[str, bytes], _Meaning] = {}
 
     def __call__(self, http: HttpRequest) -> Answer | Awaitable[Answer]:
         began = self._api.clock.monotonic()
-        target: Target | None = None
+        series: Series | None = None
         try:
-            raw, _, query = http.target.decode("latin-1").partition("?")
-            options = routes.parse_query(query) if query else {}
-            target = routes.resolve(http.method, raw, options, self._api.find)
+            target, options, series = self._known.get((http.method, http.target)) or self._understand(http)
             user = self._user(http)
             answer = self._dispatch(http, user, target, options)
-        except ApiError as err:
-            answer = self._refusal(http, err)
-        except Exception:
-            log.exception("request failed", method=http.method, target=http.target.decode("latin-1"))
-            answer = self._refusal(http, InternalError("an error on the server prevented the request from succeeding"))
+        except Exception as err:
+            answer = self._failure(http, err)
         if isinstance(answer, HttpResponse):
-            self._metrics.observe(target, answer.status, self._api.clock.monotonic() - began)
+            (series or self._metrics.series(None)).observe(answer.status, self._api.clock.monotonic() - began)
             return answer
         if isinstance(answer, Awaitable):
-            return self._finish(http, answer, target, began)
+            return self._finish(http, answer, series or self._metrics.series(None), began)
         return answer
 
-    async def _finish(
-        self, http: HttpRequest, waiting: Awaitable[Answer], target: Target | None, began: float
-    ) -> Answer:
+    def _understand(self, http: HttpRequest) -> _Meaning:
+        """What method and URL mean. It is kept where it cannot change: not for custom resources, which come and go."""
+        raw, _, query = http.target.decode("latin-1").partition("?")
+        options = routes.parse_query(query) if query else {}
+        target = routes.resolve(http.method, raw, options, self._api.find)
+        meaning = target, options, self._metrics.series(target)
+        if target.resource is not None and not target.resource.custom:
+            if len(self._known) >= KEPT_MEANINGS:
+                self._known.clear()
+            self._known[http.method, http.target] = meaning
+        return meaning
+
+    async def _finish(self, http: HttpRequest, waiting: Awaitable[Answer], series: Series, began: float) -> Answer:
         try:
             answer = await waiting
-        except ApiError as err:
-            answer = self._refusal(http, err)
-        except TimeoutError:
-            answer = self._refusal(http, ApiError("request did not complete within the allotted timeout", code=504, reason="Timeout"))  # fmt: skip
-        except Exception:
-            log.exception("request failed", method=http.method, target=http.target.decode("latin-1"))
-            answer = self._refusal(http, InternalError("an error on the server prevented the request from succeeding"))
+        except Exception as err:
+            answer = self._failure(http, err)
         if isinstance(answer, HttpResponse):
-            self._metrics.observe(target, answer.status, self._api.clock.monotonic() - began)
+            series.observe(answer.status, self._api.clock.monotonic() - began)
         return answer
+
+    def _failure(self, http: HttpRequest, error: Exception) -> HttpResponse:
+        """The answer to what went wrong; what nobody foresaw is logged, and told without its details."""
+        if isinstance(error, ApiError):
+            return self._refusal(http, error)
+        if isinstance(error, TimeoutError):
+            message = "request did not complete within the allotted timeout"
+            return self._refusal(http, ApiError(message, code=504, reason="Timeout"))
+        log.error("request failed", method=http.method, target=http.target.decode("latin-1"), exc_info=error)
+        return self._refusal(http, InternalError("an error on the server prevented the request from succeeding"))
 
     def _user(self, http: HttpRequest) -> User:
         headers = http.headers
         credentials = Credentials(headers.get("authorization", ""), http.connection.peer_certificate)
         user = self._authenticator.authenticate(credentials, self._api.cacher)
-        if not any(name.startswith("impersonate-") for name in headers):
+        for name in headers:
+            if name.startswith("impersonate-"):
+                break
+        else:
             return user
         wish = read_headers((name, part) for name, value in headers.items() for part in value.split(","))
         return user if wish is None else impersonate(user, wish, self._api.authorizer, self._api.cacher)
@@ -190,6 +208,8 @@ class Front:
             return self._render(await made, request, media)
 
     def _render(self, outcome: Outcome, request: Request, media: wire.Media) -> HttpResponse:
+        if outcome.entry is not None and media is wire.PLAIN and not outcome.warnings:
+            return HttpResponse(outcome.code, outcome.entry.alone)
         include = request.options.get("includeObject") or "Metadata"
         if outcome.entry is not None:
             strategy = self._api.strategy_for(outcome.entry.resource)

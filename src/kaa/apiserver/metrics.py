@@ -6,7 +6,6 @@ Counting must cost next to nothing per request, so it is plain dictionaries; tex
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 
 from .routes import Target
 
@@ -14,22 +13,35 @@ BUCKETS_S = (0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3, 
 Labels = tuple[str, str, str, str, str, str]  #: verb, group, version, resource, subresource, scope
 
 
+class Series:
+    """What is counted of the requests of one set of labels."""
+
+    __slots__ = ("buckets", "codes", "seconds")
+
+    def __init__(self) -> None:
+        self.codes: dict[int, int] = {}
+        self.buckets = [0] * (len(BUCKETS_S) + 1)
+        self.seconds = 0.0
+
+    def observe(self, code: int, seconds: float) -> None:
+        self.codes[code] = self.codes.get(code, 0) + 1
+        self.buckets[bisect_left(BUCKETS_S, seconds)] += 1
+        self.seconds += seconds
+
+
 class Metrics:
     """Request counts and durations."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[Labels, int], int] = defaultdict(int)
-        self._durations: dict[Labels, list[int]] = {}
-        self._sums: dict[Labels, float] = defaultdict(float)
+        self._series: dict[Labels, Series] = {}
 
-    def observe(self, target: Target | None, code: int, seconds: float) -> None:
+    def series(self, target: Target | None) -> Series:
+        """Where requests like this one are counted."""
         labels = _labels(target)
-        self._counts[labels, code] += 1
-        buckets = self._durations.get(labels)
-        if buckets is None:
-            buckets = self._durations[labels] = [0] * (len(BUCKETS_S) + 1)
-        buckets[bisect_left(BUCKETS_S, seconds)] += 1
-        self._sums[labels] += seconds
+        found = self._series.get(labels)
+        if found is None:
+            found = self._series[labels] = Series()
+        return found
 
     def text(self) -> str:
         """The Prometheus exposition of everything counted."""
@@ -37,17 +49,21 @@ class Metrics:
             "# HELP apiserver_request_total Counter of apiserver requests.",
             "# TYPE apiserver_request_total counter",
         ]
-        for (labels, code), count in sorted(self._counts.items()):
-            lines.append(f'apiserver_request_total{{{_text(labels)},code="{code}"}} {count}')
+        counted = sorted(
+            ((labels, series) for labels, series in self._series.items() if series.codes), key=lambda pair: pair[0]
+        )
+        for labels, series in counted:
+            for code, count in sorted(series.codes.items()):
+                lines.append(f'apiserver_request_total{{{_text(labels)},code="{code}"}} {count}')
         lines.append("# HELP apiserver_request_duration_seconds Response latency distribution in seconds.")
         lines.append("# TYPE apiserver_request_duration_seconds histogram")
         name = "apiserver_request_duration_seconds"
-        for labels, buckets in sorted(self._durations.items()):
+        for labels, series in counted:
             total = 0
-            for bound, count in zip((*BUCKETS_S, "+Inf"), buckets, strict=True):
+            for bound, count in zip((*BUCKETS_S, "+Inf"), series.buckets, strict=True):
                 total += count
                 lines.append(f'{name}_bucket{{{_text(labels)},le="{bound}"}} {total}')
-            lines.append(f"{name}_sum{{{_text(labels)}}} {self._sums[labels]:.6f}")
+            lines.append(f"{name}_sum{{{_text(labels)}}} {series.seconds:.6f}")
             lines.append(f"{name}_count{{{_text(labels)}}} {total}")
         return "\n".join(lines) + "\n"
 

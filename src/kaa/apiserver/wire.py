@@ -90,7 +90,7 @@ def negotiate(accept: str, *, protobuf: bool = False) -> Media:
             continue
         given = dict(parameter.partition("=")[::2] for parameter in parameters)
         if "as" not in given:
-            return Media(_FORMATS[name])
+            return PLAIN if _FORMATS[name] == PLAIN.format else Media(_FORMATS[name])
         if given["as"] in _SHAPES and given.get("g") == "meta.k8s.io" and given.get("v") in ("v1", "v1beta1"):
             return Media(_FORMATS[name], given["as"], given["v"])
     raise not_acceptable()
