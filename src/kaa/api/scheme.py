@@ -248,47 +248,56 @@ def unknown_fields(kind: type, value: Any) -> Iterable[str]:
     return () if _fits(_top_outline(kind), value) else _unknown(kind, value, "")
 
 
-#: Where fields may be unknown below a value. None: nowhere. A dict: a Struct's {wire name: outline}; a pair: what each item
-#: of a list, or each value of a mapping, looks like.
-_Outline = dict[str, Any] | tuple[Any, Any] | None
-_ABSENT = object()
+#: Where fields may be unknown below a value. None: nowhere. Of a Struct (None, its wire names, {wire name: outline}); of a
+#: list or a mapping (its Python type, no names, what each item or value looks like).
+_Outline = tuple[Any, frozenset[str], Any] | None
 
 
 @lru_cache(maxsize=None)
 def _top_outline(kind: Hashable) -> _Outline:
     own = _outline(kind)
-    return {**own, "kind": None, "apiVersion": None} if isinstance(own, dict) and hasattr(kind, "KIND") else own
+    if own is None or not hasattr(kind, "KIND"):
+        return own
+    return (None, own[1] | {"kind", "apiVersion"}, own[2])
 
 
-_outlines: dict[Any, dict[str, Any]] = {}
+_outlines: dict[Any, tuple[Any, frozenset[str], dict[str, _Outline]]] = {}
 
 
 def _outline(kind: Any) -> _Outline:
     kind = _strip_optional(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         if kind not in _outlines:
-            made = _outlines[kind] = {}  # known before its fields are: types may hold themselves
-            made.update({wire: _outline(hint) for wire, (_, hint, _) in field_types(kind).items()})
+            known = field_types(kind)
+            deeper: dict[str, _Outline] = {}
+            _outlines[kind] = (None, frozenset(known), deeper)  # before its fields are: types may hold themselves
+            below = ((wire, _outline(hint)) for wire, (_, hint, _) in known.items())
+            deeper.update({wire: outline for wire, outline in below if outline is not None})
         return _outlines[kind]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple or origin is dict:
         inner = _outline(arguments[0] if origin is tuple else arguments[1])
-        return None if inner is None else (list if origin is tuple else dict, inner)
+        return None if inner is None else (list if origin is tuple else dict, frozenset(), inner)
     return None
 
 
 def _fits(outline: _Outline, value: Any) -> bool:
     """Whether a value has no field that its outline lacks."""
-    if type(outline) is dict:
-        if type(value) is dict:
-            for wire, inner in value.items():
-                below = outline.get(wire, _ABSENT)
-                if below is not None and (below is _ABSENT or not _fits(below, inner)):
-                    return False
-    elif type(outline) is tuple:
-        shape, item = outline
-        if type(value) is shape:
-            return all([_fits(item, inner) for inner in (value if shape is list else value.values())])
+    if outline is None:
+        return True
+    shape, names, below = outline
+    if shape is None:
+        if type(value) is not dict:
+            return True
+        if not value.keys() <= names:
+            return False
+        for wire, inner in value.items():
+            if wire in below and not _fits(below[wire], inner):
+                return False
+    elif type(value) is shape:
+        for inner in value if shape is list else value.values():
+            if not _fits(below, inner):
+                return False
     return True
 
 
