@@ -38,4 +38,4 @@ test:
 
 bench:
 	@tools/setup.sh tests
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench
