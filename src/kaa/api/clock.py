@@ -12,6 +12,7 @@ import itertools
 import random
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 from .values import MicroTime, Time
@@ -91,7 +92,12 @@ class VirtualClock:
 
 def format_time(seconds: float) -> Time:
     """Seconds since 1970 as RFC 3339 in whole seconds."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _second(int(seconds))
+
+
+@lru_cache(maxsize=16)
+def _second(second: int) -> Time:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def format_micro_time(seconds: float) -> MicroTime:

@@ -173,7 +173,12 @@ _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # no vowels and no look-alikes:
 
 
 def random_suffix(source: random.Random, length: int = 5) -> str:
-    return "".join(source.choices(_SUFFIX_LETTERS, k=length))
+    """Letters from one draw: the source may be the kernel's, where each draw is a system call."""
+    drawn, letters = source.getrandbits(8 * length), ""
+    for _ in range(length):
+        drawn, n = divmod(drawn, len(_SUFFIX_LETTERS))
+        letters += _SUFFIX_LETTERS[n]
+    return letters
 
 
 def safe_encode(text: str) -> str:
