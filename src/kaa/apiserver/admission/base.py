@@ -44,16 +44,30 @@ class Plugin(Protocol):
         ...
 
 
+class Passive:
+    """A plugin that does nothing: others override the phase they have, and the chain skips the other."""
+
+    name = ""
+
+    async def admit(self, attributes: Attributes, view: View) -> None:
+        return None
+
+    async def validate(self, attributes: Attributes, view: View) -> None:
+        return None
+
+
 class Chain:
     """The plugins in upstream's order."""
 
     def __init__(self, plugins: Sequence[Plugin]) -> None:
         self.plugins = tuple(plugins)
+        self._admit = [p.admit for p in plugins if type(p).admit is not Passive.admit]
+        self._validate = [p.validate for p in plugins if type(p).validate is not Passive.validate]
 
     async def admit(self, attributes: Attributes, view: View) -> None:
-        for plugin in self.plugins:
-            await plugin.admit(attributes, view)
+        for admit in self._admit:
+            await admit(attributes, view)
 
     async def validate(self, attributes: Attributes, view: View) -> None:
-        for plugin in self.plugins:
-            await plugin.validate(attributes, view)
+        for validate in self._validate:
+            await validate(attributes, view)

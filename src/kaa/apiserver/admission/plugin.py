@@ -7,19 +7,9 @@ from typing import Any
 from kaa.api.errors import Forbidden
 
 from ..view import View
-from .base import Attributes
+from .base import Attributes, Passive
 
-
-class Passive:
-    """A plugin that does nothing: others override the phase they have."""
-
-    name = ""
-
-    async def admit(self, attributes: Attributes, view: View) -> None:
-        return None
-
-    async def validate(self, attributes: Attributes, view: View) -> None:
-        return None
+__all__ = ["Passive", "object_name", "refuse"]
 
 
 def object_name(attributes: Attributes) -> str:
