@@ -9,7 +9,6 @@ Left to others: which change a patch says (patch), deletion (deletes), special s
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +33,8 @@ from .registry.strategy import Strategy
 from .validation.meta import validate_meta, validate_meta_update
 
 RETRIES = 5  # of an update that another one overtook
+_UUID_VERSION_4 = 0x4000_8000_0000_0000_0000
+_UUID_RANDOM = (1 << 128) - 1 & ~(0xF000_C000_0000_0000_0000)
 NAME_RETRIES = 8  # of a generated name that was taken
 
 
@@ -142,7 +143,7 @@ class Writer:
             metadata=replace(
                 metadata,
                 name=name,
-                uid=str(uuid.UUID(int=clock.random.getrandbits(128), version=4)),
+                uid=new_uid(clock.random.getrandbits(128)),
                 creation_timestamp=format_time(clock.now()),
                 deletion_timestamp=None,
                 deletion_grace_period_seconds=None,
@@ -324,6 +325,12 @@ def _kept_metadata(new: ObjectMeta, old: ObjectMeta) -> ObjectMeta:
         self_link=None,
         resource_version=old.resource_version,
     )
+
+
+def new_uid(bits: int) -> str:
+    """A random UUID (version 4) of 128 random bits."""
+    digits = f"{bits & _UUID_RANDOM | _UUID_VERSION_4:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def is_finished(obj: Any) -> bool:
