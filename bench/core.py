@@ -27,6 +27,7 @@ from kaa.apiserver.http import Connection
 from kaa.cluster.config import ClusterConfig
 from kaa.cluster.control_plane import SYSTEM, ControlPlane, bootstrap, build
 from kaa.cluster.pki import Pki, control_plane_profiles
+from kaa.cluster.runner import settle_garbage
 from kaa.store.memory import MemoryStore
 
 ROUNDS = 5
@@ -97,7 +98,7 @@ async def measure(case: Callable[[int], Any], total: int) -> float:
 
 
 async def cases(plane: ControlPlane, token: str) -> dict[str, tuple[Callable[[int], Any], int]]:
-    made = 0
+    made, template = 0, pod("NAME")
     read = request("GET", "/api/v1/namespaces/default/pods/big", token)
     single, ends = connect(plane)
     many = [connect(plane) for _ in range(32)]
@@ -114,7 +115,7 @@ async def cases(plane: ControlPlane, token: str) -> dict[str, tuple[Callable[[in
             nonlocal made
             for _ in range(total // len(many)):
                 made += 1
-                body = pod(f"bench-{made}")
+                body = template.replace(b"NAME", b"bench-%d" % made)
                 transport.waiting.clear()
                 connection.data_received(request("POST", "/api/v1/namespaces/default/pods", token, body))
                 await transport.waiting.wait()
@@ -141,6 +142,7 @@ async def main(wanted: str, profile: bool) -> None:
             await bootstrap(plane.client(SYSTEM, "bench"), plane.api, config, clock)
             serving = tasks.create_task(plane.server.run(), name="http")
             token = await admin_token(plane, TokenIssuer(signing, ISSUER))
+            settle_garbage()
             connection, transport = connect(plane)
             connection.data_received(request("POST", "/api/v1/namespaces/default/pods", token, pod("big")))
             await transport.waiting.wait()
