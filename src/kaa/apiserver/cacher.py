@@ -36,6 +36,7 @@ from .registry.strategy import Strategy
 
 T = TypeVar("T")
 
+HELD = 512  # newest objects that are kept decoded until informers have had them
 PAGE = 2000  # keys a page when the cache is filled from the store
 HISTORY_MIN = 256  # changes a resource keeps for watchers that resume, whatever their age
 HISTORY_S = 75.0  # and all changes younger than this
@@ -67,7 +68,7 @@ class Entry:
     ) -> None:
         self.resource, self.key, self.revision, self.inner = resource, key, revision, inner
         self.labels, self.fields = labels, fields
-        self._object: Any = None if obj is None else weakref.ref(obj)
+        self._object: Any = obj
 
     @property
     def alone(self) -> bytes:
@@ -89,6 +90,12 @@ class Entry:
         if keep:
             self._object = obj
         return obj
+
+    def release(self) -> None:
+        """Hold the Struct no longer: it lives as long as somebody else holds it."""
+        held = self._object
+        if held is not None and type(held) is not _Reference:
+            self._object = _Reference(held)
 
     def at(self, revision: Revision) -> Entry:
         """The same object under another resource version: a deletion shows its last state so."""
@@ -227,12 +234,13 @@ class ResourceCache:
         return Entry(resource, key, kv.mod_revision, inner, metadata.labels, fields, obj)
 
     def load(self, entry: Entry) -> None:
+        entry.release()
         self.entries[entry.key] = entry
         self.order.append(entry.key)
         self.changed = max(self.changed, entry.revision)
 
-    def apply(self, event: Event, key: str, obj: Any, moment: float) -> None:
-        """Take one event of the log and tell the watchers."""
+    def apply(self, event: Event, key: str, obj: Any, moment: float) -> Entry | None:
+        """Take one event of the log and tell the watchers. Returns the new entry."""
         previous = self.entries.get(key)
         if event.type is EventType.PUT:
             entry = self.entry(event.kv, key, obj)
@@ -246,13 +254,14 @@ class ResourceCache:
             del self.order[bisect_left(self.order, key)]
             type = WatchType.DELETED
         else:
-            return
+            return None
         self.changed = event.revision
         change = Change(type, entry, previous, moment)
         self.history.append(change)
         self._prune(moment)
         for watcher in self.watchers:
             watcher.offer(change)
+        return entry
 
     def _prune(self, moment: float) -> None:
         history = self.history
@@ -298,6 +307,7 @@ class Cacher:
         #: {Struct class or served resource: cache of the stored resource}, filled as they are asked for
         self._by_kind: dict[Any, ResourceCache] = {}
         self._expected: dict[str, tuple[bytes, Any]] = {}  #: {store key: (bytes, Struct) of a write under way}
+        self._newest: deque[Entry] = deque()  #: entries whose Struct is held, whoever else holds it
         self._arrivals: deque[tuple[Revision, asyncio.Future[None]]] = deque()
         for resource in RESOURCES:
             if "list" in resource.verbs and keys.is_stored(resource):
@@ -385,8 +395,16 @@ class Cacher:
         found = self._locate(event.kv.key)
         if found is not None:
             cache, key = found
-            cache.apply(event, key, obj, moment)
+            entry = cache.apply(event, key, obj, moment)
+            if entry is not None:
+                self._hold(entry)
         self.revision = event.revision
+
+    def _hold(self, entry: Entry) -> None:
+        """Keep the Structs of the newest entries, so that every informer in this process takes in the writer's own."""
+        self._newest.append(entry)
+        if len(self._newest) > HELD:
+            self._newest.popleft().release()
 
     def _locate(self, key: str) -> tuple[ResourceCache, str] | None:
         """The cache that a store key belongs to and the rest of the key."""
