@@ -74,14 +74,21 @@ def up(
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One command at a time on a cluster."""
+    """One command at a time on a cluster. The lock's file goes when there is no cluster (any more) to lock."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+    path = folder.parent / f".{folder.name}.lock"
+    with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                raise BlockingIOError  # its holder removed it between our opening and our locking
         except BlockingIOError:
             raise ConfigError("another kaa command is at work on this cluster; try again when it is done") from None
-        yield
+        try:
+            yield
+        finally:
+            if not folder.exists():
+                path.unlink(missing_ok=True)
 
 
 def _decide(name: str, folder: Path, port: int, runtime: str | None, listen: tuple[str, ...]) -> ClusterConfig:
@@ -331,5 +338,4 @@ def reset(name: str, data_dir: str, *, kubeconfig: str = "") -> bool:
         path = Path(kubeconfig) if kubeconfig else kubeconfigs.paths()[0]
         if path.exists():
             kubeconfigs.remove(path, context_of(config))
-    (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
     return True
