@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from kaa.api.clock import Clock
+from kaa.api.types.core_v1 import ServiceAccount
 from kaa.apiserver.authn.tokens import service_account_groups
 from kaa.client.client import Client
 from kaa.client.events import EventRecorder
@@ -32,7 +33,9 @@ def controller_user(name: str) -> User:
     return User(f"system:serviceaccount:{SYSTEM_NAMESPACE}:{name}", groups=groups)
 
 
-async def run_components(config: ClusterConfig, clock: Clock, client_of: ClientOf) -> None:
+async def run_components(
+    config: ClusterConfig, clock: Clock, client_of: ClientOf, issue_legacy: Callable[[ServiceAccount, str], str]
+) -> None:
     """Run them until cancelled."""
     root_ca = Pki(config.pki_dir, clock).ca.read_bytes()
 
@@ -40,7 +43,7 @@ async def run_components(config: ClusterConfig, clock: Clock, client_of: ClientO
         user = MANAGER if name == SHARED else controller_user(name)
         return client_of(user, "kube-controller-manager")
 
-    manager = ControllerManager(controller_client, clock, root_ca=root_ca)
+    manager = ControllerManager(controller_client, clock, root_ca=root_ca, issue_legacy=issue_legacy)
     scheduling = client_of(SCHEDULER, "kube-scheduler")
     recorder = EventRecorder(scheduling, clock, "default-scheduler")
     informers = Informers(scheduling, clock)

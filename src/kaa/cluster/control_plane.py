@@ -58,6 +58,7 @@ class ControlPlane:
     api: ApiServer
     server: HttpServer
     paths: Paths
+    issuer: TokenIssuer
 
     def client(self, user: User, agent: str) -> InProcessClient:
         return InProcessClient(self.api, user, agent)
@@ -89,7 +90,7 @@ class ControlPlane:
     async def _components(self) -> None:
         from .components import run_components
 
-        await run_components(self.config, self.clock, self.client)
+        await run_components(self.config, self.clock, self.client, self.issuer.issue_legacy)
 
 
 def build(
@@ -118,7 +119,7 @@ def build(
     paths = Paths(api, metrics, verifying_key, config.server_url)
     connector = Connector(cacher, admission, kubelet_tls)
     front = Front(api, authenticator, metrics, paths=paths.handlers, connect=connector)
-    return ControlPlane(config, clock, store, api, HttpServer(front, too_large=body_too_large), paths)
+    return ControlPlane(config, clock, store, api, HttpServer(front, too_large=body_too_large), paths, issuer)
 
 
 async def serve(config: ClusterConfig) -> None:

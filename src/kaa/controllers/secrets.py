@@ -10,6 +10,7 @@ import base64
 from msgspec.structs import replace
 
 from kaa.api.types.core_v1 import Secret
+from kaa.api.values import Base64
 
 ACCOUNT_TOKEN = "kubernetes.io/service-account-token"
 BOOTSTRAP_TOKEN = "bootstrap.kubernetes.io/token"
@@ -24,9 +25,9 @@ def kept(secret: Secret) -> Secret:
     return replace(secret, data={}, metadata=replace(meta, annotations={}))
 
 
-def encoded(text: str | bytes) -> str:
+def encoded(text: str | bytes) -> Base64:
     """A value of ``data``: base64."""
-    return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
+    return Base64(base64.b64encode(text.encode() if isinstance(text, str) else text).decode())
 
 
 def decoded(secret: Secret, key: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 from kaa.api.errors import Forbidden
 
-from ..view import View
 from .base import Attributes, Passive
 
 __all__ = ["Passive", "object_name", "refuse"]
