@@ -27,6 +27,7 @@ from .garbagecollector import GarbageCollector
 from .job import Jobs
 from .namespace import Namespaces
 from .nodelifecycle import NodeLifecycle
+from .persistentvolume import PersistentVolumes
 from .podgc import PodGC
 from .replicaset import ReplicaSets, ReplicationControllers
 from .resourcequota import ResourceQuotas
@@ -34,8 +35,10 @@ from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
 from .statefulset import StatefulSets
+from .storage_protection import ClaimProtection, VolumeProtection
 from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
+from .ttl import TTL
 from .ttlafterfinished import TTLAfterFinished
 
 
@@ -70,6 +73,10 @@ class ControllerManager:
             CronJobs(context),
             TTLAfterFinished(context),
             ResourceQuotas(context, served),
+            PersistentVolumes(context),
+            ClaimProtection(context),
+            VolumeProtection(context),
+            TTL(context),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
         ]
