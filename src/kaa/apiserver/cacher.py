@@ -75,11 +75,6 @@ class Entry:
         """The object as GET answers it."""
         return _head_of(self.resource) + self.inner
 
-    @property
-    def listed(self) -> bytes:
-        """The object as an item of a list: built-in kinds leave out kind and apiVersion, custom ones keep them."""
-        return self.alone if self.resource.custom else b"{" + self.inner
-
     def object(self, *, keep: bool = False) -> Any:
         """The Struct; decoded again if nobody held it. ``keep`` holds it from now on, for what decisions read often."""
         held = self._object
@@ -211,6 +206,7 @@ class ResourceCache:
         self.resource, self.strategy = resource, strategy
         self.entries: dict[str, Entry] = {}
         self.order: list[str] = []
+        self._in_order: list[Entry] | None = None  #: all entries in order, once somebody asked since the last change
         self.changed: Revision = Revision(0)  #: the revision of the last change
         self.history: deque[Change] = deque()
         self.oldest = revision  #: changes after it are all in ``history``
@@ -239,9 +235,15 @@ class ResourceCache:
         self.order.append(entry.key)
         self.changed = max(self.changed, entry.revision)
 
+    def sort(self) -> None:
+        """Put what was loaded in order."""
+        self.order.sort()
+        self._in_order = None
+
     def apply(self, event: Event, key: str, obj: Any, moment: float) -> Entry | None:
         """Take one event of the log and tell the watchers. Returns the new entry."""
         previous = self.entries.get(key)
+        self._in_order = None
         if event.type is EventType.PUT:
             entry = self.entry(event.kv, key, obj)
             if previous is None:
@@ -269,14 +271,21 @@ class ResourceCache:
             self.oldest = history.popleft().revision
 
     def select(self, namespace: str, labels: Selector, fields: tuple[FieldRequirement, ...]) -> list[Entry]:
-        """The entries of a namespace (empty: all) that match, in key order."""
-        entries = self.entries
-        found: Iterable[Entry] = [entries[key] for key in self.keys(namespace)]
+        """The entries of a namespace (empty: all) that match, in key order. Not to be changed: lists share it."""
+        found = self._ordered(namespace)
         if not labels.empty:
             found = [entry for entry in found if labels.matches(entry.labels)]
         if fields:
             found = [entry for entry in found if matches_fields(fields, entry.fields)]
-        return found if isinstance(found, list) else list(found)
+        return found
+
+    def _ordered(self, namespace: str) -> list[Entry]:
+        entries = self.entries
+        if namespace:
+            return [entries[key] for key in self.keys(namespace)]
+        if self._in_order is None or len(self._in_order) != len(self.order):
+            self._in_order = [entries[key] for key in self.order]
+        return self._in_order
 
     def keys(self, namespace: str) -> list[str]:
         if not namespace:
@@ -365,7 +374,7 @@ class Cacher:
             after = page.items[-1].key
         self.revision = revision
         for cache in self._caches.values():
-            cache.order.sort()
+            cache.sort()
             cache.oldest = revision
 
     async def fill_resource(self, resource: Resource[Any]) -> None:
@@ -376,7 +385,7 @@ class Cacher:
             key = kv.key[len(keys.prefix(resource)) :]
             if key not in cache.entries:
                 cache.load(cache.entry(kv, key, None))
-        cache.order.sort()
+        cache.sort()
 
     async def follow(self) -> None:
         """Apply the log as it grows; lives until cancelled."""

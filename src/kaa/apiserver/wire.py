@@ -24,7 +24,7 @@ from .http import HttpResponse
 from .reads import ListResult
 from .registry.strategy import Column, Strategy, TableShape
 
-CHUNK = 1 << 20  # bytes of a list written at a time
+PIECE = 256 << 10  # bytes of a list written at a time, about
 STREAM_FROM = 2 << 20  # bytes from which a list is streamed
 
 AVAILABLE = (
@@ -214,34 +214,29 @@ def list_response(
         from . import wire_protobuf
 
         return HttpResponse(200, wire_protobuf.list_body(resource, list_meta(result), result.entries), PROTOBUF)
+    separator = b","
+    items: Sequence[bytes]
     if media.shape:
-        items: Sequence[bytes] = [partial(entry, media) for entry in result.entries]
+        items = [partial(entry, media) for entry in result.entries]
         head = scheme.prefix(f"meta.k8s.io/{media.version}", "PartialObjectMetadataList")
     else:
-        items = [entry.listed for entry in result.entries]
         head = scheme.prefix(resource.api_version, resource.kind + "List")
-    start = b'%s"metadata":{%s},"items":[' % (head, list_meta(result))
-    if media.format == "json" and not media.pretty:
-        if sum(map(len, items)) > STREAM_FROM:
-            return HttpResponse(200, _pieces(start, items))
-        return HttpResponse(200, b"".join((start, b",".join(items), b"]}")))
-    return HttpResponse(200, encoded(media, start + b",".join(items) + b"]}"), media.content_type)
+        if resource.custom:
+            items = [entry.alone for entry in result.entries]
+        else:  # without kind and apiVersion: what entries hold, uncopied
+            items, separator = [entry.inner for entry in result.entries], b",{"
+    start = b'%s"metadata":{%s},"items":[%s' % (head, list_meta(result), separator[1:] if items else b"")
+    size = sum(map(len, items))
+    if media.format == "json" and not media.pretty and size > STREAM_FROM:
+        return HttpResponse(200, _pieces(start, items, separator, len(items) * PIECE // size + 1))
+    return HttpResponse(200, encoded(media, b"".join((start, separator.join(items), b"]}"))), media.content_type)
 
 
-async def _pieces(start: bytes, items: Sequence[bytes]) -> AsyncIterator[bytes]:
-    """A long list in pieces of about a megabyte."""
-    piece, size, first = [start], len(start), True
-    for item in items:
-        if not first:
-            piece.append(b",")
-        first = False
-        piece.append(item)
-        size += len(item)
-        if size >= CHUNK:
-            yield b"".join(piece)
-            piece, size = [], 0
-    piece.append(b"]}")
-    yield b"".join(piece)
+async def _pieces(start: bytes, items: Sequence[bytes], separator: bytes, count: int) -> AsyncIterator[bytes]:
+    """A long list, so many items a piece."""
+    for first in range(0, len(items), count):
+        yield b"".join((separator if first else start, separator.join(items[first : first + count])))
+    yield b"]}"
 
 
 # -------------------------------------------------------------------------------------------------------- tables
