@@ -12,6 +12,9 @@ from .options import existing, which_cluster
 @click.option("--log-files", is_flag=True, help="Log to files, one a component, instead of standard error.")
 def command(name: str, data_dir: str, log_files: bool) -> None:
     """Run the kubelet, the service proxy and the DNS of this machine's node, until interrupted. Containers stay."""
+    from kaa.cluster.lean import leave_out
+
+    leave_out()
     from kaa.cluster import node
     from kaa.cluster.runner import run
 

@@ -12,6 +12,9 @@ from .options import existing, which_cluster
 @click.option("--log-files", is_flag=True, help="Log to files, one a component, instead of standard error.")
 def command(name: str, data_dir: str, log_files: bool) -> None:
     """Run the API server, the controllers and the scheduler of a cluster that `kaa up` has made, until interrupted."""
+    from kaa.cluster.lean import leave_out
+
+    leave_out()
     from kaa.cluster import control_plane
     from kaa.cluster.runner import run
 
