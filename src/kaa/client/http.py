@@ -1,6 +1,6 @@
 """The client over HTTPS, for components in other processes and for any other Kubernetes API server.
 
-aiohttp carries the requests; it is imported with this module, and this module only where it is used.
+Left to others: the bytes of HTTP (connection).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-import aiohttp
 import msgspec
 
 from kaa.api import scheme
@@ -21,6 +20,7 @@ from kaa.api.resources import Resource
 from kaa.api.types.meta_v1 import DeleteOptions, ListMeta, Status
 
 from .client import Kind, Listing, PatchType, WatchEvent, WatchType
+from .connection import Connection, Pool
 from .inprocess import list_options, parent_of, watch_options
 
 T = TypeVar("T")
@@ -54,19 +54,8 @@ class HttpClient:
         *,
         token: Callable[[], str] | None = None,
     ) -> None:
-        self._url, self._tls, self._agent, self._token = url.rstrip("/"), tls, agent, token
-        self._session: aiohttp.ClientSession | None = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, limit=0)
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                headers={"User-Agent": self._agent, "Accept": "application/json"},
-                auto_decompress=True,
-                read_bufsize=1 << 20,
-            )
-        return self._session
+        self._url, self._token = url.rstrip("/"), token
+        self._pool = Pool(self._url, tls, {"User-Agent": agent, "Accept": "application/json"})
 
     def _headers(self, content_type: str) -> dict[str, str]:
         headers = {"Content-Type": content_type} if content_type else {}
@@ -83,18 +72,19 @@ class HttpClient:
         options: Mapping[str, str] | None = None,
         content_type: str = "",
     ) -> bytes:
-        url = self._url + path + (f"?{urlencode(options)}" if options else "")
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        target = path + (f"?{urlencode(options)}" if options else "")
         try:
-            async with self._open().request(
-                method, url, data=body or None, headers=self._headers(content_type), timeout=timeout
-            ) as answer:
-                data = await answer.read()
-                if answer.status >= 400:
-                    raise _error(answer.status, data)
-                return data
-        except (aiohttp.ClientError, TimeoutError) as err:
-            raise ServiceUnavailable(f"{method} {url}: {err or type(err).__name__}") from err
+            async with (
+                asyncio.timeout(TIMEOUT_S),
+                self._pool.ask(method, target, self._headers(content_type), body) as answer,
+            ):
+                data = await answer.body()
+                status = answer.status
+        except OSError as err:  # TimeoutError is one
+            raise ServiceUnavailable(f"{method} {self._url}{target}: {err or type(err).__name__}") from err
+        if status >= 400:
+            raise _error(status, data)
+        return data
 
     async def get(self, kind: Kind[T], name: str, namespace: str | None = None) -> T:
         resource = scheme.resource_of(kind)
@@ -134,16 +124,15 @@ class HttpClient:
         resource = scheme.resource_of(kind)
         options = watch_options(label_selector, field_selector, resource_version, bookmarks, timeout_s)
         options["watch"] = "true"
-        url = f"{self._url}{resource.path(namespace)}?{urlencode(options)}"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S)
+        target = f"{resource.path(namespace)}?{urlencode(options)}"
         try:
-            async with self._open().get(url, headers=self._headers(""), timeout=timeout) as answer:
+            async with self._pool.ask("GET", target, self._headers("")) as answer:
                 if answer.status >= 400:
-                    raise _error(answer.status, await answer.read())
-                async for line in lines(answer.content):
+                    raise _error(answer.status, await answer.body())
+                async for line in lines(answer):
                     yield _event(resource, line)
-        except (aiohttp.ClientError, TimeoutError) as err:
-            raise ServiceUnavailable(f"watch {url}: {err or type(err).__name__}") from err
+        except OSError as err:
+            raise ServiceUnavailable(f"watch {self._url}{target}: {err or type(err).__name__}") from err
 
     async def create(self, obj: T, *, namespace: str | None = None, subresource: str = "", name: str = "") -> T:
         resource = parent_of(obj, subresource) if subresource else scheme.resource_of(obj)
@@ -221,10 +210,8 @@ class HttpClient:
         return await self._send(method, path, body, content_type=content_type if body else "")
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-            await asyncio.sleep(0)
+        self._pool.close()
+        await asyncio.sleep(0)
 
 
 def write(obj: Any) -> bytes:
@@ -239,10 +226,10 @@ def read(resource: Resource[Any], data: bytes | msgspec.Raw) -> Any:
     return from_document({"kind": resource.kind, "apiVersion": resource.api_version, **document})
 
 
-async def lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def lines(answer: Connection) -> AsyncIterator[bytes]:
     """The lines of a stream, however long."""
     rest = b""
-    async for chunk in stream.iter_any():
+    async for chunk in answer.chunks():
         rest += chunk
         if len(rest) > LINE_LIMIT:
             raise ServiceUnavailable(f"a watch event is longer than {LINE_LIMIT} bytes")
