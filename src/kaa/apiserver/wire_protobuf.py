@@ -36,7 +36,7 @@ def struct_body(obj: Any) -> bytes | None:
 def list_body(resource: Resource[Any], meta: bytes, entries: Iterable[Entry]) -> bytes:
     """The body of a list. ``meta`` is the inside of its ListMeta's JSON."""
     message = _message(resource)
-    items = (write_message(message, msgspec.json.decode(entry.listed)) for entry in entries)
+    items = (write_message(message, msgspec.json.decode(b"{" + entry.inner)) for entry in entries)
     return protobuf.encode_list(
         resource.api_version, resource.kind + "List", msgspec.json.decode(b"{" + meta + b"}"), items
     )
