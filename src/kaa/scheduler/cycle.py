@@ -17,7 +17,8 @@ from random import Random
 
 import numpy as np
 
-from .framework import Filter, Mask, Move, Plugin, Rows, Score, Status, StillFilter, Vector
+from .columns import Mask, Move, Rows, Vector
+from .framework import Filter, Plugin, Score, Status, StillFilter
 from .snapshot import JOURNAL_MAX, Snapshot
 from .template import Template
 

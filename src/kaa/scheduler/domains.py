@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from .framework import Mask, Vector
+from .columns import Mask, Vector
 from .snapshot import Snapshot
 from .template import Template
 

@@ -17,21 +17,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kaa.api.types.core_v1 import Pod
 
-if TYPE_CHECKING:
-    from .snapshot import Snapshot
-    from .template import Template
-
-Mask = NDArray[np.bool_]
-Vector = NDArray[np.int64]
-#: The rows of one correction: a slice for one row, an index array for several.
-Rows = slice | NDArray[np.intp]
+from .columns import Mask, Move, Rows, Vector
+from .snapshot import Snapshot
+from .template import Template
 
 MAX_SCORE = 100
 
@@ -72,14 +66,6 @@ class ClusterEvent(Enum):
     NAMESPACE_LABEL = auto()
     STORAGE = auto()  #: a claim, volume, class or driver
     WORKLOAD = auto()  #: a Service or a pod's owner, for default spreading
-
-
-class Move(NamedTuple):
-    """A pod of ``template`` came to (+1) or left (-1) a row."""
-
-    row: int
-    template: Template
-    sign: int
 
 
 class Rejection(NamedTuple):

@@ -27,9 +27,10 @@ from kaa.client.client import Client, PatchType
 from kaa.client.informer import Informer, Informers, key_of
 from kaa.client.workqueue import Key
 
+from .columns import Mask
 from .config import SchedulerConfig, plugins
 from .cycle import Diagnosis, Pass, Passes, rejecting
-from .framework import ClusterEvent, Mask, Recorder, Status
+from .framework import ClusterEvent, Recorder, Status
 from .preemption import Candidate, Preemptor, eligible, uid_of
 from .queue import Entry, SchedulingQueue
 from .snapshot import Snapshot, same_for_scheduling

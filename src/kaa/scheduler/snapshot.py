@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from kaa.api.types.core_v1 import Node, Pod, Taint
 
-from .framework import Mask, Move
+from .columns import Mask, Move
 from .template import HostPort, Template, Templates, amounts_of, normal_image
 
 #: The fixed rows of ``alloc`` and ``used``; extended resources follow as they are met.

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..framework import MAX_SCORE, ClusterEvent, Mask, Move, Rows, Score, Unfiltered, Vector
+from ..columns import Mask, Move, Rows, Vector
+from ..framework import MAX_SCORE, ClusterEvent, Score, Unfiltered
 from ..snapshot import Snapshot
 from ..template import Template
 

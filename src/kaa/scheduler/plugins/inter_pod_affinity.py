@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..columns import Mask, Move, Rows, Vector
 from ..domains import Domains, Matcher, placed
-from ..framework import MAX_SCORE, ClusterEvent, Filter, Mask, Move, Rejection, Rows, Score, Vector
+from ..framework import MAX_SCORE, ClusterEvent, Filter, Rejection, Score
 from ..snapshot import Snapshot
 from ..template import Template, Term
 

@@ -12,7 +12,8 @@ import numpy as np
 from kaa.api.types.core_v1 import NodeAffinity as Affinity
 from kaa.api.types.core_v1 import NodeSelectorRequirement, NodeSelectorTerm
 
-from ..framework import ClusterEvent, Filter, Mask, Move, Rejection, Rows, Score, StillScore
+from ..columns import Mask, Move, Rows
+from ..framework import ClusterEvent, Filter, Rejection, Score, StillScore
 from ..snapshot import Snapshot
 from ..template import Template
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..framework import ClusterEvent, Filter, Mask, Move, Rejection, Rows, Unscored
+from ..columns import Mask, Move, Rows
+from ..framework import ClusterEvent, Filter, Rejection, Unscored
 from ..snapshot import Snapshot
 from ..template import HostPort, Template
 

@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..framework import MAX_SCORE, ClusterEvent, Filter, Mask, Move, Rejection, Rows, Score, Vector
+from ..columns import Mask, Move, Rows, Vector
+from ..framework import MAX_SCORE, ClusterEvent, Filter, Rejection, Score
 from ..snapshot import CPU, MEMORY, Snapshot
 from ..template import Template
 

@@ -13,8 +13,9 @@ import numpy as np
 from kaa.api.selectors import Selector, from_label_selector
 from kaa.api.types.core_v1 import TopologySpreadConstraint
 
+from ..columns import Mask, Move, Rows, Vector
 from ..domains import Domains, Matcher
-from ..framework import MAX_SCORE, ClusterEvent, Filter, Mask, Move, Rejection, Rows, Score, Vector
+from ..framework import MAX_SCORE, ClusterEvent, Filter, Rejection, Score
 from ..snapshot import Snapshot
 from ..template import Template, with_label_keys
 from .node_affinity import matching

@@ -32,7 +32,7 @@ from kaa.api.types.core_v1 import (
 )
 from kaa.api.values import Quantity
 
-from .volume_defaults import volume
+from .volume_defaults import pull_policy, volume
 
 T = TypeVar("T")
 C = TypeVar("C", Container, EphemeralContainer)
@@ -132,16 +132,6 @@ def container(given: C) -> C:
     if given.lifecycle is not None:
         changes["lifecycle"] = _lifecycle(given.lifecycle)
     return replace(given, **changes) if changes else given
-
-
-def pull_policy(image: str) -> str:
-    """Always for the tag ``latest``, also when implied; IfNotPresent for any other tag or digest."""
-    last = image.rpartition("/")[2]
-    name, _, digest = last.partition("@")
-    tag = name.partition(":")[2]
-    if digest and not tag:
-        return "IfNotPresent"
-    return "Always" if tag in ("", "latest") else "IfNotPresent"
 
 
 def _port(given: ContainerPort) -> ContainerPort:

@@ -62,8 +62,6 @@ def _source(name: str, source: Any) -> Any:
     if name == "projected":
         return _projected(source)
     if name == "image" and not source.pull_policy:
-        from .pod_defaults import pull_policy
-
         return replace(source, pull_policy=pull_policy(source.reference or ""))
     if name == "ephemeral" and source.volume_claim_template is not None:
         claim = source.volume_claim_template
@@ -100,3 +98,13 @@ def _projection(given: VolumeProjection) -> VolumeProjection:
     if certificate is not None and certificate.max_expiration_seconds is None:
         changes["pod_certificate"] = replace(certificate, max_expiration_seconds=_CERTIFICATE_SECONDS)
     return replace(given, **changes) if changes else given
+
+
+def pull_policy(image: str) -> str:
+    """Always for the tag ``latest``, also when implied; IfNotPresent for any other tag or digest."""
+    last = image.rpartition("/")[2]
+    name, _, digest = last.partition("@")
+    tag = name.partition(":")[2]
+    if digest and not tag:
+        return "IfNotPresent"
+    return "Always" if tag in ("", "latest") else "IfNotPresent"

@@ -1,1 +1,0 @@
-"""Builders and fixtures for tests against kaa."""
