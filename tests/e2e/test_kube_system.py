@@ -11,7 +11,7 @@ COMPONENTS = {
     "kube-apiserver": "kube-apiserver",
     "kube-controller-manager": "kube-controller-manager",
     "kube-scheduler": "kube-scheduler",
-    "kaa-store": "etcd",
+    "etcd": "etcd",
     "kube-proxy": "kube-proxy",
     "coredns": "kube-dns",
 }

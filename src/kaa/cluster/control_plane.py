@@ -7,6 +7,7 @@ controllers and the scheduler begin, and their modules are imported: a client is
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,9 +89,9 @@ class ControlPlane:
             before = self.store.revision
 
     async def _components(self) -> None:
-        from .components import run_components
-
-        await run_components(self.config, self.clock, self.client, self.issuer.issue_legacy)
+        """Their modules (NumPy among them) are read in a thread: clients are answered meanwhile."""
+        components = await asyncio.to_thread(importlib.import_module, "kaa.cluster.components")
+        await components.run_components(self.config, self.clock, self.client, self.issuer.issue_legacy)
 
 
 def build(

@@ -18,7 +18,7 @@ COMPONENTS = {
     "kaa.apiserver": "kube-apiserver",
     "kaa.controllers": "kube-controller-manager",
     "kaa.scheduler": "kube-scheduler",
-    "kaa.store": "kaa-store",
+    "kaa.store": "etcd",
     "kaa.network.dns": "coredns",
     "kaa.network": "kube-proxy",
     "kaa.kubelet": "kubelet",

@@ -191,7 +191,7 @@ def host_processes(config: ClusterConfig) -> tuple[HostProcess, ...]:
         ("kube-apiserver", "kube-apiserver", server),
         ("kube-controller-manager", "kube-controller-manager", server),
         ("kube-scheduler", "kube-scheduler", server),
-        ("kaa-store", "etcd", server),
+        ("etcd", "etcd", server),
     ]
     if config.runtime != "simulated":
         parts += [("kube-proxy", "kube-proxy", agent), ("coredns", "kube-dns", agent)]

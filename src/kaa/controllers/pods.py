@@ -41,6 +41,10 @@ def is_ready(pod: Pod) -> bool:
     return found is not None and found.status == "True"
 
 
+#: Times in the API are whole seconds: a pod may be ready for so much less than it says.
+TIME_RESOLUTION_S = 1.0
+
+
 def ready_since(pod: Pod) -> float | None:
     """The moment the pod last became ready; None while it is not, or when nobody noted it."""
     found = condition_of(pod, "Ready")
@@ -56,7 +60,7 @@ def available_in(pod: Pod, min_ready_s: int, now: float) -> float:
     if not min_ready_s:
         return 0.0
     since = ready_since(pod)
-    return inf if since is None else max(0.0, since + min_ready_s - now)
+    return inf if since is None else max(0.0, since + TIME_RESOLUTION_S + min_ready_s - now)
 
 
 def restarts(pod: Pod) -> int:

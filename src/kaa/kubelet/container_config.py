@@ -133,7 +133,8 @@ def _mounts(
     sources: Sources,
 ) -> tuple[Mount, ...]:
     made = []
-    for mount in spec.volume_mounts:
+    kept = {v.name for v in pod.spec.volumes if v.config_map or v.secret or v.downward_api or v.projected}
+    for mount in spec.volume_mounts:  # what the kubelet itself writes (``kept``), a container only reads
         if mount.name not in volumes:
             raise ConfigError(f'cannot find volume "{mount.name}" to mount into container "{spec.name}"')
         path = volumes[mount.name]
@@ -144,7 +145,7 @@ def _mounts(
             Mount(
                 host_path=str(path),
                 container_path=mount.mount_path if mount.mount_path.startswith("/") else "/" + mount.mount_path,
-                read_only=bool(mount.read_only),
+                read_only=bool(mount.read_only) or mount.name in kept,
                 recursive_read_only=mount.recursive_read_only in ("Enabled", "IfPossible"),
                 propagation=_PROPAGATION.get(mount.mount_propagation or "", "private"),  # type: ignore[arg-type]  # closed set
             )

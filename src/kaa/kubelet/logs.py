@@ -51,7 +51,7 @@ def shown(line: bytes, options: LogOptions) -> bytes:
         return b""
     if tags.split(b":")[0] == b"P":
         text = text.removesuffix(b"\n")
-    return stamp + b" " + text if options.timestamps else text
+    return stamp.replace(b"+00:00", b"Z") + b" " + text if options.timestamps else text
 
 
 def _moment(stamp: bytes) -> float:

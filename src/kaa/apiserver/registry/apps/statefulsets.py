@@ -155,7 +155,7 @@ def _faults(spec: StatefulSetSpec) -> Iterator[FieldError]:
         yield from selectors.label_selector(spec.selector, SPEC.child("selector"))
     if spec.service_name:
         yield from faults_of(SPEC.child("serviceName"), spec.service_name, names.dns_subdomain(spec.service_name))
-    yield from template_faults(spec.template, spec.selector)
+    yield from template_faults(_with_claims(spec), spec.selector)
     yield from not_negative(SPEC, "revisionHistoryLimit", spec.revision_history_limit)
 
 
@@ -184,3 +184,16 @@ def _update_strategy(strategy: StatefulSetUpdateStrategy) -> Iterator[FieldError
 
 
 STRATEGY = StatefulSetStrategy()
+
+
+def _with_claims(spec: StatefulSetSpec) -> PodTemplateSpec:
+    """The template with a volume for each claim template: its containers may mount those too."""
+    pod = spec.template.spec
+    known = {volume.name for volume in pod.volumes}
+    names = [claim.metadata.name or "" for claim in spec.volume_claim_templates]
+    claimed = tuple(
+        Volume(name=name, persistent_volume_claim=PersistentVolumeClaimVolumeSource(claim_name=name))
+        for name in names
+        if name not in known
+    )
+    return replace(spec.template, spec=replace(pod, volumes=pod.volumes + claimed)) if claimed else spec.template
