@@ -61,3 +61,24 @@ def test_what_is_no_document(text: str) -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(yaml.YAMLError):
         yaml.load(data)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("[" + ",".join(["*a{before}"] * 10) + "]", id="aliases"),
+        pytest.param("{{<<: [" + ",".join(["*a{before}"] * 10) + "], k{n}: 1}}", id="merges"),
+    ],
+)
+def test_a_few_lines_do_not_swell(line: str) -> None:
+    first = "a0: &a0 [x,x,x]" if "<<" not in line else "a0: &a0 {x: 1, y: 2}"
+    lines = [first, *(f"a{n}: &a{n} " + line.format(before=n - 1, n=n) for n in range(1, 12))]
+    with pytest.raises(yaml.YAMLError, match="document contains excessive aliasing"):
+        yaml.load("\n".join(lines))
+
+
+def test_aliases_and_merges_of_ordinary_size() -> None:
+    text = "base: &b {a: 1, b: [1, 2]}\nother: {<<: *b, a: 2}\nmany: [" + ",".join(["*b"] * 50) + "]"
+    value = yaml.load(text)
+    assert value["other"] == {"a": 2, "b": [1, 2]}
+    assert value["many"] == [{"a": 1, "b": [1, 2]}] * 50

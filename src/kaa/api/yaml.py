@@ -18,6 +18,9 @@ _INT = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]+|[1-9][0-9_]*|0)$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 #: How deep a document may nest: bounded, so that no input exhausts the stack.
 DEPTH_LIMIT = 1000
+#: How many pairs one mapping may take over by ``<<``.
+MERGE_LIMIT = 100_000
+SWELLS = "document contains excessive aliasing"
 
 
 class YAMLError(ValueError):
@@ -29,7 +32,7 @@ def load(data: bytes | str) -> Any:
     import yaml
 
     try:
-        return _json(yaml.load(data, Loader=_loader()), 0)
+        return _Plain().value(yaml.load(data, Loader=_loader()), 0)
     except (yaml.YAMLError, RecursionError, ValueError, UnicodeDecodeError) as err:
         raise YAMLError(" ".join(str(err).split())) from None
 
@@ -39,19 +42,44 @@ def load_all(data: bytes | str) -> list[Any]:
     import yaml
 
     try:
-        return [_json(value, 0) for value in yaml.load_all(data, Loader=_loader()) if value is not None]
+        return [_Plain().value(value, 0) for value in yaml.load_all(data, Loader=_loader()) if value is not None]
     except (yaml.YAMLError, RecursionError, ValueError, UnicodeDecodeError) as err:
         raise YAMLError(" ".join(str(err).split())) from None
 
 
-def _json(value: Any, depth: int) -> Any:
-    if depth > DEPTH_LIMIT:
-        raise YAMLError("nested too deeply")
-    if isinstance(value, dict):
-        return {_key(key): _json(inner, depth + 1) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_json(inner, depth + 1) for inner in value]
-    return value
+class _Plain:
+    """One document's JSON value. What aliases repeat is counted, so that a few lines cannot swell to a machine's memory.
+
+    Source: go-yaml v2, decode.go, ``allowedAliasRatio``.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()  # ids of containers met; the document keeps them alive
+        self._values = self._repeated = self._inside = 0
+
+    def value(self, value: Any, depth: int) -> Any:
+        self._values += 1
+        if self._inside:
+            self._repeated += 1
+            if self._repeated > 100 and self._values > 1000 and self._repeated > self._values * self._ratio():
+                raise YAMLError(SWELLS)
+        if not isinstance(value, (dict, list)):
+            return value
+        if depth > DEPTH_LIMIT:
+            raise YAMLError("nested too deeply")
+        again = id(value) in self._seen
+        self._seen.add(id(value))
+        self._inside += again
+        try:
+            if isinstance(value, dict):
+                return {_key(key): self.value(inner, depth + 1) for key, inner in value.items()}
+            return [self.value(inner, depth + 1) for inner in value]
+        finally:
+            self._inside -= again
+
+    def _ratio(self) -> float:
+        """How much of the values so far may be repetition: nearly all of a small document, a tenth of a vast one."""
+        return min(0.99, max(0.10, 0.99 - 0.89 * (self._values - 400_000) / 3_600_000))
 
 
 def _key(key: Any) -> str:
@@ -74,6 +102,20 @@ def _loader() -> Any:
 
     class Loader(base):  # type: ignore[misc]  # the C loader has no stubs
         yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+        def flatten_mapping(self, node: Any) -> None:
+            """Take over what ``<<`` names, within a limit: merges of merges grow as fast as aliases do."""
+            pairs = 0
+            for key, value in node.value:
+                if key.tag != "tag:yaml.org,2002:merge":
+                    continue
+                for source in value.value if isinstance(value, yaml.SequenceNode) else (value,):
+                    if isinstance(source, yaml.MappingNode):
+                        self.flatten_mapping(source)
+                        pairs += len(source.value)
+                    if pairs > MERGE_LIMIT:
+                        raise YAMLError(SWELLS)
+            super().flatten_mapping(node)
 
     words = "|".join((*_TRUE, *_FALSE))
     Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(f"(?:{words})$"), list("yYnNtTfFoO"))
