@@ -13,7 +13,9 @@ import base64
 import contextlib
 import hashlib
 import ipaddress
+import os
 import re
+import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,7 +293,7 @@ class Remote:
                 answer = await self.session.get(f"{self.endpoint}{path}", headers=sent, params=self.query)
             except (aiohttp.ClientError, TimeoutError) as err:
                 if attempt >= 2:
-                    raise _Refused(f"failed to do request: {err}") from err
+                    raise _Refused(f'failed to do request: Get "{self.endpoint}{path}": {_trouble(err)}') from err
                 await self.clock.sleep(self._delay(attempt))
                 continue
             try:
@@ -374,3 +376,16 @@ def parse_challenge(text: str) -> tuple[str, dict[str, str]]:
     scheme, _, rest = text.partition(" ")
     found = re.findall(r'(\w+)=(?:"([^"]*)"|([^\s,]+))', rest)
     return scheme.lower(), {key.lower(): quoted or bare for key, quoted, bare in found}
+
+
+def _trouble(err: Exception) -> str:
+    """Why a request never arrived, in the words of Go's HTTP client, for these end in events that people search for."""
+    import aiohttp
+
+    if not isinstance(err, aiohttp.ClientConnectorError):
+        return str(err) or "timed out"
+    if isinstance(err.os_error, socket.gaierror):
+        return f"dial tcp: lookup {err.host}: no such host"
+    if err.os_error.errno is None:  # several addresses, several reasons
+        return str(err)
+    return f"dial tcp {err.host}:{err.port}: connect: {os.strerror(err.os_error.errno).lower()}"
