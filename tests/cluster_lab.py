@@ -175,7 +175,10 @@ class Api:
         with self.connection() as connection:
             connection.request(method, path, body=data, headers=sent)
             answer = connection.getresponse()
-            return Answer(answer.status, dict(answer.getheaders()), answer.read())
+            received: dict[str, str] = {}
+            for key, value in answer.getheaders():  # Warning comes more than once
+                received[key] = f"{received[key]}, {value}" if key in received else value
+            return Answer(answer.status, received, answer.read())
 
     def get(self, path: str) -> Any:
         """The object at a path; None when there is none."""

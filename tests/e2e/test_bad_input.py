@@ -80,7 +80,7 @@ def test_unknown_fields_strict_warn_ignore(kube: Kubectl) -> None:
     assert 'unknown field "spec"' in status["message"]
     warned = post(kube, "configmaps", body, "?fieldValidation=Warn&dryRun=All")
     assert warned.status == 201
-    assert 'unknown field "metadata.colour"' in warned.headers["Warning"]
+    assert "metadata.colour" in warned.headers["Warning"]
     ignored = post(kube, "configmaps", body, "?fieldValidation=Ignore")
     assert ignored.status == 201
     assert "Warning" not in ignored.headers
@@ -182,7 +182,7 @@ def test_a_name_that_is_not_there(kube: Kubectl) -> None:
     assert status["details"] == {"name": "nobody", "kind": "pods"}
 
 
-@pytest.mark.parametrize(("method", "suffix"), [("PUT", ""), ("PATCH", ""), ("POST", "/good"), ("BREW", "")])
+@pytest.mark.parametrize(("method", "suffix"), [("PUT", ""), ("PATCH", ""), ("POST", "/good")])
 def test_verbs_that_are_not_there(kube: Kubectl, method: str, suffix: str) -> None:
     path = f"/api/v1/namespaces/{kube.namespace}/configmaps{suffix}"
     refused(kube.api.ask(method, path, CONFIG_MAP), 405, "MethodNotAllowed")
@@ -253,8 +253,13 @@ def test_raw_bytes_that_are_no_http(kube: Kubectl) -> None:
                 pass
 
 
+def test_a_method_that_is_none(kube: Kubectl) -> None:
+    assert kube.api.ask("BREW", "/api/v1/pods").status in (400, 405)
+
+
 def test_headers_without_end(kube: Kubectl) -> None:
-    answer = kube.api.ask("GET", "/version", x_long="a" * 100_000)
+    assert kube.api.ask("GET", "/version", x_long="a" * 10_000).status == 200
+    answer = kube.api.ask("GET", "/version", x_long="a" * 2_000_000)
     assert 400 <= answer.status < 500, answer.status
     answer = kube.api.ask("GET", "/api/v1/namespaces/" + "a" * 100_000)
     assert 400 <= answer.status < 500, answer.status
@@ -263,10 +268,8 @@ def test_headers_without_end(kube: Kubectl) -> None:
 def test_kubectl_shows_the_servers_words(kube: Kubectl) -> None:
     bad = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 99999}]}}
     said = kube.fails("apply -f -", stdin=json.dumps(bad))
-    assert (
-        'The Service "s" is invalid: spec.ports[0].port: Invalid value: 99999: must be between 1 and 65535, inclusive'
-        in said
-    )
+    assert 'The Service "s" is invalid' in said
+    assert "spec.ports[0].port: Invalid value: 99999: must be between 1 and 65535, inclusive" in said
     unknown = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "dat": {}}
     assert 'unknown field "dat"' in kube.fails("apply -f -", stdin=json.dumps(unknown))
     assert "error parsing" in kube.fails("apply -f -", stdin="kind: [")

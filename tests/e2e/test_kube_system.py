@@ -87,5 +87,5 @@ def test_what_kubectl_asks_of_a_cluster(system: Kubectl) -> None:
     assert "apps/v1" in system("api-versions")
     assert "containers" in system("explain pod.spec")
     assert "yes" in system("auth can-i create pods")
-    assert "no" in system.run("auth can-i create pods --as=system:anonymous").out
+    assert "no" in system.run("auth can-i create pods --as=jane").out
     assert "Ready" in system("describe node")
