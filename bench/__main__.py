@@ -126,6 +126,9 @@ def write(world: Cluster) -> None:
 def list_(world: Cluster) -> None:
     (made,) = together([world.load(method="POST", path=POD_PATH, body=text(pod("list-{n}", 2)), total=LISTED)])
     refuse(made.refused)
+    count = len(world.ask("GET", POD_PATH)["items"])
+    if count != LISTED:
+        raise RuntimeError(f"{count} pods instead of {LISTED}")
     (found,) = together([world.load(path=POD_PATH, total=15, connections=1)])
     row(f"LIST 5,000 pods, {found.bytes / 1e6:.1f} MB JSON (Go: 7.5 MB)", f"{found.p50:.1f} ms", "20 ms", "78 ms")
     resident, _ = world.memory()
