@@ -170,7 +170,7 @@ class Front:
         if target.subresource:
             if resource.subresource(target.subresource) is None:
                 raise _no_such_resource()
-        elif target.verb not in resource.verbs:
+        elif target.verb not in resource.verbs or (target.verb == "patch" and not target.name):
             raise method_not_allowed()
 
     def _path(

@@ -469,7 +469,12 @@ class PodWorker:
         )
         container_id = await host.runtime.create_container(sandbox.id, config)
         self._event("Normal", "Created", "Container created", container=spec.name)
-        await host.runtime.start_container(container_id)
+        try:
+            await host.runtime.start_container(container_id)
+        except RuntimeFailure as err:  # it has ended before it began: the runtime shows it exited, with StartError
+            self._event("Warning", "Failed", f"Error: {err}", container=spec.name)
+            self._wake.set()
+            return
         self._event("Normal", "Started", "Container started", container=spec.name)
         self._wake.set()
         if spec.lifecycle is not None and spec.lifecycle.post_start is not None:

@@ -20,7 +20,13 @@ from kaa.api.types.apps_v1 import (
     StatefulSetStatus,
     StatefulSetUpdateStrategy,
 )
-from kaa.api.types.core_v1 import PersistentVolumeClaim, PersistentVolumeClaimStatus
+from kaa.api.types.core_v1 import (
+    PersistentVolumeClaim,
+    PersistentVolumeClaimStatus,
+    PersistentVolumeClaimVolumeSource,
+    PodTemplateSpec,
+    Volume,
+)
 
 from ...validation import selectors
 from ...validation.common import SPEC, STATUS, at_most_all, faults_of, int_or_percent, is_zero, not_negative
