@@ -31,6 +31,7 @@ check:
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate_api.py --check
 	$(BIN)/python tools/generate_openapi.py --check
+	$(BIN)/python tools/generate_protobuf.py --check
 
 test:
 	@tools/setup.sh tests
