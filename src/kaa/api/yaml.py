@@ -21,6 +21,9 @@ DEPTH_LIMIT = 1000
 #: How many pairs one mapping may take over by ``<<``.
 MERGE_LIMIT = 100_000
 SWELLS = "document contains excessive aliasing"
+_LONGEST_INT = 70  # characters of 64 bits in base two, with sign and prefix
+#: Levels that PyYAML's C parser, which recurses without a check, certainly has stack for.
+_SAFE_LEVELS = 10_000
 
 
 class YAMLError(ValueError):
@@ -32,6 +35,7 @@ def load(data: bytes | str) -> Any:
     import yaml
 
     try:
+        _check_depth(data)
         return _Plain().value(yaml.load(data, Loader=_loader()), 0)
     except (yaml.YAMLError, RecursionError, ValueError, UnicodeDecodeError) as err:
         raise YAMLError(" ".join(str(err).split())) from None
@@ -42,6 +46,7 @@ def load_all(data: bytes | str) -> list[Any]:
     import yaml
 
     try:
+        _check_depth(data)
         return [_Plain().value(value, 0) for value in yaml.load_all(data, Loader=_loader()) if value is not None]
     except (yaml.YAMLError, RecursionError, ValueError, UnicodeDecodeError) as err:
         raise YAMLError(" ".join(str(err).split())) from None
@@ -80,6 +85,29 @@ class _Plain:
     def _ratio(self) -> float:
         """How much of the values so far may be repetition: nearly all of a small document, a tenth of a vast one."""
         return min(0.99, max(0.10, 0.99 - 0.89 * (self._values - 400_000) / 3_600_000))
+
+
+def _check_depth(data: bytes | str) -> None:
+    """Refuse what nests so deeply that the C parser would overflow the process's stack and kill it.
+
+    A level takes a bracket of its own or a column of a line. Only texts that have more of those are looked at closely.
+    """
+    text = data.encode() if isinstance(data, str) else data
+    if len(text) <= _SAFE_LEVELS:
+        return
+    longest = max(map(len, text.splitlines()), default=0)
+    if text.count(b"[") + text.count(b"{") + longest <= _SAFE_LEVELS:
+        return
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(data, Loader=_loader()):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEPTH_LIMIT:
+                raise YAMLError("nested too deeply")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _key(key: Any) -> str:
@@ -128,8 +156,16 @@ def _loader() -> Any:
     return Loader
 
 
-def _int(loader: Any, node: Any) -> int:
-    text = loader.construct_scalar(node).replace("_", "")
+def _int(loader: Any, node: Any) -> int | float | str:
+    """A number of 64 bits; what is longer is a float when it is decimal, else text, as go-yaml has it."""
+    word: str = loader.construct_scalar(node)
+    text = word.replace("_", "")
+    if len(text) <= _LONGEST_INT and -(1 << 63) <= (number := _parsed(text)) < 1 << 64:
+        return number
+    return float(text) if text.lstrip("+-").isdigit() else word
+
+
+def _parsed(text: str) -> int:
     sign = -1 if text.startswith("-") else 1
     digits = text.lstrip("+-")
     for prefix, base in (("0b", 2), ("0x", 16), ("0o", 8)):

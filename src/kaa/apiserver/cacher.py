@@ -177,6 +177,8 @@ class Watcher:
             self._push(WatchType.DELETED, gone, change)
 
     def _push(self, type: WatchType, entry: Entry, change: Change) -> None:
+        if self.ended:
+            return  # what comes after a change that was lost must not be told
         if len(self.changes) >= self.LIMIT:
             self.ended = True
         else:

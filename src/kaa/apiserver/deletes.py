@@ -21,10 +21,11 @@ from kaa.store.base import RevisionMismatch
 
 from .admission.base import Attributes, Chain
 from .cacher import Cacher, Entry, stored_bytes
-from .reads import Reader
+from .reads import Reader, parse_int64
 from .writes import RETRIES, Writer, is_finished
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
+END_OF_TIME = 253_402_300_799.0  # seconds since 1970 of the last second that RFC 3339 can write
 POLICIES = ("Background", "Foreground", "Orphan")
 
 
@@ -75,7 +76,7 @@ def _marked(obj: Any, finalizers: tuple[str, ...], grace_s: int, now: float) -> 
         metadata=replace(
             metadata,
             finalizers=finalizers,
-            deletion_timestamp=format_time(now + grace_s),
+            deletion_timestamp=format_time(min(now + grace_s, END_OF_TIME)),
             deletion_grace_period_seconds=grace_s,
             generation=metadata.generation + 1 if metadata.generation else metadata.generation,
         ),
@@ -213,7 +214,7 @@ def _from_query(request: Request) -> DeleteOptions:
     grace = query.get("gracePeriodSeconds")
     orphan = query.get("orphanDependents")
     return DeleteOptions(
-        grace_period_seconds=int(grace) if grace and grace.lstrip("-").isdigit() else None,
+        grace_period_seconds=parse_int64(grace) if grace else None,
         orphan_dependents=None if orphan is None else orphan in ("true", "1"),
         propagation_policy=query.get("propagationPolicy") or None,
     )

@@ -260,6 +260,8 @@ class Front:
                         lines.append(self._shaped(type, entry, request, media, strategy, include, first))
                         first = False
                 yield b"".join(lines)
+        except ApiError as err:
+            yield wire.error_line(err)
         finally:
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
 

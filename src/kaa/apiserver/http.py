@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 BODY_LIMIT = 3 * 1024 * 1024  # bytes, as upstream's
 HEADER_LIMIT = 1024 * 1024
+READ_MAX = 256 * 1024  # bytes that one read of the transport may bring
 HIGH_WATER = 256 * 1024  # bytes waiting in the transport before a writer pauses
 
 _REASONS = {
@@ -121,6 +122,10 @@ def _header_name(name: bytes) -> str:
     return name.decode("latin-1").lower()
 
 
+def _heads_too_large() -> HttpResponse:
+    return HttpResponse(431, b"431 Request Header Fields Too Large", "text/plain; charset=utf-8")
+
+
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
@@ -143,7 +148,8 @@ class Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self._target = b""
         self._headers: dict[str, str] = {}
-        self._header_bytes = 0
+        self._header_bytes = self._head_bytes = 0
+        self._in_head = True
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._refused: HttpResponse | None = None
@@ -164,6 +170,11 @@ class Connection(asyncio.Protocol):
         if self._sink is not None:
             self._sink(data)
             return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEADER_LIMIT + READ_MAX:
+                self._write(_heads_too_large(), close=True)
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -199,13 +210,14 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > HEADER_LIMIT:
-            self._refused = HttpResponse(431, b"431 Request Header Fields Too Large", "text/plain; charset=utf-8")
+            self._refused = _heads_too_large()
             return
         key = _header_name(name)
         text = value.decode("latin-1")
         self._headers[key] = f"{self._headers[key]},{text}" if key in self._headers else text
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         if "100-continue" in self._headers.get("expect", ""):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -245,6 +257,14 @@ class Connection(asyncio.Protocol):
         return request.headers.get("connection", "").lower() == "close" or self._server.closing
 
     async def _finish(self, request: HttpRequest, answer: Answer | Awaitable[Answer]) -> None:
+        """Answer; an answer that broke off leaves a connection on which nothing more can be said."""
+        try:
+            await self._finish_all(request, answer)
+        except BaseException:
+            self.transport.close()
+            raise
+
+    async def _finish_all(self, request: HttpRequest, answer: Answer | Awaitable[Answer]) -> None:
         """Await and write one answer, then those that queued behind it."""
         upcoming: HttpRequest | None = request
         while upcoming is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ from .routes import is_true
 
 BOOKMARK_S = 60.0
 NO_REVISION = Revision(0)
+_DIGITS = 20  # of the largest 64-bit number
+_INTEGER = re.compile(r"[+-]?[0-9]+")
 _FIELDS_OF_ALL = frozenset({"metadata.name", "metadata.namespace"})
 
 
@@ -228,6 +231,7 @@ class Reader:
             timeout_s=float(timeout) if timeout else self._clock.random.uniform(1800, 3600),
             clock=self._clock,
             wait_for=wait_for,
+            revision=self._cacher.revision,
         )
 
 
@@ -255,12 +259,13 @@ class Watch:
         deadline = now() + self.timeout_s
         try:
             if self.initial is not None:
-                self.revision = self.cacher.revision
                 yield [(WatchType.ADDED, entry, None) for entry in self.initial]
                 self.initial = None
                 if self.mark_initial_end:
-                    if self.wait_for > self.cacher.revision:
+                    if self.wait_for > self.revision:
                         await self.cacher.reach_asked(self.wait_for)
+                        yield self._taken()
+                        self.revision = max(self.revision, self.wait_for)
                     self.initial_ended = True
                     yield [(WatchType.BOOKMARK, None, None)]
                     self.initial_ended = False
@@ -269,10 +274,7 @@ class Watch:
                 if not watcher.changes and not watcher.ended:
                     await self._wait(patience)
                 if watcher.changes:
-                    batch: list[WatchStep] = list(watcher.changes)
-                    watcher.changes.clear()
-                    self.revision = batch[-1][2].revision if batch[-1][2] else self.revision
-                    yield batch
+                    yield self._taken()
                 elif watcher.ended:
                     return
                 elif self.bookmarks:
@@ -280,6 +282,14 @@ class Watch:
                     yield [(WatchType.BOOKMARK, None, None)]
         finally:
             self.close()
+
+    def _taken(self) -> list[WatchStep]:
+        """The changes that came so far, taken out of the buffer."""
+        batch: list[WatchStep] = list(self.watcher.changes)
+        self.watcher.changes.clear()
+        if batch and batch[-1][2] is not None:
+            self.revision = batch[-1][2].revision
+        return batch
 
     async def _wait(self, seconds: float) -> None:
         """Until there is something to tell, or the time is up."""
@@ -310,19 +320,29 @@ def _as_of(page: ListResult, revision: Revision, limit: int) -> ListResult:
 
 def parse_version(text: str) -> Revision:
     if not text.isascii() or not text.isdigit():
-        fault = invalid(Path("resourceVersion"), text, f"strconv.ParseUint: parsing {_quoted(text)}: invalid syntax")
-        raise BadRequest(f"invalid resource version: {fault}")
+        raise _no_version(text, "invalid syntax")
+    if len(text.lstrip("0")) > _DIGITS or int(text) >= 1 << 64:
+        raise _no_version(text, "value out of range")
     return Revision(int(text))
+
+
+def _no_version(text: str, why: str) -> BadRequest:
+    fault = invalid(Path("resourceVersion"), text, f"strconv.ParseUint: parsing {_quoted(text)}: {why}")
+    return BadRequest(f"invalid resource version: {fault}")
 
 
 def parse_limit(text: str) -> int:
     """``limit`` and ``timeoutSeconds``: an int64, 0 when absent."""
-    if not text:
-        return 0
-    try:
-        return max(0, int(text))
-    except ValueError:
-        raise BadRequest(f"strconv.ParseInt: parsing {_quoted(text)}: invalid syntax") from None
+    return max(0, parse_int64(text)) if text else 0
+
+
+def parse_int64(text: str) -> int:
+    """An integer of the query, as Go's ``strconv.ParseInt`` reads it. Raises BadRequest."""
+    if not _INTEGER.fullmatch(text):
+        raise BadRequest(f"strconv.ParseInt: parsing {_quoted(text)}: invalid syntax")
+    if len(text.lstrip("+-0")) > _DIGITS or not -(1 << 63) <= int(text) < 1 << 63:
+        raise BadRequest(f"strconv.ParseInt: parsing {_quoted(text)}: value out of range")
+    return int(text)
 
 
 def _quoted(text: str) -> str:

@@ -308,6 +308,11 @@ def watch_document(
     return watch_line(type, document)
 
 
+def error_line(error: ApiError) -> bytes:
+    """What ends a watch that cannot go on."""
+    return b'{"type":"ERROR","object":%s}\n' % scheme.encode(error.status)
+
+
 def bookmark_line(resource: Resource[Any], revision: int, *, initial_end: bool, media: Media) -> bytes:
     """A BOOKMARK: an object of the kind that has a resource version and nothing else."""
     if media.format == "protobuf":
