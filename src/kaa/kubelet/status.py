@@ -103,6 +103,12 @@ def _statuses(
     return tuple(_container(pod, spec, seen, init=init, ephemeral=ephemeral) for spec in specs)
 
 
+def _has_run(pod: Pod, name: str) -> bool:
+    """Whether the container was ever seen to run; one that its init containers held back never did, and goes on waiting."""
+    known = _known(pod, name)
+    return known is not None and (known.state.running is not None or known.last_state.terminated is not None)
+
+
 def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) -> ContainerStatus:
     current = seen.view.latest(spec.name)
     if current is not None and current.state is ContainerState.CREATED:
@@ -126,7 +132,7 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
     else:
         state = StateStruct(running=ContainerStateRunning(started_at=format_time(current.started_at)))
         last = _terminated(previous, seen) if previous is not None else last
-    if current is None and seen.gone and waiting is None:
+    if current is None and seen.gone and waiting is None and _has_run(pod, spec.name):
         state = StateStruct(
             terminated=ContainerStateTerminated(
                 exit_code=137,
