@@ -236,10 +236,10 @@ class KeyedListNode(ListNode):
 
     def key(self, item: Any) -> tuple[Any, ...]:
         """The values of the key fields, with defaults; None for one that is absent."""
-        if isinstance(item, Mapping):
-            found = [item.get(key) for key in self.keys]
-        else:
+        if isinstance(item, msgspec.Struct):  # first: it is the usual case, and cheaper to ask than Mapping
             found = [getattr(item, attribute, None) for attribute in self._attributes]
+        else:
+            found = [item.get(key) for key in self.keys]
         return tuple(d if value is None else value for value, d in zip(found, self._defaults, strict=True))
 
     def step(self, item: Any) -> str:
