@@ -55,9 +55,8 @@ class StorageClassStrategy(Strategy[StorageClass]):
 
     def validate_update(self, new: StorageClass, old: StorageClass) -> list[FieldError]:
         found = list(_faults(new))
-        if new.parameters != old.parameters:
-            found.append(fields.forbidden(Path("parameters"), "updates to parameters are forbidden."))
         for wire, mine, its in (
+            ("parameters", new.parameters, old.parameters),
             ("provisioner", new.provisioner, old.provisioner),
             ("reclaimPolicy", new.reclaim_policy, old.reclaim_policy),
             ("volumeBindingMode", new.volume_binding_mode, old.volume_binding_mode),
