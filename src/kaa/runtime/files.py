@@ -31,9 +31,10 @@ def remove_tree(path: Path, *, root: Path) -> None:
     except FileNotFoundError:
         return
     try:
+        mount = mount_id(here)  # looked up once: everything on the way and inside must lie on this mount
         for name in parts[:-1]:
-            here = _descend(here, name)
-        _remove(here, parts[-1], str(path))
+            here = _descend(here, name, mount)
+        _remove(here, parts[-1], str(path), mount)
     except FileNotFoundError:
         return
     finally:
@@ -52,38 +53,38 @@ def _below(path: Path, root: Path) -> tuple[str, ...]:
     return parts
 
 
-def _descend(folder: int, name: str) -> int:
+def _descend(folder: int, name: str, mount: int) -> int:
     """Open a sub-folder in place of ``folder``, which is closed. A link or a mount on the way is refused."""
-    inner = _open_same_mount(folder, name, name)
+    inner = _open_same_mount(folder, name, name, mount)
     os.close(folder)
     return inner
 
 
-def _open_same_mount(folder: int, name: str, shown: str) -> int:
+def _open_same_mount(folder: int, name: str, shown: str, mount: int) -> int:
     try:
         inner = os.open(name, _OPEN_DIR, dir_fd=folder)
     except OSError as err:
         if isinstance(err, FileNotFoundError):
             raise
         raise RefusedError(f"refusing to go through {shown}: not a plain folder") from err
-    if mount_id(inner) != mount_id(folder):
+    if mount_id(inner) != mount:
         os.close(inner)
         raise RefusedError(f"refusing to go into {shown}: something is mounted there")
     return inner
 
 
-def _remove(folder: int, name: str, shown: str) -> None:
+def _remove(folder: int, name: str, shown: str, mount: int) -> None:
     try:
         is_folder = stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
         if not is_folder:
             os.unlink(name, dir_fd=folder)  # EBUSY when a file is mounted over it: refused by the kernel itself
             return
-        inner = _open_same_mount(folder, name, shown)
+        inner = _open_same_mount(folder, name, shown, mount)
     except FileNotFoundError:
         return
     try:
         for entry in os.listdir(inner):
-            _remove(inner, entry, f"{shown}/{entry}")
+            _remove(inner, entry, f"{shown}/{entry}", mount)
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=folder)
