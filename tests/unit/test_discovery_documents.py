@@ -12,7 +12,7 @@ import pytest
 from kaa.api.resources import Resource, Subresource
 from kaa.apiserver.discovery import Discovery
 
-GOLDEN = Path(os.environ.get("KAA_GOLDEN", "/work/shared/golden/v1.36")) / "discovery"
+GOLDEN = Path(os.environ.get("KAA_GOLDEN") or Path(__file__).resolve().parents[3] / "shared/golden/v1.36") / "discovery"
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 RECORDED = sorted(path for path in GOLDEN.glob("*.json") if path.name != "version.json")
 WIDGET: Resource[Any] = Resource(

@@ -18,7 +18,7 @@ from kaa.api.resources import RESOURCES, Resource, Subresource
 from kaa.apiserver.openapi import CustomSchema, OpenAPI
 from kaa.apiserver.openapi.render import schema_v2
 
-GOLDEN = Path(os.environ.get("KAA_GOLDEN", "/work/shared/golden/v1.36")) / "openapi"
+GOLDEN = Path(os.environ.get("KAA_GOLDEN") or Path(__file__).resolve().parents[3] / "shared/golden/v1.36") / "openapi"
 PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 CRON_TAB: Resource[Any] = Resource(
     "stable.example.com",
