@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from kaa.api import scheme
-from kaa.api.custom import CustomObject, from_document
+from kaa.api.custom import from_document
 from kaa.api.errors import BadRequest, Invalid, UnsupportedMediaType
 from kaa.api.fields import Path, not_supported
 from kaa.api.quantity import INVALID as INVALID_QUANTITY
@@ -277,8 +277,3 @@ def _go_type(owner: type, leaf: str, expected: str) -> str:
     if expected == "object" and inner is not None:
         return f"v1.{inner.__name__}"
     return _GO_TYPES.get(expected, expected)
-
-
-def object_from(value: Any) -> Any:
-    """Whatever a patch made, for a custom resource."""
-    return value if isinstance(value, CustomObject) else from_document(value)

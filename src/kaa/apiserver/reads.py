@@ -162,9 +162,9 @@ class Reader:
                 more = more or bool(page.items and start != page.items[-1].key)
         except Compacted:
             raise self._expired_page(after) from None
-        except FutureRevision as err:
-            await self._cacher.reach_asked(Revision(err.current + 1))
-            raise
+        except FutureRevision:
+            await self._cacher.reach_asked(revision)  # a 504 when it does not come
+            return await self._past_page(resource, selection, limit, revision, after)
         if not more:
             return ListResult(found, revision)
         return ListResult(found, revision, make_token(revision, start[len(root) :]), remaining)
