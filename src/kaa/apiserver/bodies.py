@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from kaa.api import scheme
 from kaa.api.custom import from_document
@@ -18,7 +19,10 @@ from kaa.api.errors import BadRequest, Invalid, UnsupportedMediaType
 from kaa.api.fields import Path, not_supported
 from kaa.api.quantity import INVALID as INVALID_QUANTITY
 from kaa.api.resources import Resource
+from kaa.api.types.core_v1 import Pod, PodSpec
 from kaa.client.pipeline import Request
+
+from .memo import KEPT
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
 ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
@@ -122,18 +126,55 @@ def read(request: Request, resource: Resource[Any], kind: type | None = None) ->
             f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}"
         )
     if not fast or resource.custom or level != "Ignore":
+        spec = _spec_in(data) if fast and resource.type is Pod and kind is None else b""
+        known = _SPECS.get(spec) if spec else None
+        if known is not None:
+            data = data.replace(spec, _NO_SPEC, 1)
         document = plain_document(data, request.content_type, expected_kind)
         check_kind(document, expected_kind, expected_version)
         warnings = strictness(
             request, resource, kind or (None if resource.custom else resource.type), document, data if text else b""
         )
-        return Body(make(resource, kind, document, data if fast else None), warnings)
+        obj = make(resource, kind, document, data if fast else None)
+        if known is not None:
+            obj = replace(obj, spec=known)
+        elif spec and not warnings and level != "Ignore":
+            _remember(spec, obj.spec)
+        return Body(obj, warnings)
     try:
         meta = scheme.decode(scheme.TypeMeta, data)
     except scheme.DecodeError:
         raise _not_json(data, expected_kind) from None
     check_kind({"kind": meta.kind, "apiVersion": meta.api_version}, expected_kind, expected_version)
     return Body(make(resource, kind, None, data))
+
+
+#: {JSON: what it was read as} of pod specs in which nothing was wrong: pods of one template share theirs (see ``memo``).
+_SPECS: dict[bytes, PodSpec] = {}
+_SPEC_MIN, _SPEC_MAX = 64, 16 << 10  # bytes: shorter ones are read as fast as found, longer ones are rare
+_NO_SPEC = b'{"containers":[]}'
+
+
+class _Parts(msgspec.Struct):
+    spec: msgspec.Raw = msgspec.Raw(b"")
+
+
+_PARTS = msgspec.json.Decoder(_Parts)
+
+
+def _spec_in(data: bytes) -> bytes:
+    """The bytes of a document's spec; none when they are not worth remembering."""
+    try:
+        spec = _PARTS.decode(data).spec
+    except (msgspec.DecodeError, RecursionError):
+        return b""  # told of by who reads the whole
+    return bytes(spec) if _SPEC_MIN < len(memoryview(spec)) <= _SPEC_MAX else b""
+
+
+def _remember(spec: bytes, made: PodSpec) -> None:
+    if len(_SPECS) >= KEPT:
+        del _SPECS[next(iter(_SPECS))]
+    _SPECS[spec] = made
 
 
 def make(resource: Resource[Any], kind: type | None, document: Any, data: bytes | None) -> Any:

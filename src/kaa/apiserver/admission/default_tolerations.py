@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kaa.api.types.core_v1 import Pod, Toleration
+from kaa.api.types.core_v1 import Pod, PodSpec, Toleration
 
+from ..memo import Memo
 from ..view import View
 from .base import Attributes
 from .plugin import Passive
@@ -27,10 +28,16 @@ class DefaultTolerationSeconds(Passive):
         if attributes.operation not in ("CREATE", "UPDATE") or not attributes.on("pods"):
             return
         pod: Pod = attributes.object
-        held = pod.spec.tolerations
-        missing = tuple(wanted for key, wanted in _TOLERATIONS.items() if not any(_covers(t, key) for t in held))
-        if missing:
-            attributes.object = replace(pod, spec=replace(pod.spec, tolerations=held + missing))
+        spec = _tolerating(pod.spec)
+        if spec is not pod.spec:
+            attributes.object = replace(pod, spec=spec)
+
+
+@Memo
+def _tolerating(spec: PodSpec) -> PodSpec:
+    held = spec.tolerations
+    missing = tuple(wanted for key, wanted in _TOLERATIONS.items() if not any(_covers(t, key) for t in held))
+    return replace(spec, tolerations=held + missing) if missing else spec
 
 
 def _covers(toleration: Toleration, key: str) -> bool:

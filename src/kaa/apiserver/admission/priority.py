@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kaa.api.types.core_v1 import Pod
+from kaa.api.types.core_v1 import Pod, PodSpec
 from kaa.api.types.scheduling_v1 import PriorityClass
 
 from ..bootstrap.objects import priority_classes
+from ..memo import Memo
 from ..view import View
 from .base import Attributes
 from .plugin import Passive, refuse
@@ -62,7 +63,7 @@ class Priority(Passive):
         if spec.preemption_policy is not None and spec.preemption_policy != policy:
             why = f"the string value of PreemptionPolicy ({spec.preemption_policy}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
             raise refuse(attributes, why)
-        return replace(pod, spec=replace(spec, priority_class_name=name, priority=value, preemption_policy=policy))
+        return replace(pod, spec=_with(spec, name, value, policy))
 
     def default_class(self, view: View) -> PriorityClass | None:
         """The class marked as everyone's; of several, the lowest."""
@@ -71,6 +72,11 @@ class Priority(Passive):
             marked = [p for p in view.list(PriorityClass) if p.global_default]
             self._default = (version, min(marked, key=lambda p: p.value or 0, default=None))
         return self._default[1]
+
+
+@Memo
+def _with(spec: PodSpec, name: str | None, value: int, policy: str) -> PodSpec:
+    return replace(spec, priority_class_name=name, priority=value, preemption_policy=policy)
 
 
 def _kept(new: Pod, old: Pod) -> Pod:

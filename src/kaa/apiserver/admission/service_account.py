@@ -5,6 +5,8 @@ Source: plugin/pkg/admission/serviceaccount.
 
 from __future__ import annotations
 
+from random import Random
+
 from msgspec.structs import replace
 
 from kaa.api.names import random_suffix
@@ -14,6 +16,7 @@ from kaa.api.types.core_v1 import (
     DownwardAPIProjection,
     DownwardAPIVolumeFile,
     KeyToPath,
+    LocalObjectReference,
     ObjectFieldSelector,
     Pod,
     PodSpec,
@@ -25,6 +28,7 @@ from kaa.api.types.core_v1 import (
     VolumeProjection,
 )
 
+from ..memo import Memo
 from ..view import View
 from .base import Attributes
 from .plugin import Passive, refuse
@@ -70,15 +74,8 @@ class ServiceAccountAdmission(Passive):
             return
         account_name = pod.spec.service_account_name or "default"
         account = await _find_soon(attributes, account_name, view)
-        spec = replace(
-            pod.spec,
-            service_account_name=account_name,
-            service_account=account_name,
-            image_pull_secrets=pod.spec.image_pull_secrets or account.image_pull_secrets,
-        )
-        if _mounts(pod, account):
-            spec = mount_token(spec, f"{VOLUME_PREFIX}{random_suffix(view.clock.random)}")
-        attributes.object = replace(pod, spec=spec)
+        random = view.clock.random if _mounts(pod, account) else None
+        attributes.object = replace(pod, spec=_as_account(pod.spec, account_name, account.image_pull_secrets, random))
 
     async def validate(self, attributes: Attributes, view: View) -> None:
         if attributes.operation != "CREATE" or not attributes.on("pods"):
@@ -94,6 +91,23 @@ class ServiceAccountAdmission(Passive):
         account = _find(attributes, pod.spec.service_account_name, view)
         if account.metadata.annotations.get("kubernetes.io/enforce-mountable-secrets") == "true":
             _check_secrets(attributes, pod, account)
+
+
+@Memo
+def _as_account(
+    spec: PodSpec, account: str, pull_secrets: tuple[LocalObjectReference, ...], random: Random | None
+) -> PodSpec:
+    """The spec as it runs under an account. ``random``: where the volume's name comes from; None mounts no token.
+
+    Pods of one template share the name that was drawn for the first: it has to differ within a pod only.
+    """
+    made = replace(
+        spec,
+        service_account_name=account,
+        service_account=account,
+        image_pull_secrets=spec.image_pull_secrets or pull_secrets,
+    )
+    return made if random is None else mount_token(made, f"{VOLUME_PREFIX}{random_suffix(random)}")
 
 
 async def _find_soon(attributes: Attributes, name: str, view: View) -> ServiceAccount:

@@ -22,6 +22,7 @@ from kaa.api import scheme
 from kaa.api.types import core_v1, networking_v1
 from kaa.api.types.facts import ATOMIC, MERGE, Merge
 
+from ..memo import Memo
 from .field_sets import LEAF, SELF, FieldSet
 
 #: What was added or changed, and what was removed; None is the empty set.
@@ -113,6 +114,17 @@ class StructNode(Node):
         if not self._in_order:
             changed, removed = dict(sorted(changed.items())), dict(sorted(removed.items()))
         return changed or None, removed or None
+
+
+class SharedNode(StructNode):
+    """A Struct of which many objects have the very same one: what was found of it once is remembered."""
+
+    __slots__ = ("diff", "full")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = Memo(super().full)  # type: ignore[method-assign,assignment]
+        self.diff = Memo(super().diff)  # type: ignore[method-assign,assignment]
 
 
 class MapNode(Node):
@@ -293,7 +305,7 @@ def view_of(struct: type) -> StructNode:
     found = _MADE.get(struct)
     if found is not None:
         return found
-    node = _MADE[struct] = StructNode()
+    node = _MADE[struct] = SharedNode() if struct is core_v1.PodSpec else StructNode()
     name = type_name(struct)
     facts = MERGE.get(name, {})
     hints = scheme.field_types(struct)

@@ -14,6 +14,7 @@ from kaa.api import fields, names, quantity
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.core_v1 import Container, Pod, PodDNSConfig, PodSpec, PodTemplateSpec, Toleration
 
+from ..memo import Memo
 from . import containers, resources, security, selectors, volumes
 from .common import NOT_NEGATIVE, SPEC, faults_of, ip_address
 from .internal import diff
@@ -24,13 +25,18 @@ _DNS_POLICIES = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
 
 
 def pod(obj: Pod) -> list[FieldError]:
-    found = list(pod_spec(obj.spec, SPEC))
-    if obj.spec.ephemeral_containers:
+    return list(_created(obj.spec))
+
+
+@Memo
+def _created(spec: PodSpec) -> tuple[FieldError, ...]:
+    found = list(pod_spec(spec, SPEC))
+    if spec.ephemeral_containers:
         found.append(fields.forbidden(SPEC.child("ephemeralContainers"), "cannot be set on create"))
-    if obj.spec.scheduling_gates and obj.spec.node_name:
+    if spec.scheduling_gates and spec.node_name:
         detail = "cannot be set until all schedulingGates have been cleared"
         found.append(fields.forbidden(SPEC.child("nodeName"), detail))
-    return found
+    return tuple(found)
 
 
 def pod_template(given: PodTemplateSpec, path: Path) -> Iterator[FieldError]:

@@ -32,6 +32,7 @@ from kaa.api.types.core_v1 import (
 )
 from kaa.api.values import Quantity
 
+from ...memo import Memo
 from .volume_defaults import pull_policy, volume
 
 T = TypeVar("T")
@@ -47,8 +48,13 @@ def each(items: tuple[T, ...], fill: Callable[[T], T]) -> tuple[T, ...]:
 
 
 def pod(obj: Pod) -> Pod:
+    made = _pod_spec(obj.spec)
+    return obj if made is obj.spec else replace(obj, spec=made)
+
+
+@Memo
+def _pod_spec(given: PodSpec) -> PodSpec:
     """A Pod also gets service links, requests from its limits, and host ports when it uses the host's network."""
-    given = obj.spec
     changes: dict[str, Any] = {}
     if given.enable_service_links is None:
         changes["enable_service_links"] = True
@@ -63,7 +69,7 @@ def pod(obj: Pod) -> Pod:
         changes["init_containers"] = inits
     if given.resources is not None:
         changes["resources"] = _pod_requests(given.resources, containers, inits)
-    return replace(obj, spec=replace(given, **changes)) if changes else obj
+    return replace(given, **changes) if changes else given
 
 
 def template(given: PodTemplateSpec) -> PodTemplateSpec:

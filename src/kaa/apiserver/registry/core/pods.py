@@ -26,6 +26,7 @@ from kaa.api.types.core_v1 import (
 )
 from kaa.api.types.meta_v1 import LabelSelector, LabelSelectorRequirement
 
+from ...memo import Memo
 from ...validation import containers as container_rules
 from ...validation import pods as rules
 from ...validation import resources as resource_rules
@@ -100,7 +101,7 @@ class PodStrategy(Strategy[Pod]):
         return list(_status_faults(new, old))
 
     def warnings(self, obj: Pod, old: Pod | None) -> Sequence[str]:
-        return _warnings(obj)
+        return _warnings(obj.spec)
 
     def fields(self, obj: Pod) -> Mapping[str, str]:
         spec, status = obj.spec, obj.status
@@ -138,6 +139,7 @@ class PodStrategy(Strategy[Pod]):
 _QOS_RESOURCES = ("cpu", "memory")
 
 
+@Memo
 def qos_class(spec: PodSpec) -> str:
     """Guaranteed: limits of cpu and memory everywhere, equal to the requests; BestEffort: none of either anywhere."""
     if spec.resources is not None and (spec.resources.limits or spec.resources.requests):
@@ -328,13 +330,14 @@ def _ephemeral_faults(new: Pod, old: Pod) -> Any:
 # ------------------------------------------------------------------------------------------------ warnings
 
 
-def _warnings(obj: Pod) -> Sequence[str]:
+@Memo
+def _warnings(spec: PodSpec) -> Sequence[str]:
     """Names used twice, where the second hides the first.
 
     Source: pkg/api/pod/warnings.go.
     """
     found: list[str] = []
-    for wire, listed in (("initContainers", obj.spec.init_containers), ("containers", obj.spec.containers)):
+    for wire, listed in (("initContainers", spec.init_containers), ("containers", spec.containers)):
         for n, one in enumerate(listed):
             seen: set[str] = set()
             for m, var in enumerate(one.env):
