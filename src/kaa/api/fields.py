@@ -24,24 +24,37 @@ TYPE_INVALID = "FieldValueTypeInvalid"
 
 
 class Path:
-    """Where a field is. ``Path("spec").child("ports").index(0)`` reads ``spec.ports[0]``."""
+    """Where a field is. ``Path("spec").child("ports").index(0)`` reads ``spec.ports[0]``.
 
-    __slots__ = ("_text",)
+    Its text is made when a fault is found, which is seldom; validation makes paths all the time.
+    """
+
+    __slots__ = ("_parent", "_steps")
 
     def __init__(self, text: str = "") -> None:
-        self._text = text
+        self._parent: Path | None = None
+        self._steps: tuple[str | int, ...] = (text,)
 
     def child(self, *names: str) -> Path:
-        return Path(".".join((self._text, *names)) if self._text else ".".join(names))
+        return _below(self, names)
 
     def index(self, n: int) -> Path:
-        return Path(f"{self._text}[{n}]")
+        return _below(self, (n,))
 
     def key(self, name: str) -> Path:
-        return Path(f"{self._text}[{name}]")
+        return Path(f"{self}[{name}]")
 
     def __str__(self) -> str:
-        return self._text
+        text = str(self._parent) if self._parent is not None else ""
+        for step in self._steps:
+            text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+        return text
+
+
+def _below(parent: Path, steps: tuple[str | int, ...]) -> Path:
+    made = Path.__new__(Path)
+    made._parent, made._steps = parent, steps
+    return made
 
 
 @dataclass(frozen=True, slots=True)

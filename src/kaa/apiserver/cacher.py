@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from kaa.api import scheme
@@ -28,10 +29,12 @@ from kaa.api.custom import CustomObject, from_document
 from kaa.api.errors import Expired, Timeout
 from kaa.api.resources import RESOURCES, Resource
 from kaa.api.selectors import FieldRequirement, Selector, matches_fields
+from kaa.api.types.core_v1 import Pod, PodSpec
 from kaa.client.client import WatchType
 from kaa.store.base import Event, EventType, KeyValue, Revision, Store
 
 from . import keys
+from .memo import Memo
 from .registry.strategy import Strategy
 
 T = TypeVar("T")
@@ -106,11 +109,19 @@ def read_object(resource: Resource[Any], data: bytes) -> Any:
     return scheme.decode(resource.type, data)
 
 
+@Memo
+def _spec_bytes(spec: PodSpec) -> msgspec.Raw:
+    """The JSON of a spec, which the encoder takes as it is in the spec's place."""
+    return msgspec.Raw(scheme.encode_inner(spec))
+
+
 def stored_bytes(resource: Resource[Any], obj: Any) -> bytes:
     """What the store keeps: the object's document without its resource version."""
     metadata = obj.metadata
     if metadata.resource_version is not None:
         obj = replace(obj, metadata=replace(metadata, resource_version=None))
+    if resource.type is Pod:
+        obj = replace(obj, spec=_spec_bytes(obj.spec))
     return scheme.encode(obj.document() if isinstance(obj, CustomObject) else obj)
 
 

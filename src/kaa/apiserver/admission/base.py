@@ -6,7 +6,7 @@ without I/O from the View, and says no with an ApiError. Webhooks, which do have
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,8 +32,13 @@ class Attributes:
         return resource.plural == plural and resource.group == group and self.request.subresource == subresource
 
 
+_Phase = Callable[[Attributes, View], Awaitable[None]]
+
+
 class Plugin(Protocol):
     name: str
+    #: The plurals that it looks at; none named is all. It is not asked about others.
+    kinds: frozenset[str]
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         """Change ``attributes.object`` (by putting another in its place), or raise."""
@@ -48,6 +53,7 @@ class Passive:
     """A plugin that does nothing: others override the phase they have, and the chain skips the other."""
 
     name = ""
+    kinds: frozenset[str] = frozenset()
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         return None
@@ -61,13 +67,21 @@ class Chain:
 
     def __init__(self, plugins: Sequence[Plugin]) -> None:
         self.plugins = tuple(plugins)
-        self._admit = [p.admit for p in plugins if type(p).admit is not Passive.admit]
-        self._validate = [p.validate for p in plugins if type(p).validate is not Passive.validate]
+        #: {plural: the phases of the plugins that look at it}
+        self._phases: dict[str, tuple[list[_Phase], list[_Phase]]] = {}
 
     async def admit(self, attributes: Attributes, view: View) -> None:
-        for admit in self._admit:
+        plural = attributes.request.resource.plural
+        for admit in (self._phases.get(plural) or self._concerning(plural))[0]:
             await admit(attributes, view)
 
     async def validate(self, attributes: Attributes, view: View) -> None:
-        for validate in self._validate:
+        plural = attributes.request.resource.plural
+        for validate in (self._phases.get(plural) or self._concerning(plural))[1]:
             await validate(attributes, view)
+
+    def _concerning(self, plural: str) -> tuple[list[_Phase], list[_Phase]]:
+        asked = [p for p in self.plugins if not p.kinds or plural in p.kinds]
+        admits: list[_Phase] = [p.admit for p in asked if type(p).admit is not Passive.admit]
+        validates: list[_Phase] = [p.validate for p in asked if type(p).validate is not Passive.validate]
+        return self._phases.setdefault(plural, (admits, validates))

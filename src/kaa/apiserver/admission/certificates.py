@@ -33,6 +33,7 @@ def may(authorizer: Authorizer, view: View, user: User, verb: str, signer: str) 
 
 class CertificateApproval(Passive):
     name = "CertificateApproval"
+    kinds = frozenset({PLURAL})
 
     def __init__(self, authorizer: Authorizer) -> None:
         self.authorizer = authorizer
@@ -47,6 +48,7 @@ class CertificateApproval(Passive):
 
 class CertificateSigning(Passive):
     name = "CertificateSigning"
+    kinds = frozenset({PLURAL})
 
     def __init__(self, authorizer: Authorizer) -> None:
         self.authorizer = authorizer
@@ -68,6 +70,7 @@ def _failed(request: CertificateSigningRequest) -> list[str]:
 
 class CertificateSubjectRestriction(Passive):
     name = "CertificateSubjectRestriction"
+    kinds = frozenset({PLURAL})
 
     async def validate(self, attributes: Attributes, view: View) -> None:
         if attributes.operation != "CREATE" or not attributes.on(PLURAL, GROUP):

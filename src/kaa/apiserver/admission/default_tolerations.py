@@ -23,6 +23,7 @@ _TOLERATIONS = {
 
 class DefaultTolerationSeconds(Passive):
     name = "DefaultTolerationSeconds"
+    kinds = frozenset({"pods"})
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         if attributes.operation not in ("CREATE", "UPDATE") or not attributes.on("pods"):

@@ -16,6 +16,7 @@ OLD_CLASS = "kubernetes.io/ingress.class"
 
 class DefaultIngressClass(Passive):
     name = "DefaultIngressClass"
+    kinds = frozenset({"ingresses"})
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         if attributes.operation != "CREATE" or not attributes.on("ingresses", "networking.k8s.io"):

@@ -30,6 +30,7 @@ ANNOTATION = "kubernetes.io/limit-ranger"
 
 class LimitRanger(Passive):
     name = "LimitRanger"
+    kinds = frozenset({"pods", "persistentvolumeclaims"})
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         if attributes.operation != "CREATE" or not attributes.on("pods"):

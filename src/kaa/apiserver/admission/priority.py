@@ -21,6 +21,7 @@ _BUILT_IN = {p.metadata.name: p for p in priority_classes()}
 
 class Priority(Passive):
     name = "Priority"
+    kinds = frozenset({"pods", "priorityclasses"})
 
     def __init__(self) -> None:
         self._default: tuple[int, PriorityClass | None] = (-1, None)

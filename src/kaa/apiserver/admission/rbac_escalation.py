@@ -12,6 +12,7 @@ from .plugin import Passive
 
 class RbacEscalation(Passive):
     name = "RbacEscalation"
+    kinds = frozenset({"roles", "clusterroles", "rolebindings", "clusterrolebindings"})
 
     def __init__(self, authorizer: Authorizer, rbac: RbacAuthorizer) -> None:
         self.authorizer = authorizer

@@ -16,6 +16,7 @@ from .plugin import Passive, refuse
 
 class RuntimeClass(Passive):
     name = "RuntimeClass"
+    kinds = frozenset({"pods"})
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         found = _found(attributes, view)

@@ -64,6 +64,7 @@ DEFAULT_TRIES, DEFAULT_RETRY_S = 20, 0.05
 
 class ServiceAccountAdmission(Passive):
     name = "ServiceAccount"
+    kinds = frozenset({"pods"})
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         if attributes.operation != "CREATE" or not attributes.on("pods"):

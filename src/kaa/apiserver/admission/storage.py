@@ -31,6 +31,7 @@ class DefaultStorageClass(Passive):
     """A claim that names no class is given the newest of the default classes."""
 
     name = "DefaultStorageClass"
+    kinds = frozenset({"persistentvolumeclaims"})
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         if attributes.operation != "CREATE" or not attributes.on("persistentvolumeclaims"):
@@ -59,6 +60,7 @@ class StorageObjectInUseProtection(Passive):
     """A volume, claim or attributes class goes only after its controller found it unused."""
 
     name = "StorageObjectInUseProtection"
+    kinds = frozenset(_FINALIZERS)
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         request = attributes.request
@@ -75,6 +77,7 @@ class PersistentVolumeClaimResize(Passive):
     """Only claims of a class that allows it grow, and only once they are bound."""
 
     name = "PersistentVolumeClaimResize"
+    kinds = frozenset({"persistentvolumeclaims"})
 
     async def validate(self, attributes: Attributes, view: View) -> None:
         if attributes.operation != "UPDATE" or not attributes.on("persistentvolumeclaims"):

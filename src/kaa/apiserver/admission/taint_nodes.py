@@ -18,6 +18,7 @@ _NOT_READY = Taint(key="node.kubernetes.io/not-ready", effect="NoSchedule")
 
 class TaintNodesByCondition(Passive):
     name = "TaintNodesByCondition"
+    kinds = frozenset({"nodes"})
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         if attributes.operation != "CREATE" or not attributes.on("nodes"):

@@ -29,6 +29,7 @@ from .field_sets import LEAF, SELF, FieldSet
 Diff: TypeAlias = tuple[FieldSet | None, FieldSet | None]
 
 NOTHING: Diff = (None, None)
+KNOWN_SETS = 256  # a Struct, of the sets that its fields make
 _ALWAYS = object()  # the default of a field that is always on the wire
 _NO_MERGE = Merge("", "", "", (), "")
 #: {(type, key field): value} of list keys that may be left out.
@@ -38,6 +39,10 @@ _OMITTED: dict[tuple[str, str], Any] = {
     ("networking_v1.IPAddressSpec", "parentRef"): None,
     ("admissionregistration_v1.ValidatingAdmissionPolicyBindingSpec", "validationActions"): (),
 }
+
+
+def _differ(value: Any, default: Any) -> bool:
+    return value is not default and value != default
 
 
 class Node:
@@ -65,7 +70,7 @@ class Node:
 class StructNode(Node):
     """A Struct whose fields are tracked one by one. Built in two steps, for types may hold themselves."""
 
-    __slots__ = ("_defaults", "_in_order", "_nodes", "_steps", "children")
+    __slots__ = ("_defaults", "_in_order", "_known", "_nodes", "_steps", "children")
 
     def __init__(self) -> None:
         self.children: dict[str, Node] = {}
@@ -77,6 +82,8 @@ class StructNode(Node):
         self._nodes = [node for _, node, _ in rows]
         self._defaults = [default for _, _, default in rows]
         self._in_order = self._steps == sorted(self._steps)
+        #: {which fields are set: their set}, of values that have nothing below their fields
+        self._known: dict[tuple[bool, ...], FieldSet] = {}
 
     def child(self, name: str) -> Node:
         return self.children.get(name, UNKNOWN)
@@ -85,13 +92,24 @@ class StructNode(Node):
         return name in self.children
 
     def full(self, value: Any) -> FieldSet:
+        values = astuple(value)
+        present = tuple(map(_differ, values, self._defaults))
+        found = self._known.get(present)
+        if found is not None:
+            return found
         made: FieldSet = {SELF: LEAF}
-        for inner, step, node, default in zip(astuple(value), self._steps, self._nodes, self._defaults, strict=False):
-            if inner is not default and inner != default:
+        flat = True
+        for is_set, inner, step, node in zip(present, values, self._steps, self._nodes, strict=False):
+            if is_set:
                 made[step] = LEAF if node is LEAF_NODE else node.full(inner)
+                flat = flat and node is LEAF_NODE
         if len(made) == 1:
-            return LEAF
-        return made if self._in_order else dict(sorted(made.items()))
+            made = LEAF
+        elif not self._in_order:
+            made = dict(sorted(made.items()))
+        if flat and len(self._known) < KNOWN_SETS:
+            self._known[present] = made
+        return made
 
     def diff(self, old: Any, new: Any) -> Diff:
         changed: FieldSet = {}
@@ -239,12 +257,13 @@ class _Twins(list[Any]):
 class KeyedListNode(ListNode):
     """A list whose items are told apart by key fields, of Structs or of plain maps."""
 
-    __slots__ = ("_attributes", "_defaults", "item", "keys")
+    __slots__ = ("_attributes", "_defaults", "_single", "item", "keys")
 
     def __init__(self, keys: tuple[str, ...], item: Node, attributes: Mapping[str, str], defaults: Mapping[str, Any]):
         self.keys, self.item = tuple(sorted(keys)), item
         self._attributes = [attributes.get(key, key) for key in self.keys]
         self._defaults = [defaults.get(key) for key in self.keys]
+        self._single = self._attributes[0] if len(self.keys) == 1 and self._defaults == [None] else ""
 
     def key(self, item: Any) -> tuple[Any, ...]:
         """The values of the key fields, with defaults; None for one that is absent."""
@@ -255,6 +274,8 @@ class KeyedListNode(ListNode):
         return tuple(d if value is None else value for value, d in zip(found, self._defaults, strict=True))
 
     def step(self, item: Any) -> str:
+        if self._single and isinstance(item, msgspec.Struct):
+            return _key_step(self.keys, (getattr(item, self._single),))
         return _key_step(self.keys, self.key(item))
 
 

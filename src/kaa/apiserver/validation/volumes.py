@@ -13,6 +13,7 @@ from kaa.api.fields import FieldError, Path
 from kaa.api.types.core_v1 import DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume
 from kaa.api.types.meta_v1 import ObjectMeta
 
+from ..memo import Memo
 from .common import NOT_NEGATIVE, faults_of, one_of
 from .containers import field_ref, local_descending_path
 from .selectors import label_selector
@@ -193,6 +194,17 @@ def _downward(source: Any, path: Path) -> Iterator[FieldError]:
 
 
 def _projected(source: ProjectedVolumeSource, path: Path) -> Iterator[FieldError]:
+    """Nearly every pod has one, and it is always the same: the token's, which admission adds."""
+    if not _is_faultless(source):
+        yield from _projected_faults(source, path)
+
+
+@Memo
+def _is_faultless(source: ProjectedVolumeSource) -> bool:
+    return not any(_projected_faults(source, Path()))
+
+
+def _projected_faults(source: ProjectedVolumeSource, path: Path) -> Iterator[FieldError]:
     yield from _mode(source.default_mode, path.child("defaultMode"))
     taken: set[str] = set()
     for n, one in enumerate(source.sources):

@@ -16,9 +16,9 @@ from kaa.api.types.core_v1 import EndpointAddress, EndpointPort, Endpoints, Endp
 
 from ...validation.common import endpoint_ip, faults_of, one_of
 from ...validation.containers import PROTOCOLS
+from ..fill import each
 from ..strategy import Strategy
 from ..tables import NONE, age, first_few, shape
-from .pod_defaults import each
 
 
 def _cells(obj: Endpoints, now: float) -> Sequence[Any]:

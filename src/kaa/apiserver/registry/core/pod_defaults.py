@@ -7,7 +7,7 @@ Source: pkg/apis/core/v1/defaults.go; API reference "PodSpec".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -33,18 +33,13 @@ from kaa.api.types.core_v1 import (
 from kaa.api.values import Quantity
 
 from ...memo import Memo
+from ..fill import each
 from .volume_defaults import pull_policy, volume
 
 T = TypeVar("T")
 C = TypeVar("C", Container, EphemeralContainer)
 
 _NO_SECURITY = PodSecurityContext()
-
-
-def each(items: tuple[T, ...], fill: Callable[[T], T]) -> tuple[T, ...]:
-    """``fill`` applied to all; the same tuple when nothing changed."""
-    made = [fill(item) for item in items]
-    return items if all(a is b for a, b in zip(items, made, strict=True)) else tuple(made)
 
 
 def pod(obj: Pod) -> Pod:
@@ -127,7 +122,7 @@ def container(given: C) -> C:
         ports = each(given.ports, _port)
         if ports is not given.ports:
             changes["ports"] = ports
-    if given.env:
+    if any(var.value_from is not None for var in given.env):
         env = each(given.env, _env)
         if env is not given.env:
             changes["env"] = env

@@ -23,9 +23,9 @@ from kaa.api.types.core_v1 import (
 
 from ...validation import services as rules
 from ...view import View
+from ..fill import each
 from ..strategy import Strategy
 from ..tables import NONE, age, labels, shape
-from .pod_defaults import each
 from .service_allocation import Allocator, ServiceRanges, needs_health_check
 
 _AFFINITY_SECONDS = 10800

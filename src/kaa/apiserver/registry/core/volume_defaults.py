@@ -18,6 +18,8 @@ from kaa.api.types.core_v1 import (
     VolumeProjection,
 )
 
+from ..fill import each, filled
+
 DEFAULT_MODE = 0o644
 _TOKEN_SECONDS = 3600
 _CERTIFICATE_SECONDS = 86400
@@ -57,8 +59,7 @@ def _source(name: str, source: Any) -> Any:
     if name in PARAMETERS:
         return parameters(name, source)
     if name == "downward_api":
-        mode = DEFAULT_MODE if source.default_mode is None else source.default_mode
-        return replace(source, default_mode=mode, items=tuple(_file(item) for item in source.items))
+        return filled(source, default_mode=_mode(source.default_mode), items=each(source.items, _file))
     if name == "projected":
         return _projected(source)
     if name == "image" and not source.pull_policy:
@@ -66,8 +67,8 @@ def _source(name: str, source: Any) -> Any:
     if name == "ephemeral" and source.volume_claim_template is not None:
         claim = source.volume_claim_template
         if claim.spec.volume_mode is None:
-            filled = replace(claim, spec=replace(claim.spec, volume_mode="Filesystem"))
-            return replace(source, volume_claim_template=filled)
+            made = replace(claim, spec=replace(claim.spec, volume_mode="Filesystem"))
+            return replace(source, volume_claim_template=made)
     return source
 
 
@@ -84,8 +85,11 @@ def _file(given: DownwardAPIVolumeFile) -> DownwardAPIVolumeFile:
 
 
 def _projected(given: ProjectedVolumeSource) -> ProjectedVolumeSource:
-    mode = DEFAULT_MODE if given.default_mode is None else given.default_mode
-    return replace(given, default_mode=mode, sources=tuple(_projection(source) for source in given.sources))
+    return filled(given, default_mode=_mode(given.default_mode), sources=each(given.sources, _projection))
+
+
+def _mode(given: int | None) -> int:
+    return DEFAULT_MODE if given is None else given
 
 
 def _projection(given: VolumeProjection) -> VolumeProjection:
@@ -94,10 +98,10 @@ def _projection(given: VolumeProjection) -> VolumeProjection:
     if token is not None and token.expiration_seconds is None:
         changes["service_account_token"] = replace(token, expiration_seconds=_TOKEN_SECONDS)
     if downward is not None:
-        changes["downward_api"] = replace(downward, items=tuple(_file(item) for item in downward.items))
+        changes["downward_api"] = filled(downward, items=each(downward.items, _file))
     if certificate is not None and certificate.max_expiration_seconds is None:
         changes["pod_certificate"] = replace(certificate, max_expiration_seconds=_CERTIFICATE_SECONDS)
-    return replace(given, **changes) if changes else given
+    return filled(given, **changes)
 
 
 def pull_policy(image: str) -> str:

@@ -18,7 +18,7 @@ from kaa.api.types.meta_v1 import ObjectMeta
 
 from ...validation.common import endpoint_ip, faults_of, immutable, one_of
 from ...validation.containers import PROTOCOLS
-from ..core.pod_defaults import each
+from ..fill import each
 from ..strategy import Strategy
 from ..tables import UNSET, age, first_few, shape
 

@@ -18,7 +18,7 @@ from ...validation.common import NO_CIDR, SPEC, network_of
 from ...validation.containers import PROTOCOLS
 from ...validation.probes import port_number_or_name
 from ...validation.selectors import label_selector
-from ..core.pod_defaults import each
+from ..fill import each
 from ..strategy import Strategy
 from ..tables import age, shape
 from ..tables import label_selector as shown_selector
