@@ -10,13 +10,17 @@ from .options import existing, which_cluster
 @click.command("agent", short_help="Run a node's agent in the foreground.")
 @which_cluster
 @click.option("--log-files", is_flag=True, help="Log to files, one a component, instead of standard error.")
-def command(name: str, data_dir: str, log_files: bool) -> None:
+@click.option("--hold", is_flag=True, hidden=True, help="Wait until standard input ends before doing anything.")
+def command(name: str, data_dir: str, log_files: bool, hold: bool) -> None:
     """Run the kubelet, the service proxy and the DNS of this machine's node, until interrupted. Containers stay."""
     from kaa.cluster.lean import leave_out
 
     leave_out()
     from kaa.cluster import node
+    from kaa.cluster.processes import pass_gate
     from kaa.cluster.runner import run
 
+    if hold:
+        pass_gate()
     config = existing(name, data_dir)
     run(node.serve(config), config, "kubelet", log_files=log_files)

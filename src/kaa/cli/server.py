@@ -10,13 +10,17 @@ from .options import existing, which_cluster
 @click.command("server", short_help="Run the control plane in the foreground.")
 @which_cluster
 @click.option("--log-files", is_flag=True, help="Log to files, one a component, instead of standard error.")
-def command(name: str, data_dir: str, log_files: bool) -> None:
+@click.option("--hold", is_flag=True, hidden=True, help="Wait until standard input ends before doing anything.")
+def command(name: str, data_dir: str, log_files: bool, hold: bool) -> None:
     """Run the API server, the controllers and the scheduler of a cluster that `kaa up` has made, until interrupted."""
     from kaa.cluster.lean import leave_out
 
     leave_out()
     from kaa.cluster import control_plane
+    from kaa.cluster.processes import pass_gate
     from kaa.cluster.runner import run
 
+    if hold:
+        pass_gate()
     config = existing(name, data_dir)
     run(control_plane.serve(config), config, "kube-apiserver", log_files=log_files)

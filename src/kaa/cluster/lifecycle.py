@@ -26,7 +26,6 @@ from kaa.client import kubeconfig as kubeconfigs
 
 from . import processes
 from .config import ClusterConfig, ConfigError, data_dir_of, new_config, read_config, write_config
-from .logs import tail
 from .pki import Pki, api_server_hosts, control_plane_profiles, node_profiles, write_private
 
 Progress = Callable[[str], None]
@@ -61,8 +60,9 @@ def up(
     with _locked(folder):
         config = _decide(name, folder, port, runtime, listen)
         progress("certificates")
-        _prepare(config)
-        started = [part for part in PARTS if _start(config, part)]
+        with processes.Gate() as gate:  # they load their code while we make what they will read
+            started = [part for part in PARTS if _start(config, part, gate)]
+            _prepare(config)
         progress("control plane")
         _wait(lambda: _answers(config), config, "server", timeout_s)
         progress(f"node {config.node_name}")
@@ -183,12 +183,12 @@ def pid_file(config: ClusterConfig, part: str) -> Path:
     return config.run_dir / f"{part}.pid"
 
 
-def _start(config: ClusterConfig, part: str) -> bool:
+def _start(config: ClusterConfig, part: str, gate: processes.Gate) -> bool:
     """Start a part unless it runs; True if it was started."""
     if processes.running_pid(pid_file(config, part)):
         return False
-    arguments = [part, "--name", config.name, "--data-dir", config.data_dir, "--log-files"]
-    processes.spawn(arguments, pid_file(config, part), config.log_dir / f"{part}.out")
+    arguments = [part, "--name", config.name, "--data-dir", config.data_dir, "--log-files", "--hold"]
+    processes.spawn(arguments, pid_file(config, part), config.log_dir / f"{part}.out", gate=gate)
     return True
 
 
@@ -199,6 +199,8 @@ def _wait(done: Callable[[], bool], config: ClusterConfig, part: str, timeout_s:
         alive = processes.running_pid(pid_file(config, part))
         if not alive or time.monotonic() > deadline:
             logs = {"server": "kube-apiserver", "agent": "kubelet"}
+            from .logs import tail  # with all that a log needs, which `up` does not
+
             words = tail(config.log_dir / f"{part}.out", 15) or tail(config.log_dir / f"{logs[part]}.log", 15)
             what = "ended" if not alive else f"was not ready within {timeout_s:.0f} s"
             again = f" --name {config.name}" if config.name != "kaa" else ""

@@ -35,8 +35,35 @@ def running_pid(pid_file: Path) -> int:
     return int(pid) if pid.isdigit() and started and start_time(int(pid)) == started else 0
 
 
+class Gate:
+    """What processes wait at, once they are loaded, until their starter has made ready: it opens when the block ends.
+
+    It is a pipe that nobody writes to, given to them as standard input: its end is the word to go. It comes also when the
+    starter dies.
+    """
+
+    def __enter__(self) -> Gate:
+        self.end, self._held = os.pipe()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.end)
+        os.close(self._held)
+
+
+def pass_gate() -> None:
+    """Wait until the starter has made ready."""
+    while os.read(0, 1):
+        pass
+
+
 def spawn(
-    arguments: Sequence[str], pid_file: Path, log_file: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    pid_file: Path,
+    log_file: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    gate: Gate | None = None,
 ) -> int:
     """Start ``python -m kaa ARGUMENTS`` in its own session, with its output in a file; returns its pid."""
     pid_file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +71,7 @@ def spawn(
     with log_file.open("ab") as output:
         process = subprocess.Popen(  # its own session: it outlives the terminal
             [sys.executable, "-m", "kaa", *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if gate is None else gate.end,
             stdout=output,
             stderr=output,
             start_new_session=True,
