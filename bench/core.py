@@ -43,11 +43,24 @@ def pod(name: str) -> bytes:
     return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}).encode()
 
 
-def request(method: str, path: str, token: str, body: bytes = b"") -> bytes:
+def status(n: int) -> bytes:
+    """What a kubelet says of the pod ``big``, different each time."""
+    started = f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}Z"
+    condition = {"type": "Ready", "status": "True", "lastTransitionTime": started}
+    container = {"name": "c", "ready": True, "restartCount": n, "image": "busybox", "imageID": "busybox",
+                 "state": {"running": {"startedAt": started}}}  # fmt: skip
+    return json.dumps({"status": {"phase": "Running", "conditions": [condition], "podIP": "10.0.0.1",
+                                  "containerStatuses": [container]}}).encode()  # fmt: skip
+
+
+STRATEGIC = "application/strategic-merge-patch+json"
+
+
+def request(method: str, path: str, token: str, body: bytes = b"", kind: str = "application/json") -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1:6443", "User-Agent: bench", "Accept: application/json"]
     lines += [f"Authorization: Bearer {token}"]
     if body:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += [f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -123,7 +136,21 @@ async def cases(plane: ControlPlane, token: str) -> dict[str, tuple[Callable[[in
 
         await asyncio.gather(*(worker(*one) for one in many))
 
-    return {"GET one pod": (get, 5000), "POST pods, 32 in flight": (post, 640)}
+    async def patch(total: int) -> None:
+        nonlocal made
+        for _ in range(total):
+            made += 1
+            ends.waiting.clear()
+            path = "/api/v1/namespaces/default/pods/big/status"
+            single.data_received(request("PATCH", path, token, status(made), STRATEGIC))
+            await ends.waiting.wait()
+            assert ends.last.startswith(b"HTTP/1.1 200"), ends.last
+
+    return {
+        "GET one pod": (get, 5000),
+        "POST pods, 32 in flight": (post, 640),
+        "PATCH a pod's status, one after another": (patch, 320),
+    }
 
 
 async def main(wanted: str, profile: bool) -> None:

@@ -6,13 +6,13 @@ document, the retry on conflict, and making a typed object of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from kaa.api import scheme
-from kaa.api.custom import CustomObject
 from kaa.api.errors import BadRequest, UnsupportedMediaType
 from kaa.api.resources import Resource
 from kaa.api.types.autoscaling_v1 import Scale
@@ -23,6 +23,7 @@ from . import bodies
 from .patch.json_patch import apply_json_patch
 from .patch.merge import merge_patch
 from .patch.strategic import strategic_merge
+from .patch.type_view import zero_of
 from .registry.scale import scale_of, with_scale
 from .writes import Writer, Written
 
@@ -55,10 +56,15 @@ class Patcher:
                 return None
             view = convert_in(old)
             resource = shown or scheme.resource_of(view)
-            document = apply_patch(kind, plain(view), patch, None if resource.custom else resource.type)
-            struct = None if resource.custom else resource.type
-            warnings[:] = bodies.strictness(request, resource, struct, document, b"")
-            return convert_out(bodies.make(resource, None, document, None))
+            if resource.custom:
+                document = apply_patch(kind, view.document(), patch, None)
+                warnings[:] = bodies.strictness(request, resource, None, document, b"")
+                return convert_out(bodies.make(resource, None, document, None))
+            touched = touched_fields(kind, patch, resource.type)
+            document = apply_patch(kind, scheme.document(only(view, touched)), patch, resource.type)
+            warnings[:] = bodies.strictness(request, resource, resource.type, document, b"")
+            made = bodies.make(resource, None, document, None)
+            return convert_out(replace(view, **{name: getattr(made, name) for name in touched}))
 
         written = await self._writer.change(request, change)
         written.warnings[:0] = warnings
@@ -75,9 +81,22 @@ class Patcher:
         return await self._writer.change(request, change)
 
 
-def plain(obj: Any) -> dict[str, Any]:
-    """An object's document."""
-    return obj.document() if isinstance(obj, CustomObject) else scheme.document(obj)
+def touched_fields(kind: PatchType, patch: Any, struct: type) -> Sequence[str]:
+    """The attributes of an object that a patch can change: what it does not speak of stays the very Struct that it is,
+    and costs nothing further on."""
+    known = scheme.field_types(struct)
+    if kind is PatchType.JSON:
+        paths = [step.get(end) for step in patch if isinstance(step, dict) for end in ("path", "from")]
+        names = {path.split("/")[1] if path.startswith("/") else "" for path in paths if isinstance(path, str)}
+    else:
+        names = set(patch)
+    whole = any(name.startswith("$") or not name for name in names)
+    return [row[0] for wire, row in known.items() if whole or wire in names]
+
+
+def only(obj: Any, names: Sequence[str]) -> Any:
+    """An object of the same type with these attributes only."""
+    return replace(zero_of(type(obj)), **{name: getattr(obj, name) for name in names})
 
 
 def apply_patch(kind: PatchType, document: dict[str, Any], patch: Any, struct: type | None) -> dict[str, Any]:

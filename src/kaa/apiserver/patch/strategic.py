@@ -13,6 +13,7 @@ Source: community "Strategic Merge Patch"; apimachinery pkg/util/strategicpatch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from kaa.api import scheme
@@ -44,6 +45,7 @@ def facts_of(struct: type | None) -> dict[str, Merge]:
     return MERGE.get(f"{struct.__module__.rsplit('.', 1)[1]}.{struct.__name__}", {})
 
 
+@lru_cache(maxsize=None)
 def _inner(struct: type | None, field: str) -> type | None:
     known = scheme.field_types(struct).get(field) if struct is not None else None
     return scheme.struct_in(known[1]) if known else None
