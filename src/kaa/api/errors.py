@@ -7,7 +7,7 @@
     ├─ NotAcceptable 406  ├─ AlreadyExists 409  ├─ Conflict 409      read again, then retry
     ├─ Expired 410      relist from scratch     ├─ TooLarge 413      ├─ UnsupportedMediaType 415
     ├─ Invalid 422      every field at fault    ├─ TooManyRequests 429
-    ├─ InternalError 500  ├─ ServiceUnavailable 503                  └─ Timeout 504
+    ├─ InternalError 500  ├─ Unclassified 500   ├─ ServiceUnavailable 503                  └─ Timeout 504
 
 Texts and reasons are upstream's (apimachinery pkg/api/errors).
 """
@@ -59,7 +59,7 @@ class ApiError(Exception):
             metadata=ListMeta(),
             status="Failure",
             message=message,
-            reason=self.reason if reason is None else reason or None,
+            reason=(self.reason if reason is None else reason) or None,
             details=details if details != StatusDetails() else None,
             code=self.code if code is None else code,
         )
@@ -76,6 +76,12 @@ class ApiError(Exception):
 
 class BadRequest(ApiError):
     code, reason = 400, "BadRequest"
+
+
+class Unclassified(ApiError):
+    """A client's mistake for which upstream has no reason: a bare 500."""
+
+    code, reason = 500, ""
 
 
 class Unauthorized(ApiError):

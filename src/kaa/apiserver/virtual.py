@@ -22,6 +22,7 @@ from .authn.chain import DefaultAuthenticator
 from .authn.tokens import TokenIssuer
 from .authz import reviews
 from .authz.union import DefaultAuthorizer
+from .patch.managed_fields import Tracker
 from .pipeline import ApiServer, Outcome
 from .registry.core import eviction, pod_binding
 
@@ -52,20 +53,28 @@ class Virtuals:
             }
         )
 
+    def _owned(self, request: Request, review: Any) -> Any:
+        """A review with its sender as the owner of its fields, as any object that is created."""
+        return Tracker(request, self._api.strategy_for(request.resource), self._api.clock).created(review)
+
     async def _token_review(self, request: Request, review: Any) -> Outcome:
+        review = self._owned(request, review)
         return Outcome(201, object=token_review.token_review(review, self._authenticator, self._api.cacher))
 
     async def _self_subject_review(self, request: Request, review: Any) -> Outcome:
         return Outcome(201, object=token_review.self_subject_review(review, request.user, self._api.cacher))
 
     async def _subject_access_review(self, request: Request, review: Any) -> Outcome:
+        review = self._owned(request, review)
         return Outcome(201, object=reviews.subject_access_review(review, self._authorizer, self._api.cacher))
 
     async def _local_subject_access_review(self, request: Request, review: Any) -> Outcome:
+        review = self._owned(request, review)
         answer = reviews.local_subject_access_review(review, request.namespace, self._authorizer, self._api.cacher)
         return Outcome(201, object=answer)
 
     async def _self_subject_access_review(self, request: Request, review: Any) -> Outcome:
+        review = self._owned(request, review)
         answer = reviews.self_subject_access_review(review, request.user, self._authorizer, self._api.cacher)
         return Outcome(201, object=answer)
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from kaa.api import scheme
 from kaa.api.clock import Clock, format_time
 from kaa.api.custom import CustomObject
-from kaa.api.errors import ApiError, BadRequest, Conflict, Invalid, NotFound
+from kaa.api.errors import ApiError, BadRequest, Conflict, Invalid, NotFound, Unclassified
 from kaa.api.fields import FieldError
 from kaa.api.resources import Resource
 from kaa.api.types.meta_v1 import ManagedFieldsEntry, StatusCause
@@ -157,7 +157,7 @@ def _check(sent: Json, request: Request, resource: Resource[Any]) -> None:
     if metadata.get("managedFields") is not None:
         raise BadRequest("metadata.managedFields must be nil")
     if kind != resource.kind:
-        raise BadRequest(_untyped(sent, f"no corresponding type for {_group_kind(sent)}"))
+        raise Unclassified(_untyped(sent, f"no corresponding type for {_group_kind(sent)}"))
     name, namespace = metadata.get("name"), metadata.get("namespace")
     if name and name != request.name:
         raise BadRequest(f"the name of the object ({name}) does not match the name on the URL ({request.name})")
@@ -250,7 +250,7 @@ class _Patch:
         try:
             fields = fields_of(self.view, {**self.sent, "metadata": named})
         except WrongDocument as err:
-            raise BadRequest(_untyped(self.sent, str(err))) from None
+            raise Unclassified(_untyped(self.sent, str(err))) from None
         return without_trees(fields, self._resets)
 
     def _object(self, document: Json) -> Any:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from kaa.api import scheme
-from kaa.api.errors import BadRequest
+from kaa.api.errors import ApiError, BadRequest, Unclassified
 from kaa.api.types.facts import MERGE, Merge
 
 DIRECTIVE = "$patch"
@@ -33,7 +33,7 @@ _NO_FACT = Merge("", "", "", (), "")
 def strategic_merge(document: Json, patch: Json, struct: type) -> Json:
     """The patched document; the one given stays as it was. ``struct`` is the type that both are of.
 
-    Raises: BadRequest: a directive that there is none of, or an item of a keyed list without its key.
+    Raises: BadRequest: a directive of the wrong shape. Unclassified: one that there is none of, an item without its key.
     """
     return _merge_map(document, patch, struct)
 
@@ -88,8 +88,8 @@ def _directed_map(patch: Json) -> Json:
     raise _unknown_directive(patch)
 
 
-def _unknown_directive(patch: Json) -> BadRequest:
-    return BadRequest(f"unknown patch type: {patch[DIRECTIVE]} in map: {go_text(patch)}")
+def _unknown_directive(patch: Json) -> ApiError:
+    return Unclassified(f"unknown patch type: {patch[DIRECTIVE]} in map: {go_text(patch)}")
 
 
 def _alike(left: Any, right: Any) -> bool:
@@ -159,7 +159,7 @@ def _check_order(sent: list[Any], order: list[Any], key: str) -> None:
     wanted = iter([word(item) for item in order])
     if not all(name in wanted for name in names):
         listed, asked = go_text(sent), go_text(order)
-        raise BadRequest(f"The order in patch list:\n{listed}\n doesn't match {ORDER[:-1]} list:\n{asked}\n")
+        raise Unclassified(f"The order in patch list:\n{listed}\n doesn't match {ORDER[:-1]} list:\n{asked}\n")
 
 
 def _is_deletion(item: Any) -> bool:
@@ -178,15 +178,15 @@ def _merge_list(live: list[Any], sent: list[Any], fact: Merge, struct: type | No
         return live
     kinds = {dict if isinstance(item, dict) else list if isinstance(item, list) else str for item in (*live, *sent)}
     if list in kinds:
-        raise BadRequest("lists of lists are not supported")
+        raise ApiError("lists of lists are not supported", code=422, reason="Invalid")
     if len(kinds) > 1:
-        raise BadRequest("list element types are not identical")
+        raise Unclassified("list element types are not identical")
     if dict not in kinds:
         both = live + sent
         merged = [item for n, item in enumerate(both) if item not in both[:n]]
         return _in_order(merged, sent, live, "")
     if not fact.patch_key:
-        raise BadRequest(f"cannot merge lists without merge key for {struct.__name__ if struct else 'map'}")
+        raise Unclassified(f"cannot merge lists without merge key for {struct.__name__ if struct else 'map'}")
     return _merge_keyed(live, sent, fact.patch_key, struct)
 
 
@@ -203,7 +203,7 @@ def _merge_keyed(live: list[Any], sent: list[Any], key: str, struct: type | None
             case "replace":
                 replaces = True
             case "merge":
-                raise BadRequest("merging lists cannot yet be specified in the patch")
+                raise Unclassified("merging lists cannot yet be specified in the patch")
             case _:
                 raise _unknown_directive(item)
     if replaces:
@@ -222,7 +222,7 @@ def _merge_keyed(live: list[Any], sent: list[Any], key: str, struct: type | None
 
 def _key_of(item: Json, key: str) -> Any:
     if key not in item:
-        raise BadRequest(f"map: {go_text(item)} does not contain declared merge key: {key}")
+        raise Unclassified(f"map: {go_text(item)} does not contain declared merge key: {key}")
     return item[key]
 
 
