@@ -63,6 +63,17 @@ def test_a_watch_that_waits_for_a_version_in_vain_ends_with_an_error_event() -> 
     run(use, http=True)
 
 
+def test_a_review_asked_for_as_a_table_is_refused() -> None:
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    body = b'{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{}}'
+
+    async def use(lab: Lab) -> None:
+        accept = "application/json;as=Table;v=v1;g=meta.k8s.io"
+        assert (await lab.ask("POST", path, body, accept=accept)).status == 406
+
+    run(use, http=True)
+
+
 def test_a_head_without_an_end_is_refused() -> None:
     async def use(lab: Lab) -> None:
         reader, writer = await lab.connect()

@@ -155,6 +155,8 @@ class Front:
             return self._connect(http, request, target)
         self._check_verb(target)
         media = wire.negotiate(headers.get("accept", ""), protobuf=not target.resource.custom)
+        if media.shape == "Table" and "get" not in target.resource.verbs:
+            raise wire.not_acceptable()  # a review is no row
         if "pretty" in options and options["pretty"] in ("true", "1"):
             media = wire.Media(media.format, media.shape, media.version, True)
         if target.verb == "watch":

@@ -35,7 +35,7 @@ from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
 from .statefulset import StatefulSets
-from .storage_protection import ClaimProtection, VolumeProtection
+from .storage_protection import AttributesClassProtection, ClaimProtection, VolumeProtection
 from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttl import TTL
@@ -76,6 +76,7 @@ class ControllerManager:
             PersistentVolumes(context),
             ClaimProtection(context),
             VolumeProtection(context),
+            AttributesClassProtection(context),
             TTL(context),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
