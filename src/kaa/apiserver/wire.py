@@ -234,8 +234,10 @@ def list_response(
 
 async def _pieces(start: bytes, items: Sequence[bytes], separator: bytes, count: int) -> AsyncIterator[bytes]:
     """A long list, so many items a piece."""
+    yield start
     for first in range(0, len(items), count):
-        yield b"".join((separator if first else start, separator.join(items[first : first + count])))
+        piece = items[first : first + count]
+        yield separator.join((b"", *piece) if first else piece)  # in one copy, the separator before it too
     yield b"]}"
 
 
