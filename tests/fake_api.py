@@ -20,7 +20,7 @@ from kaa.api.custom import CustomObject, from_document
 from kaa.api.errors import AlreadyExists, Conflict, Forbidden, NotFound
 from kaa.api.names import generate_name
 from kaa.api.resources import Resource
-from kaa.api.types.core_v1 import Namespace
+from kaa.api.types.core_v1 import Binding, Namespace, Pod
 from kaa.api.types.meta_v1 import DeleteOptions, StatusCause
 from kaa.client.client import Listing, PatchType, WatchEvent, WatchType
 from kaa.client.workqueue import Key
@@ -117,12 +117,23 @@ class FakeApi:
 
     async def create(self, obj: Any, *, namespace: str | None = None, subresource: str = "", name: str = "") -> Any:
         await asyncio.sleep(0)
+        if subresource == "binding":
+            return self._bind(obj)
         resource = self._resource(obj)
         self._called("create", resource)
         self.refuse("create", obj)
         self._check_namespace(resource, obj)
-        assert not subresource, "the fake has no POST to subresources"
+        assert not subresource, "the fake has no POST to other subresources"
         return self._create(resource, obj)
+
+    def _bind(self, binding: Binding) -> Binding:
+        """POST to ``pods/NAME/binding``."""
+        resource = scheme.resource_of(Pod)
+        self.refuse("bind", binding)
+        old = self._found(resource, binding.metadata.name or "", binding.metadata.namespace)
+        spec = replace(old.spec, node_name=binding.target.name)
+        self._store(resource, replace(old, spec=spec), WatchType.MODIFIED)
+        return binding
 
     def _check_namespace(self, resource: Resource[Any], obj: Any) -> None:
         """Nothing comes into a namespace that ends."""
