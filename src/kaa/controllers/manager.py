@@ -23,6 +23,7 @@ from .deployment import Deployments
 from .disruption import Disruptions
 from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
+from .endpointslicemirroring import EndpointSliceMirroring
 from .garbagecollector import GarbageCollector
 from .job import Jobs
 from .namespace import Namespaces
@@ -65,6 +66,7 @@ class ControllerManager:
             DaemonSets(context),
             EndpointSlices(context),
             EndpointsController(context),
+            EndpointSliceMirroring(context),
             PodGC(context),
             NodeLifecycle(context),
             TaintEviction(context),
