@@ -214,6 +214,8 @@ class FakeApi:
         if subresource == "status":
             kept = replace(meta, labels=old.metadata.labels)
             new = replace(old, metadata=kept, status=new.status)
+        elif subresource == "approval":
+            new = replace(old, status=replace(old.status, conditions=new.status.conditions))
         elif subresource == "finalize":
             new = replace(old, spec=new.spec)
         else:

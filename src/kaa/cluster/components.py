@@ -12,6 +12,7 @@ from kaa.client.client import Client
 from kaa.client.events import EventRecorder
 from kaa.client.informer import Informers
 from kaa.client.pipeline import User
+from kaa.controllers.certificate_authority import Authority
 from kaa.controllers.manager import SHARED, ControllerManager
 from kaa.scheduler.scheduler import Scheduler
 
@@ -37,13 +38,17 @@ async def run_components(
     config: ClusterConfig, clock: Clock, client_of: ClientOf, issue_legacy: Callable[[ServiceAccount, str], str]
 ) -> None:
     """Run them until cancelled."""
-    root_ca = Pki(config.pki_dir, clock).ca.read_bytes()
+    pki = Pki(config.pki_dir, clock)
+    root_ca = pki.ca.read_bytes()
+    authority = Authority(root_ca, pki.key("ca").read_bytes())
 
     def controller_client(name: str) -> Client:
         user = MANAGER if name == SHARED else controller_user(name)
         return client_of(user, "kube-controller-manager")
 
-    manager = ControllerManager(controller_client, clock, root_ca=root_ca, issue_legacy=issue_legacy)
+    manager = ControllerManager(
+        controller_client, clock, root_ca=root_ca, issue_legacy=issue_legacy, authority=authority
+    )
     scheduling = client_of(SCHEDULER, "kube-scheduler")
     recorder = EventRecorder(scheduling, clock, "default-scheduler")
     informers = Informers(scheduling, clock)

@@ -14,6 +14,8 @@ from kaa.api.clock import Clock
 from kaa.client.client import Client
 from kaa.client.informer import Informers
 
+from .certificate_authority import Authority
+from .certificates import CertificateApprover, CertificateCleaner, CertificateSigner
 from .clusterrole_aggregation import ClusterRoleAggregation
 from .controller import SHARED as SHARED
 from .controller import Context, Controller
@@ -46,10 +48,17 @@ from .ttlafterfinished import TTLAfterFinished
 class ControllerManager:
     """``client_for(name)`` is a client with the identity of ``system:serviceaccount:kube-system:NAME``; for the name
     ``shared-informers`` that of ``system:kube-controller-manager``. ``root_ca`` is the PEM text that pods trust.
-    ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are."""
+    ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are.
+    ``authority`` signs certificates; without it requests for them stay unsigned."""
 
     def __init__(
-        self, client_for: Callable[[str], Client], clock: Clock, *, root_ca: bytes, issue_legacy: Issue | None = None
+        self,
+        client_for: Callable[[str], Client],
+        clock: Clock,
+        *,
+        root_ca: bytes,
+        issue_legacy: Issue | None = None,
+        authority: Authority | None = None,
     ) -> None:
         self.informers = Informers(client_for(SHARED), clock)
         context = Context(client_for, self.informers, clock)
@@ -71,6 +80,9 @@ class ControllerManager:
             NodeLifecycle(context),
             TaintEviction(context),
             Disruptions(context),
+            CertificateApprover(context),
+            *([CertificateSigner(context, authority)] if authority is not None else ()),
+            CertificateCleaner(context),
             Jobs(context),
             CronJobs(context),
             TTLAfterFinished(context),
