@@ -20,8 +20,9 @@ from kaa.api.custom import CustomObject, from_document
 from kaa.api.errors import AlreadyExists, Conflict, Forbidden, NotFound
 from kaa.api.names import generate_name
 from kaa.api.resources import Resource
+from kaa.api.types.autoscaling_v1 import Scale, ScaleSpec, ScaleStatus
 from kaa.api.types.core_v1 import Binding, Namespace, Pod
-from kaa.api.types.meta_v1 import DeleteOptions, StatusCause
+from kaa.api.types.meta_v1 import DeleteOptions, ObjectMeta, StatusCause
 from kaa.client.client import Listing, PatchType, WatchEvent, WatchType
 from kaa.client.workqueue import Key
 
@@ -286,9 +287,33 @@ class FakeApi:
             self._delete(resource, obj, options or DeleteOptions())
 
     async def call(
-        self, resource: Any, name: str, subresource: str, body: Any, answer: Any, namespace: str | None = None
+        self,
+        resource: Any,
+        name: str,
+        subresource: str,
+        body: Any,
+        answer: Any,
+        namespace: str | None = None,
+        *,
+        verb: str = "create",
     ) -> Any:
-        raise NotImplementedError("the fake answers no calls on subresources")
+        await asyncio.sleep(0)
+        if subresource != "scale":
+            raise NotImplementedError(f"the fake answers no calls on {subresource}")
+        row = self._resource(resource)
+        self._called(f"{verb}/scale", row)
+        old = self._found(row, name, namespace)
+        if verb == "update":
+            self.refuse("scale", body)
+            old = self._replace(row, old, replace(old, spec=replace(old.spec, replicas=body.spec.replicas)), "")
+        meta = ObjectMeta(name=name, namespace=namespace, resource_version=old.metadata.resource_version)
+        selector = str(selectors.from_label_selector(old.spec.selector))
+        current = (old.status.replicas if old.status is not None else 0) or 0
+        return Scale(
+            metadata=meta,
+            spec=ScaleSpec(replicas=old.spec.replicas),
+            status=ScaleStatus(replicas=current, selector=selector),
+        )
 
     async def raw(self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json") -> bytes:
         return json.dumps({}).encode()

@@ -14,6 +14,7 @@ from kaa.api.clock import Clock
 from kaa.client.client import Client
 from kaa.client.informer import Informers
 
+from .autoscaling_metrics import MetricsSource
 from .certificate_authority import Authority
 from .certificates import CertificateApprover, CertificateCleaner, CertificateSigner
 from .clusterrole_aggregation import ClusterRoleAggregation
@@ -27,6 +28,7 @@ from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
 from .endpointslicemirroring import EndpointSliceMirroring
 from .garbagecollector import GarbageCollector
+from .horizontalpodautoscaler import HorizontalPodAutoscalers
 from .job import Jobs
 from .namespace import Namespaces
 from .nodelifecycle import NodeLifecycle
@@ -49,7 +51,8 @@ class ControllerManager:
     """``client_for(name)`` is a client with the identity of ``system:serviceaccount:kube-system:NAME``; for the name
     ``shared-informers`` that of ``system:kube-controller-manager``. ``root_ca`` is the PEM text that pods trust.
     ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are.
-    ``authority`` signs certificates; without it requests for them stay unsigned."""
+    ``authority`` signs certificates; without it requests for them stay unsigned. ``metrics`` is what autoscalers go by: the
+    metrics APIs, unless given."""
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class ControllerManager:
         root_ca: bytes,
         issue_legacy: Issue | None = None,
         authority: Authority | None = None,
+        metrics: MetricsSource | None = None,
     ) -> None:
         self.informers = Informers(client_for(SHARED), clock)
         context = Context(client_for, self.informers, clock)
@@ -87,6 +91,7 @@ class ControllerManager:
             CronJobs(context),
             TTLAfterFinished(context),
             ResourceQuotas(context, served),
+            HorizontalPodAutoscalers(context, served, metrics),
             PersistentVolumes(context),
             ClaimProtection(context),
             VolumeProtection(context),
