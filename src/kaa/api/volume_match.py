@@ -106,6 +106,14 @@ def claim_names(pod: Pod) -> tuple[tuple[str, bool], ...]:
     return tuple(found)
 
 
+def foreign_claim_fault(pod: Pod, claim: PersistentVolumeClaim) -> str:
+    """Why a claim cannot be a pod's own, made for one of its ``ephemeral`` volumes; empty when it can."""
+    if any(owner.controller and owner.uid == pod.metadata.uid for owner in claim.metadata.owner_references):
+        return ""
+    where = claim.metadata.namespace
+    return f"PVC {where}/{claim.metadata.name} was not created for pod {where}/{pod.metadata.name} (pod is not owner)"
+
+
 def _is_free(volume: PersistentVolume) -> bool:
     available = (volume.status.phase if volume.status else None) == "Available"
     return available and volume.spec.claim_ref is None and volume.metadata.deletion_timestamp is None

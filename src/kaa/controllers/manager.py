@@ -15,6 +15,7 @@ from kaa.client.client import Client
 from kaa.client.informer import Informers
 
 from .autoscaling_metrics import MetricsSource
+from .bootstrap import BootstrapSigner, TokenCleaner
 from .certificate_authority import Authority
 from .certificates import CertificateApprover, CertificateCleaner, CertificateSigner
 from .clusterrole_aggregation import ClusterRoleAggregation
@@ -27,6 +28,7 @@ from .disruption import Disruptions
 from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
 from .endpointslicemirroring import EndpointSliceMirroring
+from .ephemeralvolume import EphemeralVolumes
 from .garbagecollector import GarbageCollector
 from .horizontalpodautoscaler import HorizontalPodAutoscalers
 from .job import Jobs
@@ -35,12 +37,14 @@ from .nodelifecycle import NodeLifecycle
 from .persistentvolume import PersistentVolumes
 from .podgc import PodGC
 from .replicaset import ReplicaSets, ReplicationControllers
+from .resourceclaim import ResourceClaims
 from .resourcequota import ResourceQuotas
 from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
+from .servicecidrs import ServiceCIDRs
 from .statefulset import StatefulSets
-from .storage_protection import ClaimProtection, VolumeProtection
+from .storage_protection import ClaimProtection, ClassProtection, VolumeProtection
 from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttl import TTL
@@ -95,6 +99,12 @@ class ControllerManager:
             PersistentVolumes(context),
             ClaimProtection(context),
             VolumeProtection(context),
+            ClassProtection(context),
+            EphemeralVolumes(context),
+            ResourceClaims(context),
+            BootstrapSigner(context),
+            TokenCleaner(context),
+            ServiceCIDRs(context),
             TTL(context),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made

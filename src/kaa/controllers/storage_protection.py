@@ -1,6 +1,6 @@
-"""Claims and volumes in use outlive their deletion: finalizers that go when nobody uses them any more.
+"""Claims, volumes and their classes in use outlive their deletion: finalizers that go when nobody uses them any more.
 
-Source: kubernetes pkg/controller/volume/pvcprotection, pvprotection.
+Source: kubernetes pkg/controller/volume/pvcprotection, pvprotection, vacprotection.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from kaa.api.errors import NotFound
 from kaa.api.types.core_v1 import PersistentVolume, PersistentVolumeClaim, Pod
-from kaa.client.informer import key_of
+from kaa.api.types.storage_v1 import VolumeAttributesClass
+from kaa.client.informer import Informer, key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
@@ -19,6 +20,8 @@ from .persistentvolume import BY_CLAIM, claims_of
 
 CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
 VOLUME_FINALIZER = "kubernetes.io/pv-protection"
+CLASS_FINALIZER = "kubernetes.io/vac-protection"
+BY_CLASS = "volume attributes class"
 
 
 def plan(obj: Any, finalizer: str, *, used: bool) -> Any:
@@ -100,6 +103,50 @@ class VolumeProtection(Controller[Key]):
             return
         bound = volume.status is not None and volume.status.phase == "Bound"
         wanted = plan(volume, VOLUME_FINALIZER, used=bound)
+        if wanted is not None:
+            try:
+                await self.client.update(wanted)
+            except NotFound:
+                return
+
+
+def classes_of(obj: PersistentVolume | PersistentVolumeClaim) -> tuple[str, ...]:
+    """The volume attributes classes that a volume or claim has, had, or is getting."""
+    names = {obj.spec.volume_attributes_class_name}
+    if isinstance(obj, PersistentVolumeClaim):
+        changing = obj.status.modify_volume_status
+        names |= {obj.status.current_volume_attributes_class_name}
+        names |= {changing.target_volume_attributes_class_name} if changing is not None else set()
+    return tuple(name for name in names if name)
+
+
+class ClassProtection(Controller[Key]):
+    """Keys are volume attributes classes."""
+
+    name = "volumeattributesclass-protection-controller"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.classes = self.watch(VolumeAttributesClass, self._on_class)
+        self.users: list[Informer[Any]] = []
+        for kind in (PersistentVolume, PersistentVolumeClaim):
+            informer: Informer[Any] = self.watch(kind, self._on_user)
+            informer.add_index(BY_CLASS, classes_of)
+            self.users.append(informer)
+
+    def _on_class(self, old: VolumeAttributesClass | None, new: VolumeAttributesClass | None) -> None:
+        if new is not None:
+            self.queue.add(key_of(new))
+
+    def _on_user(self, old: Any, new: Any) -> None:
+        for name in set(classes_of(old) if old is not None else ()) - set(classes_of(new) if new is not None else ()):
+            self.queue.add(Key("", name))
+
+    async def reconcile(self, key: Key) -> None:
+        found = self.classes.by_key(key)
+        if found is None:
+            return
+        wanted = plan(found, CLASS_FINALIZER, used=any(users.count(BY_CLASS, key.name) for users in self.users))
         if wanted is not None:
             try:
                 await self.client.update(wanted)

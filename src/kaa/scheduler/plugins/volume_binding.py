@@ -32,6 +32,7 @@ from kaa.api.volume_match import (
     candidates,
     capacity,
     class_of,
+    foreign_claim_fault,
     is_bound,
 )
 from kaa.client.client import Client
@@ -97,10 +98,7 @@ def _fault(pod: Pod, name: str, claim: PersistentVolumeClaim | None, own: bool) 
         return f'persistentvolumeclaim "{name}" bound to non-existent persistentvolume "{volume}"'
     if claim.metadata.deletion_timestamp is not None:
         return f'persistentvolumeclaim "{name}" is being deleted'
-    if own and not any(o.controller and o.uid == pod.metadata.uid for o in claim.metadata.owner_references):
-        where = claim.metadata.namespace
-        return f"PVC {where}/{name} was not created for pod {where}/{pod.metadata.name} (pod is not owner)"
-    return ""
+    return foreign_claim_fault(pod, claim) if own else ""
 
 
 def choose(
