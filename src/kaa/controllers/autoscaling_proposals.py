@@ -188,7 +188,7 @@ class Proposals:
         try:
             usage = sum(await self._metrics.external(metric.name, target.namespace, _selector_of(metric)))
         except NoMetrics as err:
-            where = f"{target.namespace}/{metric.name}/{_go(metric)}"
+            where = f"{target.namespace}/{metric.name}/{selectors.as_go(metric.selector)}"
             raise NoMetrics(f"unable to get external metric {where}: {err}") from err.__cause__
         replicas, value, _ = _shared(usage, source.target, target, "external")
         held = ExternalMetricStatus(metric=metric, current=value)
@@ -208,20 +208,7 @@ def _shared(usage: int, wanted: MetricTarget, target: Target, kind: str) -> tupl
 
 
 def external_name(metric: MetricIdentifier) -> str:
-    return f"external metric {metric.name}({_go(metric)})"
-
-
-def _go(metric: MetricIdentifier) -> str:
-    """A selector as Go's ``%+v`` prints a pointer to one."""
-    if metric.selector is None:
-        return "nil"
-    labels = "".join(f"{key}: {value}," for key, value in sorted(metric.selector.match_labels.items()))
-    rules = "".join(
-        f"LabelSelectorRequirement{{Key:{each.key},Operator:{each.operator},Values:[{' '.join(each.values)}],}},"
-        for each in metric.selector.match_expressions
-    )
-    expressions = f"[]LabelSelectorRequirement{{{rules}}}"
-    return f"&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:{expressions},}}"
+    return f"external metric {metric.name}({selectors.as_go(metric.selector)})"
 
 
 def _selector_of(metric: MetricIdentifier) -> str:

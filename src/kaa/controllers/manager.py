@@ -87,7 +87,7 @@ class ControllerManager:
             PodGC(context),
             NodeLifecycle(context),
             TaintEviction(context),
-            Disruptions(context),
+            Disruptions(context, served),
             CertificateApprover(context),
             *([CertificateSigner(context, authority)] if authority is not None else ()),
             CertificateCleaner(context),
