@@ -44,7 +44,7 @@ from .served import Served
 from .serviceaccount import ServiceAccounts
 from .servicecidrs import ServiceCIDRs
 from .statefulset import StatefulSets
-from .storage_protection import ClaimProtection, ClassProtection, VolumeProtection
+from .storage_protection import AttributesClassProtection, ClaimProtection, VolumeProtection
 from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttl import TTL
@@ -99,7 +99,7 @@ class ControllerManager:
             PersistentVolumes(context),
             ClaimProtection(context),
             VolumeProtection(context),
-            ClassProtection(context),
+            AttributesClassProtection(context),
             EphemeralVolumes(context),
             ResourceClaims(context),
             BootstrapSigner(context),

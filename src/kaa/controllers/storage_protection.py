@@ -1,4 +1,4 @@
-"""Claims, volumes and their classes in use outlive their deletion: finalizers that go when nobody uses them any more.
+"""Claims, volumes and attributes classes in use outlive their deletion: finalizers that go when nobody uses them any more.
 
 Source: kubernetes pkg/controller/volume/pvcprotection, pvprotection, vacprotection.
 """
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from kaa.api.errors import NotFound
 from kaa.api.types.core_v1 import PersistentVolume, PersistentVolumeClaim, Pod
 from kaa.api.types.storage_v1 import VolumeAttributesClass
-from kaa.client.informer import Informer, key_of
+from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
@@ -21,7 +21,7 @@ from .persistentvolume import BY_CLAIM, claims_of
 CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
 VOLUME_FINALIZER = "kubernetes.io/pv-protection"
 CLASS_FINALIZER = "kubernetes.io/vac-protection"
-BY_CLASS = "volume attributes class"
+BY_CLASS = "volume-attributes-class"
 
 
 def plan(obj: Any, finalizer: str, *, used: bool) -> Any:
@@ -110,43 +110,44 @@ class VolumeProtection(Controller[Key]):
                 return
 
 
-def classes_of(obj: PersistentVolume | PersistentVolumeClaim) -> tuple[str, ...]:
-    """The volume attributes classes that a volume or claim has, had, or is getting."""
+def classes_of(obj: PersistentVolumeClaim | PersistentVolume) -> set[str]:
+    """The names of the attributes classes that a claim or volume has, had until now, or is to get."""
     names = {obj.spec.volume_attributes_class_name}
     if isinstance(obj, PersistentVolumeClaim):
-        changing = obj.status.modify_volume_status
-        names |= {obj.status.current_volume_attributes_class_name}
-        names |= {changing.target_volume_attributes_class_name} if changing is not None else set()
-    return tuple(name for name in names if name)
+        names.add(obj.status.current_volume_attributes_class_name)
+        if obj.status.modify_volume_status is not None:
+            names.add(obj.status.modify_volume_status.target_volume_attributes_class_name)
+    return {name for name in names if name}
 
 
-class ClassProtection(Controller[Key]):
-    """Keys are volume attributes classes."""
+class AttributesClassProtection(Controller[Key]):
+    """Keys are attributes classes."""
 
     name = "volumeattributesclass-protection-controller"
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.classes = self.watch(VolumeAttributesClass, self._on_class)
-        self.users: list[Informer[Any]] = []
-        for kind in (PersistentVolume, PersistentVolumeClaim):
-            informer: Informer[Any] = self.watch(kind, self._on_user)
-            informer.add_index(BY_CLASS, classes_of)
-            self.users.append(informer)
+        self.claims = self.watch(PersistentVolumeClaim, self._on_user)
+        self.volumes = self.watch(PersistentVolume, self._on_user)
+        self.claims.add_index(BY_CLASS, classes_of)
+        self.volumes.add_index(BY_CLASS, classes_of)
 
     def _on_class(self, old: VolumeAttributesClass | None, new: VolumeAttributesClass | None) -> None:
         if new is not None:
             self.queue.add(key_of(new))
 
     def _on_user(self, old: Any, new: Any) -> None:
-        for name in set(classes_of(old) if old is not None else ()) - set(classes_of(new) if new is not None else ()):
+        """What a claim or volume no longer names may be free."""
+        for name in (classes_of(old) if old is not None else set()) - (classes_of(new) if new is not None else set()):
             self.queue.add(Key("", name))
 
     async def reconcile(self, key: Key) -> None:
         found = self.classes.by_key(key)
         if found is None:
             return
-        wanted = plan(found, CLASS_FINALIZER, used=any(users.count(BY_CLASS, key.name) for users in self.users))
+        users = (*self.claims.by_index(BY_CLASS, key.name), *self.volumes.by_index(BY_CLASS, key.name))
+        wanted = plan(found, CLASS_FINALIZER, used=bool(users))
         if wanted is not None:
             try:
                 await self.client.update(wanted)
