@@ -45,7 +45,7 @@ def keys() -> tuple[tempfile.TemporaryDirectory[str], Pki]:
 
 
 def cluster_config() -> ClusterConfig:
-    return ClusterConfig(name="lab", data_dir=keys()[0].name, api_port=6443)
+    return ClusterConfig(name="lab", data_dir=keys()[0].name, api_port=6443, node_name="lab", node_ip="192.0.2.10")
 
 
 def admin_tls() -> ssl.SSLContext:

@@ -236,6 +236,7 @@ class ApiServer:
     async def call(self, request: Request) -> Answer:
         """``client.pipeline.Pipeline.call``."""
         self.authorize(request)
+        self._known(request.resource)
         made = self.perform(request)
         outcome = made if isinstance(made, Outcome) else await made
         if outcome.listing is not None:
@@ -254,6 +255,7 @@ class ApiServer:
     def watch(self, request: Request) -> AsyncIterator[WatchEvent[Any]]:
         """``client.pipeline.Pipeline.watch``."""
         self.authorize(request)
+        self._known(request.resource)
         shown = request.resource
         request = replace(request, resource=keys.storage_resource(shown))
         return self._watched(self.reader.open_watch(request), shown)
@@ -271,6 +273,11 @@ class ApiServer:
                         yield WatchEvent(type, obj, str(entry.revision))
         finally:
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+    def _known(self, resource: Resource[Any]) -> None:
+        """A client in this process may ask for what has never been served, or is no more."""
+        if resource.custom and not self.cacher.serves(resource):
+            raise NotFound("the server could not find the requested resource")
 
     async def raw(self, user: User, method: str, path: str, body: bytes, content_type: str) -> bytes:
         """``client.pipeline.Pipeline.raw``."""

@@ -202,9 +202,13 @@ class HttpClient:
         body: Any,
         answer: type[T],
         namespace: str | None = None,
+        *,
+        verb: str = "create",
     ) -> T:
         path = resource.path(namespace, name, subresource)
-        return scheme.decode(answer, await self._send("POST", path, write(body), content_type="application/json"))
+        data = b"" if body is None else write(body)
+        kind = "application/json" if data else ""
+        return scheme.decode(answer, await self._send(METHODS[verb], path, data, content_type=kind))
 
     async def raw(self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json") -> bytes:
         return await self._send(method, path, body, content_type=content_type if body else "")
@@ -212,6 +216,10 @@ class HttpClient:
     async def close(self) -> None:
         self._pool.close()
         await asyncio.sleep(0)
+
+
+#: {verb: HTTP method}
+METHODS = {"get": "GET", "create": "POST", "update": "PUT"}
 
 
 def write(obj: Any) -> bytes:
