@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from kaa.api.errors import ApiError, InternalError, NotFound, TooLarge
+from kaa.api.errors import ApiError, BadRequest, InternalError, NotFound, TooLarge
 from kaa.client.client import WatchType
 from kaa.client.pipeline import Request, User
 
@@ -102,6 +102,8 @@ class Front:
         """The answer to what went wrong; what nobody foresaw is logged, and told without its details."""
         if isinstance(error, ApiError):
             return self._refusal(http, error)
+        if isinstance(error, RecursionError):  # only what was sent can nest so deeply
+            return self._refusal(http, BadRequest("the object provided is nested too deeply"))
         if isinstance(error, TimeoutError):
             message = "request did not complete within the allotted timeout"
             return self._refusal(http, ApiError(message, code=504, reason="Timeout"))
@@ -161,10 +163,12 @@ class Front:
             media = wire.Media(media.format, media.shape, media.version, True)
         if target.verb == "watch":
             return self._watch(request, media)
+        zipped = wire.wants_gzip(headers["accept-encoding"]) if "accept-encoding" in headers else False
         made = self._api.perform(request)
         if isinstance(made, Outcome):
-            return self._render(made, request, media)
-        return self._rendered(made, request, media)
+            answer = self._render(made, request, media)
+            return wire.gzipped(answer) if zipped else answer
+        return self._rendered(made, request, media, zipped)
 
     def _check_verb(self, target: Target) -> None:
         resource = target.resource
@@ -205,9 +209,12 @@ class Front:
 
     # ------------------------------------------------------------------------------------------------ rendering
 
-    async def _rendered(self, made: Awaitable[Outcome], request: Request, media: wire.Media) -> HttpResponse:
+    async def _rendered(
+        self, made: Awaitable[Outcome], request: Request, media: wire.Media, zipped: bool
+    ) -> HttpResponse:
         async with asyncio.timeout(self._request_timeout_s):
-            return self._render(await made, request, media)
+            answer = self._render(await made, request, media)
+        return wire.gzipped(answer) if zipped else answer
 
     def _render(self, outcome: Outcome, request: Request, media: wire.Media) -> HttpResponse:
         if outcome.entry is not None and media is wire.PLAIN and not outcome.warnings:
@@ -239,7 +246,7 @@ class Front:
             request.resource = stored
         watch = self._api.reader.open_watch(request)
         request.resource = shown
-        return HttpResponse(200, self._watch_lines(watch, request, media), media.stream_type)
+        return HttpResponse(200, self._watch_lines(watch, request, media), media.stream_type, endless=True)
 
     async def _watch_lines(self, watch: Watch, request: Request, media: wire.Media) -> AsyncIterator[bytes]:
         shown = request.resource

@@ -14,20 +14,12 @@ from .authn.jwt import VerifyingKey
 from .authn.tokens import ISSUER
 from .discovery import VERSION, Discovery
 from .front import PathHandler
+from .health import CHECKS, TEXT, Health
 from .http import Answer, HttpRequest, HttpResponse
 from .metrics import Metrics
 from .openapi import OpenAPI
 from .pipeline import ApiServer
 
-TEXT = "text/plain; charset=utf-8"
-CHECKS = (
-    "ping",
-    "log",
-    "etcd",
-    "poststarthook/start-apiserver-admission-initializer",
-    "poststarthook/rbac/bootstrap-roles",
-    "poststarthook/scheduling/bootstrap-system-priority-classes",
-)
 _PLAIN_PATHS = (
     "/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3",
     "/openid/v1/jwks", "/version",
@@ -40,6 +32,7 @@ class Paths:
     def __init__(self, api: ApiServer, metrics: Metrics, key: VerifyingKey, server_url: str) -> None:
         self._api, self._metrics, self._key, self._server_url = api, metrics, key, server_url
         self.ready = asyncio.Event()
+        self.health = Health(api, self.ready)
         self.discovery = Discovery(server_url.removeprefix("https://"))
         self.openapi = OpenAPI()
         self.handlers: dict[str, PathHandler] = {
@@ -59,8 +52,8 @@ class Paths:
             ),
         }
         for word in ("healthz", "livez", "readyz"):
-            self.handlers[f"/{word}"] = self._health
-            self.handlers[f"/{word}/"] = self._health_check
+            self.handlers[f"/{word}"] = self.health.report
+            self.handlers[f"/{word}/"] = self.health.one
         for path in ("/api", "/apis", "/api/", "/apis/"):
             self.handlers[path] = self._discovery
         for path in ("/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openapi/"):
@@ -84,19 +77,6 @@ class Paths:
     def _root(self, http: HttpRequest, user: User, options: dict[str, str]) -> Answer | Awaitable[Answer]:
         paths = sorted({*_PLAIN_PATHS, *self._group_paths(), *(f"/healthz/{check}" for check in CHECKS)})
         return HttpResponse(200, msgspec.json.format(msgspec.json.encode({"paths": paths}), indent=2))
-
-    def _health(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
-        path = http.target.partition(b"?")[0].decode("latin-1")
-        if path == "/readyz" and not self.ready.is_set():
-            return HttpResponse(500, b"[-]poststarthook failed: not finished\nreadyz check failed\n", TEXT)
-        if "verbose" in options:
-            lines = [f"[+]{check} ok" for check in CHECKS if check not in http.target.decode("latin-1")]
-            return HttpResponse(200, "\n".join([*lines, f"{path[1:]} check passed\n"]).encode(), TEXT)
-        return HttpResponse(200, b"ok", TEXT)
-
-    def _health_check(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
-        check = http.target.partition(b"?")[0].decode("latin-1").split("/", 2)[2]
-        return HttpResponse(200, b"ok", TEXT) if check in CHECKS else HttpResponse(404, b"404 page not found\n", TEXT)
 
     def _discovery(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
         path = http.target.partition(b"?")[0].decode("latin-1").rstrip("/")

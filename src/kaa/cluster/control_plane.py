@@ -76,6 +76,10 @@ class ControlPlane:
                 self.paths.ready.set()
                 ready()
                 tasks.create_task(self._components(), name="components")
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.paths.health.stopping.set()
         finally:
             await self.store.close()
 
