@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kaa.api.errors import Forbidden, NotFound
 from kaa.api.types.apiregistration_v1 import APIService, APIServiceCondition, APIServiceSpec, ServiceReference
 from kaa.api.types.core_v1 import Service, ServicePort, ServiceSpec
 from kaa.api.types.discovery_v1 import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
@@ -23,6 +24,7 @@ from kaa.apiserver.aggregation.backend import forwarded_headers, user_headers
 from kaa.apiserver.http import Connection, HttpRequest, HttpResponse, HttpServer
 from kaa.client.pipeline import User
 from kaa.cluster.pki import Pki, Profile
+from kaa.controllers.served import rows_of_document
 from tests import api_lab
 from tests.api_lab import Answer, Lab, chunks, read_answer
 
@@ -323,6 +325,23 @@ def test_trust_is_the_bundles(bundle: bytes, status: int, words: str) -> None:
         assert (answer.status, words in answer.body.decode()) == (status, True), answer.body
         await lab.client.patch(APIService, NAME, {"spec": {"caBundle": None, "insecureSkipTLSVerify": True}})
         assert (await lab.ask("GET", FLUNDERS)).status == 200
+
+    use(test)
+
+
+def test_components_reach_the_other_server_through_their_client() -> None:
+    async def test(lab: Lab, sample: Sample) -> None:
+        rows = rows_of_document(await lab.client.raw("GET", PATH))
+        assert [row.plural for row in rows] == ["flunders"]
+        await lab.client.delete_collection(rows[0], "default")
+        assert (sample.asked[-1].method, sample.asked[-1].target.decode()) == ("DELETE", FLUNDERS)
+        assert sample.asked[-1].headers["x-remote-user"] == "system:apiserver"
+        with pytest.raises(NotFound):
+            await lab.client.get(rows[0], "none", "default")
+        with pytest.raises(Forbidden):
+            await lab.as_user("nobody").get(rows[0], "one", "default")
+        with pytest.raises(NotFound):
+            await lab.client.raw("GET", "/apis/nowhere.example.com/v1")
 
     use(test)
 

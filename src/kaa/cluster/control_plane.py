@@ -21,6 +21,7 @@ from kaa.api.resources import Resource
 from kaa.apiserver.admission.plugins import default_chain
 from kaa.apiserver.aggregation.aggregator import Aggregator
 from kaa.apiserver.aggregation.backend import Identity
+from kaa.apiserver.aggregation.calls import RemoteCalls
 from kaa.apiserver.authn.chain import DefaultAuthenticator
 from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
 from kaa.apiserver.authn.tokens import ISSUER, TokenIssuer
@@ -126,6 +127,7 @@ def build(
     aggregator = Aggregator(
         cacher, InProcessClient(api, SYSTEM, "kube-aggregator"), clock, paths.discovery, front_proxy(config, clock)
     )
+    api.elsewhere = RemoteCalls(aggregator)
     front = Front(api, authenticator, metrics, paths=paths.handlers, connect=connector, aggregator=aggregator)
     server = HttpServer(front, too_large=body_too_large)
     return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator)
