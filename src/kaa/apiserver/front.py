@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kaa.api.errors import ApiError, InternalError, NotFound, TooLarge
+from kaa.api.errors import ApiError, InternalError, NotFound, TooLarge, Unauthorized
 from kaa.client.client import WatchType
 from kaa.client.pipeline import Request, User
 
@@ -28,6 +28,10 @@ from .metrics import Metrics, Series
 from .pipeline import ApiServer, Outcome, converted_entry, method_not_allowed
 from .reads import Watch
 from .routes import Target
+
+if TYPE_CHECKING:  # loaded only where it is on
+    from .audit.auditor import Trail
+    from .audit.requests import FrontAuditor
 
 log = structlog.get_logger(__name__)
 
@@ -56,30 +60,41 @@ class Front:
         paths: dict[str, PathHandler],
         connect: Connector,
         aggregator: Aggregator | None = None,
+        auditor: FrontAuditor | None = None,
         request_timeout_s: float = 60.0,
     ) -> None:
         self._api, self._authenticator, self._metrics = api, authenticator, metrics
         self._paths, self._connect = paths, connect
-        self._aggregator = aggregator
+        self._aggregator, self._auditor = aggregator, auditor
         self._request_timeout_s = request_timeout_s
         self._known: dict[tuple[str, bytes], _Meaning] = {}
 
     def __call__(self, http: HttpRequest) -> Answer | Awaitable[Answer]:
         began = self._api.clock.monotonic()
         series: Series | None = None
+        trail: Trail | None = None
         try:
             target, options, series = self._known.get((http.method, http.target)) or self._understand(http)
-            user = self._user(http)
+            asker = self._asker(http)
+            if self._auditor is not None:
+                trail = self._auditor.arrived(http, asker, target)
+            user = self._acting(http, asker)
+            if trail is not None and user is not asker:
+                trail.impersonated(user)
             answer = self._dispatch(http, user, target, options)
         except Exception as err:
-            answer = self._failure(http, err)
+            answer = self._failure(http, err, trail)
+        if trail is not None:
+            trail.decided()
+            if self._auditor is not None and not isinstance(answer, Awaitable):
+                answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
             (series or self._metrics.series(None)).observe(answer.status, self._api.clock.monotonic() - began)
             if "audit-id" in http.headers:
                 answer.audit_id = http.headers["audit-id"]
             return answer
         if isinstance(answer, Awaitable):
-            return self._finish(http, answer, series or self._metrics.series(None), began)
+            return self._finish(http, answer, series or self._metrics.series(None), began, trail)
         return answer
 
     def _understand(self, http: HttpRequest) -> _Meaning:
@@ -94,30 +109,42 @@ class Front:
             self._known[http.method, http.target] = meaning
         return meaning
 
-    async def _finish(self, http: HttpRequest, waiting: Awaitable[Answer], series: Series, began: float) -> Answer:
+    async def _finish(
+        self, http: HttpRequest, waiting: Awaitable[Answer], series: Series, began: float, trail: Trail | None
+    ) -> Answer:
         try:
             answer = await waiting
         except Exception as err:
-            answer = self._failure(http, err)
+            answer = self._failure(http, err, trail)
+        if self._auditor is not None and trail is not None:
+            answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
             series.observe(answer.status, self._api.clock.monotonic() - began)
             answer.audit_id = answer.audit_id or http.headers.get("audit-id", "")
         return answer
 
-    def _failure(self, http: HttpRequest, error: Exception) -> HttpResponse:
+    def _failure(self, http: HttpRequest, error: Exception, trail: Trail | None) -> HttpResponse:
         """The answer to what went wrong; what nobody foresaw is logged, and told without its details."""
+        if self._auditor is not None and trail is None and isinstance(error, Unauthorized):
+            self._auditor.unknown(http)
         if isinstance(error, ApiError):
             return self._refusal(http, error)
         if isinstance(error, TimeoutError):
             message = "request did not complete within the allotted timeout"
             return self._refusal(http, ApiError(message, code=504, reason="Timeout"))
+        if trail is not None:
+            trail.panicked()
         log.error("request failed", method=http.method, target=http.target.decode("latin-1"), exc_info=error)
         return self._refusal(http, InternalError("an error on the server prevented the request from succeeding"))
 
-    def _user(self, http: HttpRequest) -> User:
+    def _asker(self, http: HttpRequest) -> User:
+        """Who sends the request. Raises Unauthorized."""
+        credentials = Credentials(http.headers.get("authorization", ""), http.connection.peer_certificate)
+        return self._authenticator.authenticate(credentials, self._api.cacher)
+
+    def _acting(self, http: HttpRequest, user: User) -> User:
+        """Whom the sender acts as: another, if it says so and may."""
         headers = http.headers
-        credentials = Credentials(headers.get("authorization", ""), http.connection.peer_certificate)
-        user = self._authenticator.authenticate(credentials, self._api.cacher)
         for name in headers:
             if name.startswith("impersonate-"):
                 break

@@ -11,7 +11,7 @@ import importlib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -32,6 +32,7 @@ from kaa.apiserver.connect import Connector
 from kaa.apiserver.front import Front, body_too_large
 from kaa.apiserver.http import HttpServer
 from kaa.apiserver.metrics import Metrics
+from kaa.apiserver.options import ApiServerOptions
 from kaa.apiserver.paths import Paths
 from kaa.apiserver.pipeline import ApiServer
 from kaa.apiserver.registry import ServiceRanges, build_strategies
@@ -45,6 +46,9 @@ from kaa.store.sqlite import open_sqlite
 from . import addons
 from .config import ClusterConfig
 from .pki import Pki
+
+if TYPE_CHECKING:
+    from kaa.apiserver.audit.setup import Audit
 
 log = structlog.get_logger("kaa.apiserver")
 
@@ -64,9 +68,10 @@ class ControlPlane:
     paths: Paths
     issuer: TokenIssuer
     aggregator: Aggregator
+    audit: Audit | None = None
 
     def client(self, user: User, agent: str) -> InProcessClient:
-        return InProcessClient(self.api, user, agent)
+        return InProcessClient(self.api if self.audit is None else self.audit.pipeline, user, agent)
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled."""
@@ -82,6 +87,8 @@ class ControlPlane:
                 ready()
                 tasks.create_task(self._components(), name="components")
         finally:
+            if self.audit is not None:
+                self.audit.close()
             await self.store.close()
 
     async def _compact(self) -> None:
@@ -128,9 +135,27 @@ def build(
         cacher, InProcessClient(api, SYSTEM, "kube-aggregator"), clock, paths.discovery, front_proxy(config, clock)
     )
     api.elsewhere = RemoteCalls(aggregator)
-    front = Front(api, authenticator, metrics, paths=paths.handlers, connect=connector, aggregator=aggregator)
+    auditor = auditor_of(config.api_server, api)
+    front = Front(
+        api,
+        authenticator,
+        metrics,
+        paths=paths.handlers,
+        connect=connector,
+        aggregator=aggregator,
+        auditor=auditor.front if auditor is not None else None,
+    )
     server = HttpServer(front, too_large=body_too_large)
-    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator)
+    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, auditor)
+
+
+def auditor_of(options: ApiServerOptions, api: ApiServer) -> Audit | None:
+    """Audit as the options ask for it; its modules are read only then."""
+    if not options.audit_policy_file:
+        return None
+    from kaa.apiserver.audit.setup import build_audit
+
+    return build_audit(options, api)
 
 
 def front_proxy(config: ClusterConfig, clock: Clock) -> Identity | None:
