@@ -47,7 +47,14 @@ def keys() -> tuple[tempfile.TemporaryDirectory[str], Pki]:
 
 def cluster_config(options: ApiServerOptions | None = None) -> ClusterConfig:
     options = options or ApiServerOptions()
-    return ClusterConfig(name="lab", data_dir=keys()[0].name, api_port=6443, api_server=options)
+    return ClusterConfig(
+        name="lab",
+        data_dir=keys()[0].name,
+        api_port=6443,
+        node_name="node",
+        node_ip="192.0.2.1",
+        api_server=options,
+    )
 
 
 def admin_tls() -> ssl.SSLContext:

@@ -32,6 +32,7 @@ from .routes import Target
 if TYPE_CHECKING:  # loaded only where it is on
     from .audit.auditor import Trail
     from .audit.requests import FrontAuditor
+    from .flowcontrol.seating import Seating
 
 log = structlog.get_logger(__name__)
 
@@ -61,11 +62,12 @@ class Front:
         connect: Connector,
         aggregator: Aggregator | None = None,
         auditor: FrontAuditor | None = None,
+        seating: Seating | None = None,
         request_timeout_s: float = 60.0,
     ) -> None:
         self._api, self._authenticator, self._metrics = api, authenticator, metrics
         self._paths, self._connect = paths, connect
-        self._aggregator, self._auditor = aggregator, auditor
+        self._aggregator, self._auditor, self._seating = aggregator, auditor, seating
         self._request_timeout_s = request_timeout_s
         self._known: dict[tuple[str, bytes], _Meaning] = {}
 
@@ -73,6 +75,7 @@ class Front:
         began = self._api.clock.monotonic()
         series: Series | None = None
         trail: Trail | None = None
+        lines = b""
         try:
             target, options, series = self._known.get((http.method, http.target)) or self._understand(http)
             asker = self._asker(http)
@@ -81,7 +84,12 @@ class Front:
             user = self._acting(http, asker)
             if trail is not None and user is not asker:
                 trail.impersonated(user)
-            answer = self._dispatch(http, user, target, options)
+            if self._seating is None:
+                answer = self._dispatch(http, user, target, options)
+            else:
+                flow = self._seating.flow(user, target, http.method)
+                lines = flow.lines
+                answer = self._seating.serve(flow, self._dispatch, http, user, target, options, trail)
         except Exception as err:
             answer = self._failure(http, err, trail)
         if trail is not None:
@@ -90,11 +98,12 @@ class Front:
                 answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
             (series or self._metrics.series(None)).observe(answer.status, self._api.clock.monotonic() - began)
+            answer.lines = lines
             if "audit-id" in http.headers:
                 answer.audit_id = http.headers["audit-id"]
             return answer
         if isinstance(answer, Awaitable):
-            return self._finish(http, answer, series or self._metrics.series(None), began, trail)
+            return self._finish(http, answer, series or self._metrics.series(None), began, trail, lines)
         return answer
 
     def _understand(self, http: HttpRequest) -> _Meaning:
@@ -110,7 +119,13 @@ class Front:
         return meaning
 
     async def _finish(
-        self, http: HttpRequest, waiting: Awaitable[Answer], series: Series, began: float, trail: Trail | None
+        self,
+        http: HttpRequest,
+        waiting: Awaitable[Answer],
+        series: Series,
+        began: float,
+        trail: Trail | None,
+        lines: bytes,
     ) -> Answer:
         try:
             answer = await waiting
@@ -120,6 +135,7 @@ class Front:
             answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
             series.observe(answer.status, self._api.clock.monotonic() - began)
+            answer.lines = lines
             answer.audit_id = answer.audit_id or http.headers.get("audit-id", "")
         return answer
 

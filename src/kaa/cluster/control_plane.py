@@ -29,6 +29,8 @@ from kaa.apiserver.authz.union import DefaultAuthorizer
 from kaa.apiserver.bootstrap import objects
 from kaa.apiserver.cacher import Cacher
 from kaa.apiserver.connect import Connector
+from kaa.apiserver.flowcontrol.control import FlowControl
+from kaa.apiserver.flowcontrol.seating import Seating
 from kaa.apiserver.front import Front, body_too_large
 from kaa.apiserver.http import HttpServer
 from kaa.apiserver.metrics import Metrics
@@ -69,6 +71,7 @@ class ControlPlane:
     issuer: TokenIssuer
     aggregator: Aggregator
     audit: Audit | None = None
+    seating: Seating | None = None
 
     def client(self, user: User, agent: str) -> InProcessClient:
         return InProcessClient(self.api if self.audit is None else self.audit.pipeline, user, agent)
@@ -83,6 +86,8 @@ class ControlPlane:
                 tasks.create_task(self.server.run(), name="http")
                 tasks.create_task(self._compact(), name="compactor")
                 tasks.create_task(self.aggregator.run(), name="aggregator")
+                if self.seating is not None:
+                    tasks.create_task(self.seating.control.run(), name="flow control")
                 self.paths.ready.set()
                 ready()
                 tasks.create_task(self._components(), name="components")
@@ -136,6 +141,7 @@ def build(
     )
     api.elsewhere = RemoteCalls(aggregator)
     auditor = auditor_of(config.api_server, api)
+    seating = seating_of(config.api_server, cacher)
     front = Front(
         api,
         authenticator,
@@ -144,9 +150,19 @@ def build(
         connect=connector,
         aggregator=aggregator,
         auditor=auditor.front if auditor is not None else None,
+        seating=seating,
+        request_timeout_s=config.api_server.request_timeout,
     )
     server = HttpServer(front, too_large=body_too_large)
-    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, auditor)
+    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, auditor, seating)
+
+
+def seating_of(options: ApiServerOptions, cacher: Cacher) -> Seating | None:
+    """Priority and fairness, unless it is switched off."""
+    if not options.enable_priority_and_fairness:
+        return None
+    total = options.max_requests_inflight + options.max_mutating_requests_inflight
+    return Seating(FlowControl(cacher, cacher.clock, total=total, patience_s=options.request_timeout), cacher)
 
 
 def auditor_of(options: ApiServerOptions, api: ApiServer) -> Audit | None:

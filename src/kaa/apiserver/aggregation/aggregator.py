@@ -17,7 +17,6 @@ import structlog
 
 from kaa.api.clock import Clock
 from kaa.api.errors import AlreadyExists, ApiError, NotFound
-from kaa.api.selectors import EVERYTHING
 from kaa.api.types.apiextensions_v1 import CustomResourceDefinition
 from kaa.api.types.apiregistration_v1 import APIService
 from kaa.api.types.core_v1 import Service
@@ -26,8 +25,9 @@ from kaa.api.types.meta_v1 import APIResourceList
 from kaa.client.client import Client
 from kaa.client.pipeline import User
 
-from ..cacher import Cacher, Change, Watcher
+from ..cacher import Cacher, Change
 from ..discovery import Discovery
+from ..hearing import Hearer
 from ..http import Answer, HttpRequest, HttpResponse, new_audit_id
 from ..routes import Target
 from . import registration
@@ -112,10 +112,10 @@ class Aggregator:
     async def run(self) -> None:
         """Keep conditions, discovery and automatic APIServices true until cancelled."""
         hearers = [
-            _Hearer(self._view, APIService, self._on_service),
-            _Hearer(self._view, Service, self._on_backing),
-            _Hearer(self._view, EndpointSlice, self._on_slice),
-            _Hearer(self._view, CustomResourceDefinition, lambda change: self._changed.set()),
+            Hearer(self._view, APIService, self._on_service),
+            Hearer(self._view, Service, self._on_backing),
+            Hearer(self._view, EndpointSlice, self._on_slice),
+            Hearer(self._view, CustomResourceDefinition, lambda change: self._changed.set()),
         ]
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -209,19 +209,3 @@ class Aggregator:
             return
         except ApiError as err:
             log.warning("an APIService was not written", name=service.metadata.name, error=str(err))
-
-
-class _Hearer(Watcher):
-    """Tells of each change of a kind at once, and keeps none."""
-
-    def __init__(self, cacher: Cacher, kind: Any, tell: Callable[[Change], None]) -> None:
-        super().__init__("", EVERYTHING, ())
-        self._tell = tell
-        self._cache = cacher.of(kind)
-        self._cache.watchers.add(self)
-
-    def offer(self, change: Change) -> None:
-        self._tell(change)
-
-    def stop(self) -> None:
-        self._cache.watchers.discard(self)

@@ -158,7 +158,7 @@ class Trail:
 
     def decided(self) -> None:
         """Take down what the authorizer last said."""
-        last = self._auditor.recorder.last
+        last, self._auditor.recorder.last = self._auditor.recorder.last, None
         if last is not None:
             decision, reason = last
             self.annotate("authorization.k8s.io/decision", "allow" if decision is Decision.ALLOW else "forbid")
