@@ -236,3 +236,36 @@ def test_seats_are_left_by_writes_lists_and_watches() -> None:
         writer.close()
 
     api_lab.run(test, http=True)
+
+
+def test_metrics_and_debug_tables() -> None:
+    async def test(lab: Lab) -> None:
+        assert lab.plane.seating is not None
+        control = lab.plane.seating.control
+        flow = control.flow(JANE, "create", "", "configmaps", "", "default")
+        assert flow.level.queues is not None
+        seats = [control.sit(flow, 1) for _ in range(flow.level.queues.limit)]
+        asked = asyncio.create_task(as_jane(lab, "POST", MAPS, BODY), name="asked")
+        while not flow.level.queues.waiting:  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.01)
+        root = "/debug/api_priority_and_fairness/"
+        levels = (await lab.ask("GET", root + "dump_priority_levels")).body.decode().splitlines()
+        assert levels[0].startswith("PriorityLevelName, ActiveQueues, IsIdle, IsQuiescing, WaitingRequests,")
+        row = next(line for line in levels if line.startswith("global-default"))
+        assert [cell.strip() for cell in row.split(",")][2:6] == ["false", "false", "1", str(len(seats))]
+        requests = (await lab.ask("GET", root + "dump_requests")).body.decode().splitlines()
+        assert [cell.strip() for cell in requests[1].split(",")][:2] == ["global-default", "global-default"]
+        assert "jane" in requests[1]
+        assert len((await lab.ask("GET", root + "dump_queues")).body.decode().splitlines()) > 100
+        assert (await lab.ask("GET", root + "nothing")).status == 404
+        text = (await lab.ask("GET", "/metrics")).body.decode()
+        level = 'priority_level="global-default"'
+        assert f"apiserver_flowcontrol_current_inqueue_requests{{{level}}} 1" in text
+        assert f"apiserver_flowcontrol_current_executing_requests{{{level}}} {len(seats)}" in text
+        assert 'apiserver_current_inflight_requests{request_kind="mutating"} 1' in text
+        assert 'apiserver_storage_objects{resource="flowschemas.flowcontrol.apiserver.k8s.io"}' in text
+        assert 'aggregator_unavailable_apiservice{name="v1.apps"} 0' in text
+        seats.clear()
+        await asked
+
+    api_lab.run(test, http=True, bootstrapped=True, options=ApiServerOptions(max_requests_inflight=10))

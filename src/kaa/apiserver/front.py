@@ -127,10 +127,15 @@ class Front:
         trail: Trail | None,
         lines: bytes,
     ) -> Answer:
+        inflight = self._metrics.inflight
+        kind = "readOnly" if http.method in ("GET", "HEAD") else "mutating"
+        inflight[kind] += 1
         try:
             answer = await waiting
         except Exception as err:
             answer = self._failure(http, err, trail)
+        finally:
+            inflight[kind] -= 1
         if self._auditor is not None and trail is not None:
             answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
@@ -295,6 +300,9 @@ class Front:
         strategy = self._api.strategy_for(shown)
         first = True
         steps = watch.steps()
+        scope = "namespace" if request.namespace else "cluster"
+        watches, labels = self._metrics.watches, (shown.group, shown.version, shown.plural, scope)
+        watches[labels] = watches.get(labels, 0) + 1
         try:
             async for batch in steps:
                 lines: list[bytes] = []
@@ -312,6 +320,7 @@ class Front:
         except ApiError as err:
             yield wire.error_line(err)
         finally:
+            watches[labels] -= 1
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     def _shaped(

@@ -29,13 +29,14 @@ from kaa.apiserver.authz.union import DefaultAuthorizer
 from kaa.apiserver.bootstrap import objects
 from kaa.apiserver.cacher import Cacher
 from kaa.apiserver.connect import Connector
+from kaa.apiserver.flowcontrol import report
 from kaa.apiserver.flowcontrol.control import FlowControl
 from kaa.apiserver.flowcontrol.seating import Seating
 from kaa.apiserver.front import Front, body_too_large
-from kaa.apiserver.http import HttpServer
-from kaa.apiserver.metrics import Metrics
+from kaa.apiserver.http import HttpRequest, HttpResponse, HttpServer
+from kaa.apiserver.metrics import Metrics, objects_text
 from kaa.apiserver.options import ApiServerOptions
-from kaa.apiserver.paths import Paths
+from kaa.apiserver.paths import TEXT, Paths
 from kaa.apiserver.pipeline import ApiServer
 from kaa.apiserver.registry import ServiceRanges, build_strategies
 from kaa.apiserver.registry.strategy import Strategy
@@ -142,6 +143,10 @@ def build(
     api.elsewhere = RemoteCalls(aggregator)
     auditor = auditor_of(config.api_server, api)
     seating = seating_of(config.api_server, cacher)
+    metrics.sources.append(lambda: objects_text(stored_counts(cacher)))
+    metrics.sources.append(aggregator.metrics)
+    if seating is not None:
+        expose(seating.control, metrics, paths)
     front = Front(
         api,
         authenticator,
@@ -155,6 +160,24 @@ def build(
     )
     server = HttpServer(front, too_large=body_too_large)
     return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, auditor, seating)
+
+
+def stored_counts(cacher: Cacher) -> list[tuple[str, str, int]]:
+    """(group, resource, how many) of what is kept."""
+    return [(cache.resource.group, cache.resource.plural, len(cache.entries)) for cache in cacher.caches()]
+
+
+def expose(control: FlowControl, metrics: Metrics, paths: Paths) -> None:
+    """Flow control's metrics, and its debug paths."""
+
+    def dump(http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
+        text = report.table(control, http.target.partition(b"?")[0].decode("latin-1"))
+        if text is None:
+            return HttpResponse(404, b"404 page not found\n", TEXT)
+        return HttpResponse(200, text.encode(), TEXT)
+
+    metrics.sources.append(lambda: report.metrics(control))
+    paths.handlers[report.ROOT] = dump
 
 
 def seating_of(options: ApiServerOptions, cacher: Cacher) -> Seating | None:

@@ -190,6 +190,17 @@ class Aggregator:
     def _show(self) -> None:
         self._discovery.serve_remote(self._remote.values())
 
+    def metrics(self) -> str:
+        """Which APIServices are not available, in the Prometheus exposition."""
+        name = "aggregator_unavailable_apiservice"
+        lines = [
+            f"# HELP {name} Gauge of APIServices which are marked as unavailable broken down by APIService name.",
+            f"# TYPE {name} gauge",
+        ]
+        for service in sorted(self._view.list(APIService), key=lambda one: one.metadata.name or ""):
+            lines.append(f'{name}{{name="{service.metadata.name}"}} {0 if is_available(service) else 1}')
+        return "\n".join(lines) + "\n"
+
     # ------------------------------------------------------------------------------------------------ registration
 
     async def _register(self) -> None:
