@@ -28,6 +28,7 @@ from .metrics import Metrics, Series
 from .pipeline import ApiServer, Outcome, converted_entry, method_not_allowed
 from .reads import Watch
 from .routes import Target
+from .timeouts import time_limit, timed_out
 
 if TYPE_CHECKING:  # loaded only where it is on
     from .audit.auditor import Trail
@@ -151,8 +152,7 @@ class Front:
         if isinstance(error, ApiError):
             return self._refusal(http, error)
         if isinstance(error, TimeoutError):
-            message = "request did not complete within the allotted timeout"
-            return self._refusal(http, ApiError(message, code=504, reason="Timeout"))
+            return self._refusal(http, timed_out())
         if trail is not None:
             trail.panicked()
         log.error("request failed", method=http.method, target=http.target.decode("latin-1"), exc_info=error)
@@ -213,10 +213,13 @@ class Front:
             media = wire.Media(media.format, media.shape, media.version, True)
         if target.verb == "watch":
             return self._watch(request, media)
+        limit_s = self._request_timeout_s
+        if "timeout" in options:
+            limit_s = time_limit(options["timeout"], limit_s)
         made = self._api.perform(request)
         if isinstance(made, Outcome):
             return self._render(made, request, media)
-        return self._rendered(made, request, media)
+        return self._rendered(made, request, media, limit_s)
 
     def _check_verb(self, target: Target) -> None:
         resource = target.resource
@@ -234,7 +237,8 @@ class Front:
         service = self._aggregator.serving(target) if self._aggregator is not None else None
         if self._aggregator is not None and service is not None:
             self._api.allow(question_of(http, user, target))
-            return self._aggregator.answer(http, user, service, target)
+            limit_s = time_limit(options.get("timeout", ""), self._request_timeout_s)
+            return self._aggregator.answer(http, user, service, target, limit_s)
         if target.unknown_resource:
             if (target.group, target.version) in self._api.served():
                 self._api.allow(question_of(http, user, target))
@@ -257,8 +261,10 @@ class Front:
 
     # ------------------------------------------------------------------------------------------------ rendering
 
-    async def _rendered(self, made: Awaitable[Outcome], request: Request, media: wire.Media) -> HttpResponse:
-        async with asyncio.timeout(self._request_timeout_s):
+    async def _rendered(
+        self, made: Awaitable[Outcome], request: Request, media: wire.Media, limit_s: float
+    ) -> HttpResponse:
+        async with asyncio.timeout(limit_s):
             return self._render(await made, request, media)
 
     def _render(self, outcome: Outcome, request: Request, media: wire.Media) -> HttpResponse:

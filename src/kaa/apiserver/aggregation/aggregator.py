@@ -39,7 +39,6 @@ from .resolve import SERVICE_NAME, Unresolved, address_of, is_available, slices_
 
 log = structlog.get_logger(__name__)
 
-REQUEST_S = 60.0
 LONG_SUBRESOURCES = frozenset({"attach", "exec", "log", "portforward", "proxy"})
 
 
@@ -72,14 +71,17 @@ class Aggregator:
                 return self.find(group, version)
         return None
 
-    async def answer(self, http: HttpRequest, user: User, service: APIService, target: Target) -> Answer:
-        """Hand an authorized request on."""
+    async def answer(
+        self, http: HttpRequest, user: User, service: APIService, target: Target, limit_s: float
+    ) -> Answer:
+        """Hand an authorized request on. ``limit_s``: seconds until its answer must begin, unless it is a watch or the
+        like."""
         address = self.address(service)
         if address is None:
             return unavailable()
         endless = target.verb == "watch" or target.subresource in LONG_SUBRESOURCES
         audit_id = http.headers.get("audit-id") or new_audit_id()
-        timeout_s = None if endless else REQUEST_S
+        timeout_s = None if endless else limit_s
         answer = await forward(http, user, self.backend(service), address, audit_id=audit_id, timeout_s=timeout_s)
         if isinstance(answer, HttpResponse):
             answer.audit_id = audit_id
