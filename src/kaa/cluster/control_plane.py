@@ -22,6 +22,7 @@ from kaa.apiserver.admission.plugins import default_chain
 from kaa.apiserver.aggregation.aggregator import Aggregator
 from kaa.apiserver.aggregation.backend import Identity
 from kaa.apiserver.aggregation.calls import RemoteCalls
+from kaa.apiserver.aggregation.openapi import RemoteOpenAPI
 from kaa.apiserver.authn.chain import DefaultAuthenticator
 from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
 from kaa.apiserver.authn.tokens import ISSUER, TokenIssuer
@@ -141,6 +142,7 @@ def build(
         cacher, InProcessClient(api, SYSTEM, "kube-aggregator"), clock, paths.discovery, front_proxy(config, clock)
     )
     api.elsewhere = RemoteCalls(aggregator)
+    paths.merge_openapi = RemoteOpenAPI(aggregator).merged
     auditor = auditor_of(config.api_server, api)
     seating = seating_of(config.api_server, cacher)
     metrics.sources.append(lambda: objects_text(stored_counts(cacher)))

@@ -31,7 +31,7 @@ from ..hearing import Hearer
 from ..http import Answer, HttpRequest, HttpResponse, new_audit_id
 from ..routes import Target
 from . import registration
-from .availability import LOCAL, Keeper, said_local, write_condition
+from .availability import AGGREGATOR, LOCAL, Keeper, said_local, write_condition
 from .backend import Backend, Identity
 from .discovered import RemoteVersion
 from .proxy import forward, unavailable
@@ -48,7 +48,8 @@ class Aggregator:
     def __init__(
         self, cacher: Cacher, client: Client, clock: Clock, discovery: Discovery, identity: Identity | None
     ) -> None:
-        self._view, self._client, self._clock = cacher, client, clock
+        self._view, self._client, self.clock = cacher, client, clock
+        self.user = AGGREGATOR  #: who asks the other servers for what all clients are told
         self._discovery, self._identity = discovery, identity
         self._backends: dict[str, Backend] = {}
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
@@ -61,6 +62,10 @@ class Aggregator:
         """The APIService that hands a group-version to another server; None when there is none."""
         found = self._view.get(APIService, f"{version}.{group}")
         return found if found is not None and found.spec.service is not None else None
+
+    def remote(self) -> list[APIService]:
+        """The APIServices of other servers."""
+        return [one for one in self._view.list(APIService) if one.spec.service is not None]
 
     def serving(self, target: Target) -> APIService | None:
         """The APIService of a request that is not for this server; None when it is."""
@@ -95,7 +100,7 @@ class Aggregator:
             return None
         found = self._view.get(Service, reference.name or "", reference.namespace or "")
         try:
-            return address_of(found, slices_of(self._view, reference), reference, self._clock.random)
+            return address_of(found, slices_of(self._view, reference), reference, self.clock.random)
         except Unresolved as err:
             log.warning("no server behind an APIService", name=service.metadata.name, error=str(err))
             return None
@@ -160,13 +165,13 @@ class Aggregator:
         services = {one.metadata.name or "": one for one in self._view.list(APIService)}
         for service in services.values():
             if service.spec.service is None and not said_local(service):
-                await write_condition(self._client, service, LOCAL, self._clock)
+                await write_condition(self._client, service, LOCAL, self.clock)
         remote = {name: one for name, one in services.items() if one.spec.service is not None}
         for name in [name for name in self._keepers if name not in remote]:
             self._forget(name)
         for name, service in remote.items():
             if name not in self._keepers or self._keepers[name][1].done():
-                keeper = Keeper(name, self._view, self._client, self._clock, self._identity, self._heard)
+                keeper = Keeper(name, self._view, self._client, self.clock, self._identity, self._heard)
                 task = tasks.create_task(keeper.run(), name=f"apiservice/{name}")
                 self._keepers[name] = keeper, task
                 self._heard(service, None)
