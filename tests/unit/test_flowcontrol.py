@@ -10,7 +10,7 @@ import pytest
 from kaa.api.clock import VirtualClock
 from kaa.api.types.flowcontrol_v1 import FlowSchema, PriorityLevelConfiguration
 from kaa.apiserver.bootstrap.flow import flow_schemas, priority_levels
-from kaa.apiserver.flowcontrol import shares
+from kaa.apiserver.flowcontrol import shares, upkeep
 from kaa.apiserver.flowcontrol.classify import Digest, in_order, matches
 from kaa.apiserver.flowcontrol.control import FlowControl, RetryAfter
 from kaa.apiserver.flowcontrol.queues import QueueSet, Shape, State, deal
@@ -236,6 +236,36 @@ def test_seats_are_left_by_writes_lists_and_watches() -> None:
         writer.close()
 
     api_lab.run(test, http=True)
+
+
+def test_the_objects_come_back_and_say_what_dangles() -> None:
+    async def test(lab: Lab) -> None:
+        client, cacher = lab.client, lab.plane.api.cacher
+        assert upkeep.plan(cacher, lab.clock.now()) == upkeep.Plan()  # the bootstrap left nothing to do
+        keeping = asyncio.create_task(upkeep.keep(cacher, client, lab.clock), name="keep")
+        await client.delete(FlowSchema, "catch-all")
+        spec = {"limited": {"nominalConcurrencyShares": 77}}
+        await client.patch(PriorityLevelConfiguration, "catch-all", {"spec": spec, "metadata": {"annotations": None}})
+        level = {"priorityLevelConfiguration": {"name": "nowhere"}}
+        mine = {"metadata": {"annotations": {"apf.kubernetes.io/autoupdate-spec": "false"}}, "spec": level}
+        await client.patch(FlowSchema, "probes", mine)
+        async with asyncio.timeout(5):
+            while upkeep.plan(cacher, lab.clock.now()) != upkeep.Plan():  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(0.01)
+        found = await client.get(PriorityLevelConfiguration, "catch-all")
+        assert found.spec.limited is not None
+        assert found.spec.limited.nominal_concurrency_shares == 5
+        probes = await client.get(FlowSchema, "probes")
+        assert probes.status is not None
+        (condition,) = probes.status.conditions
+        assert (condition.status, condition.reason) == ("True", "NotFound")
+        assert condition.message is not None
+        assert condition.message.endswith('named "nowhere" but there is no such object')
+        assert cacher.get(FlowSchema, "catch-all") is not None
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+    api_lab.run(test, bootstrapped=True)
 
 
 def test_metrics_and_debug_tables() -> None:

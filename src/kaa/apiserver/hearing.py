@@ -1,10 +1,12 @@
-"""Hearing of each change of a kind at once, in the turn of the event loop that takes it in."""
+"""Hearing of each change of a kind at once, in the turn of the event loop that takes it in; and resting until one comes."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from kaa.api.clock import Clock
 from kaa.api.selectors import EVERYTHING
 
 from .cacher import Cacher, Change, Watcher
@@ -24,3 +26,13 @@ class Hearer(Watcher):
 
     def stop(self) -> None:
         self._cache.watchers.discard(self)
+
+
+async def rest(changed: asyncio.Event, clock: Clock, seconds: float) -> None:
+    """Until something has changed, but no longer than ``seconds``."""
+    waits = (asyncio.ensure_future(changed.wait()), asyncio.ensure_future(clock.sleep(seconds)))
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

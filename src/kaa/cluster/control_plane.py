@@ -33,6 +33,7 @@ from kaa.apiserver.connect import Connector
 from kaa.apiserver.flowcontrol import report
 from kaa.apiserver.flowcontrol.control import FlowControl
 from kaa.apiserver.flowcontrol.seating import Seating
+from kaa.apiserver.flowcontrol.upkeep import keep
 from kaa.apiserver.front import Front, body_too_large
 from kaa.apiserver.http import HttpRequest, HttpResponse, HttpServer
 from kaa.apiserver.metrics import Metrics, objects_text
@@ -90,6 +91,8 @@ class ControlPlane:
                 tasks.create_task(self.aggregator.run(), name="aggregator")
                 if self.seating is not None:
                     tasks.create_task(self.seating.control.run(), name="flow control")
+                    keeping = keep(self.api.cacher, self.client(SYSTEM, "kube-apiserver"), self.clock)
+                    tasks.create_task(keeping, name="flow control/objects")
                 self.paths.ready.set()
                 ready()
                 tasks.create_task(self._components(), name="components")
