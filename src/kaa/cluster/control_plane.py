@@ -30,6 +30,7 @@ from kaa.apiserver.authz.union import DefaultAuthorizer
 from kaa.apiserver.bootstrap import objects
 from kaa.apiserver.cacher import Cacher
 from kaa.apiserver.connect import Connector
+from kaa.apiserver.encryption import encrypted
 from kaa.apiserver.flowcontrol import report
 from kaa.apiserver.flowcontrol.control import FlowControl
 from kaa.apiserver.flowcontrol.seating import Seating
@@ -213,7 +214,7 @@ async def serve(config: ClusterConfig) -> None:
     """Run the control plane of a cluster on its addresses until cancelled."""
     clock = SystemClock()
     pki = Pki(config.pki_dir, clock)
-    store = await open_sqlite(config.root / "store.db")
+    store = encrypted(await open_sqlite(config.root / "store.db"), config.api_server.encryption_provider_config)
     plane = build(
         config,
         clock,

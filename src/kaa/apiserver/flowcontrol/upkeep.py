@@ -52,7 +52,7 @@ def plan(view: Cacher, now: float) -> Plan:
     create, update = due(wanted, view)
     mended = {(type(one), one.metadata.name) for one in update}
     for one in wanted:
-        held = view.get(type(one), one.metadata.name or "")
+        held: Any = view.get(type(one), one.metadata.name or "")
         altered = one.metadata.name in MANDATORY and held is not None and held.spec != one.spec
         if altered and (type(one), one.metadata.name) not in mended:
             update.append(replace(held, spec=one.spec))
