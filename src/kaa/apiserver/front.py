@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kaa.api.errors import ApiError, BadRequest, InternalError, NotFound, TooLarge
+from kaa.api.errors import ApiError, BadRequest, InternalError, NotFound, TooLarge, Unauthorized
 from kaa.client.client import WatchType
 from kaa.client.pipeline import Request, User
 
 from . import keys, routes, wire
+from .aggregation.aggregator import Aggregator
 from .authn.base import Credentials
 from .authn.chain import UnionAuthenticator
 from .authn.impersonation import impersonate, read_headers
@@ -27,6 +28,12 @@ from .metrics import Metrics, Series
 from .pipeline import ApiServer, Outcome, converted_entry, method_not_allowed
 from .reads import Watch
 from .routes import Target
+from .timeouts import time_limit, timed_out
+
+if TYPE_CHECKING:  # loaded only where it is on
+    from .audit.auditor import Trail
+    from .audit.requests import FrontAuditor
+    from .flowcontrol.seating import Seating
 
 log = structlog.get_logger(__name__)
 
@@ -54,27 +61,50 @@ class Front:
         *,
         paths: dict[str, PathHandler],
         connect: Connector,
+        aggregator: Aggregator | None = None,
+        auditor: FrontAuditor | None = None,
+        seating: Seating | None = None,
         request_timeout_s: float = 60.0,
     ) -> None:
         self._api, self._authenticator, self._metrics = api, authenticator, metrics
         self._paths, self._connect = paths, connect
+        self._aggregator, self._auditor, self._seating = aggregator, auditor, seating
         self._request_timeout_s = request_timeout_s
         self._known: dict[tuple[str, bytes], _Meaning] = {}
 
     def __call__(self, http: HttpRequest) -> Answer | Awaitable[Answer]:
         began = self._api.clock.monotonic()
         series: Series | None = None
+        trail: Trail | None = None
+        lines = b""
         try:
             target, options, series = self._known.get((http.method, http.target)) or self._understand(http)
-            user = self._user(http)
-            answer = self._dispatch(http, user, target, options)
+            asker = self._asker(http)
+            if self._auditor is not None:
+                trail = self._auditor.arrived(http, asker, target)
+            user = self._acting(http, asker)
+            if trail is not None and user is not asker:
+                trail.impersonated(user)
+            if self._seating is None:
+                answer = self._dispatch(http, user, target, options)
+            else:
+                flow = self._seating.flow(user, target, http.method)
+                lines = flow.lines
+                answer = self._seating.serve(flow, self._dispatch, http, user, target, options, trail)
         except Exception as err:
-            answer = self._failure(http, err)
+            answer = self._failure(http, err, trail)
+        if trail is not None:
+            trail.decided()
+            if self._auditor is not None and not isinstance(answer, Awaitable):
+                answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
             (series or self._metrics.series(None)).observe(answer.status, self._api.clock.monotonic() - began)
+            answer.lines = lines
+            if "audit-id" in http.headers:
+                answer.audit_id = http.headers["audit-id"]
             return answer
         if isinstance(answer, Awaitable):
-            return self._finish(http, answer, series or self._metrics.series(None), began)
+            return self._finish(http, answer, series or self._metrics.series(None), began, trail, lines)
         return answer
 
     def _understand(self, http: HttpRequest) -> _Meaning:
@@ -89,31 +119,55 @@ class Front:
             self._known[http.method, http.target] = meaning
         return meaning
 
-    async def _finish(self, http: HttpRequest, waiting: Awaitable[Answer], series: Series, began: float) -> Answer:
+    async def _finish(
+        self,
+        http: HttpRequest,
+        waiting: Awaitable[Answer],
+        series: Series,
+        began: float,
+        trail: Trail | None,
+        lines: bytes,
+    ) -> Answer:
+        inflight = self._metrics.inflight
+        kind = "readOnly" if http.method in ("GET", "HEAD") else "mutating"
+        inflight[kind] += 1
         try:
             answer = await waiting
         except Exception as err:
-            answer = self._failure(http, err)
+            answer = self._failure(http, err, trail)
+        finally:
+            inflight[kind] -= 1
+        if self._auditor is not None and trail is not None:
+            answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
             series.observe(answer.status, self._api.clock.monotonic() - began)
+            answer.lines = lines
+            answer.audit_id = answer.audit_id or http.headers.get("audit-id", "")
         return answer
 
-    def _failure(self, http: HttpRequest, error: Exception) -> HttpResponse:
+    def _failure(self, http: HttpRequest, error: Exception, trail: Trail | None) -> HttpResponse:
         """The answer to what went wrong; what nobody foresaw is logged, and told without its details."""
+        if self._auditor is not None and trail is None and isinstance(error, Unauthorized):
+            self._auditor.unknown(http)
         if isinstance(error, ApiError):
             return self._refusal(http, error)
         if isinstance(error, RecursionError):  # only what was sent can nest so deeply
             return self._refusal(http, BadRequest("the object provided is nested too deeply"))
         if isinstance(error, TimeoutError):
-            message = "request did not complete within the allotted timeout"
-            return self._refusal(http, ApiError(message, code=504, reason="Timeout"))
+            return self._refusal(http, timed_out())
+        if trail is not None:
+            trail.panicked()
         log.error("request failed", method=http.method, target=http.target.decode("latin-1"), exc_info=error)
         return self._refusal(http, InternalError("an error on the server prevented the request from succeeding"))
 
-    def _user(self, http: HttpRequest) -> User:
+    def _asker(self, http: HttpRequest) -> User:
+        """Who sends the request. Raises Unauthorized."""
+        credentials = Credentials(http.headers.get("authorization", ""), http.connection.peer_certificate)
+        return self._authenticator.authenticate(credentials, self._api.cacher)
+
+    def _acting(self, http: HttpRequest, user: User) -> User:
+        """Whom the sender acts as: another, if it says so and may."""
         headers = http.headers
-        credentials = Credentials(headers.get("authorization", ""), http.connection.peer_certificate)
-        user = self._authenticator.authenticate(credentials, self._api.cacher)
         for name in headers:
             if name.startswith("impersonate-"):
                 break
@@ -164,11 +218,14 @@ class Front:
         if target.verb == "watch":
             return self._watch(request, media)
         zipped = wire.wants_gzip(headers["accept-encoding"]) if "accept-encoding" in headers else False
+        limit_s = self._request_timeout_s
+        if "timeout" in options:
+            limit_s = time_limit(options["timeout"], limit_s)
         made = self._api.perform(request)
         if isinstance(made, Outcome):
             answer = self._render(made, request, media)
             return wire.gzipped(answer) if zipped else answer
-        return self._rendered(made, request, media, zipped)
+        return self._rendered(made, request, media, zipped, limit_s)
 
     def _check_verb(self, target: Target) -> None:
         resource = target.resource
@@ -183,13 +240,14 @@ class Front:
         self, http: HttpRequest, user: User, target: Target, options: dict[str, str]
     ) -> Answer | Awaitable[Answer]:
         path = target.path
+        service = self._aggregator.serving(target) if self._aggregator is not None else None
+        if self._aggregator is not None and service is not None:
+            self._api.allow(question_of(http, user, target))
+            limit_s = time_limit(options.get("timeout", ""), self._request_timeout_s)
+            return self._aggregator.answer(http, user, service, target, limit_s)
         if target.unknown_resource:
             if (target.group, target.version) in self._api.served():
-                question = Question(
-                    user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
-                    target.namespace, target.name,
-                )  # fmt: skip
-                self._api.allow(question)
+                self._api.allow(question_of(http, user, target))
                 raise _no_such_resource()
             self._api.allow(Question(user, http.method.lower(), path=path))
             return HttpResponse(404, _NOT_FOUND, "text/plain; charset=utf-8")
@@ -210,9 +268,9 @@ class Front:
     # ------------------------------------------------------------------------------------------------ rendering
 
     async def _rendered(
-        self, made: Awaitable[Outcome], request: Request, media: wire.Media, zipped: bool
+        self, made: Awaitable[Outcome], request: Request, media: wire.Media, zipped: bool, limit_s: float
     ) -> HttpResponse:
-        async with asyncio.timeout(self._request_timeout_s):
+        async with asyncio.timeout(limit_s):
             answer = self._render(await made, request, media)
         return wire.gzipped(answer) if zipped else answer
 
@@ -255,6 +313,9 @@ class Front:
         strategy = self._api.strategy_for(shown)
         first = True
         steps = watch.steps()
+        scope = "namespace" if request.namespace else "cluster"
+        watches, labels = self._metrics.watches, (shown.group, shown.version, shown.plural, scope)
+        watches[labels] = watches.get(labels, 0) + 1
         try:
             async for batch in steps:
                 lines: list[bytes] = []
@@ -272,6 +333,7 @@ class Front:
         except ApiError as err:
             yield wire.error_line(err)
         finally:
+            watches[labels] -= 1
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     def _shaped(
@@ -287,6 +349,16 @@ class Front:
         if entry.resource is not request.resource:
             entry = converted_entry(entry, request.resource)
         return wire.watch_document(type, entry, media, strategy, self._api.clock.now(), include, first)
+
+
+def question_of(http: HttpRequest, user: User, target: Target) -> Question:
+    """What a request asks to do that is for no resource of this server."""
+    if not target.unknown_resource:
+        return Question(user, http.method.lower(), path=target.path)
+    return Question(
+        user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
+        target.namespace, target.name,
+    )  # fmt: skip
 
 
 def _with_namespace(request: Request, target: Target) -> Request:

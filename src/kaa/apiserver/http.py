@@ -70,6 +70,8 @@ class HttpResponse:
     content_type: str = "application/json"
     headers: list[tuple[str, str]] = field(default_factory=list)
     endless: bool = False  #: streams that may end after any chunk: a server that stops ends them properly
+    lines: bytes = b""  #: header lines that many answers share, as they go on the wire
+    audit_id: str = ""  #: the id that the client gave or audit has used; empty: any
 
 
 class Upgrade(Protocol):
@@ -103,27 +105,37 @@ class _AuditIds:
     counter = itertools.count(int.from_bytes(uuid.uuid4().bytes[:5], "big"))
 
 
+def new_audit_id() -> str:
+    return f"{_AuditIds.process.decode()}{next(_AuditIds.counter):012x}"
+
+
 @lru_cache(maxsize=256)
 def _head_start(status: int, content_type: str) -> bytes:
-    """What all heads of a status and content type begin with, up to the audit id's changing end."""
+    """What all heads of a status and content type begin with, up to the audit id."""
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
     kind = b"Content-Type: %s\r\n" % content_type.encode() if content_type else b""
-    return b"%sCache-Control: no-cache, private\r\n%sAudit-Id: %s" % (line, kind, _AuditIds.process)
+    return b"%sCache-Control: no-cache, private\r\n%sAudit-Id: " % (line, kind)
 
 
 def head(response: HttpResponse, length: int | None, *, old: bool = False) -> bytes:
     """The status line and headers; ``length`` None announces chunks, or (``old``: HTTP/1.0) says no length."""
     size = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-    more = b""
+    more = response.lines
     if response.headers:
         lines = [b"%s: %s\r\n" % (name.encode(), value.encode("utf-8", "replace")) for name, value in response.headers]
-        more = b"".join(lines)
+        more = b"".join((more, *lines))
     start = _head_start(response.status, response.content_type)
     if old:
         start = start.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
-        if length is None:
-            return b"%s%012x\r\n%s%s\r\n" % (start, next(_AuditIds.counter), _Date.now(), more)
-    return b"%s%012x\r\n%s%s%s\r\n\r\n" % (start, next(_AuditIds.counter), _Date.now(), more, size)
+    if old and length is None:
+        end = b""
+    else:
+        end = size + b"\r\n"
+    if response.audit_id:
+        named = response.audit_id.encode("latin-1", "replace")
+        return b"%s%s\r\n%s%s%s\r\n" % (start, named, _Date.now(), more, end)
+    number = next(_AuditIds.counter)
+    return b"%s%s%012x\r\n%s%s%s\r\n" % (start, _AuditIds.process, number, _Date.now(), more, end)
 
 
 @lru_cache(maxsize=1024)

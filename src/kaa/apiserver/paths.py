@@ -18,6 +18,7 @@ from .health import CHECKS, TEXT, Health
 from .http import Answer, HttpRequest, HttpResponse
 from .metrics import Metrics
 from .openapi import OpenAPI
+from .openapi.documents import Document
 from .pipeline import ApiServer
 
 _PLAIN_PATHS = (
@@ -35,6 +36,8 @@ class Paths:
         self.health = Health(api, self.ready)
         self.discovery = Discovery(server_url.removeprefix("https://"))
         self.openapi = OpenAPI()
+        #: Adds what other servers say to the two documents that speak of all.
+        self.merge_openapi: Callable[[str, Document], Awaitable[Document]] | None = None
         self.handlers: dict[str, PathHandler] = {
             "/version": lambda http, user, options: HttpResponse(
                 200, msgspec.json.format(msgspec.json.encode(VERSION), indent=2)
@@ -98,6 +101,8 @@ class Paths:
         )
         if found is None:
             return HttpResponse(404, b"404 page not found\n", TEXT)
+        if self.merge_openapi is not None and path.rstrip("/") in ("/openapi/v2", "/openapi/v3"):
+            found = await self.merge_openapi(path, found)
         asked = options.get("hash")
         if asked and found.hash and asked != found.hash:
             return HttpResponse(301, b"", "", [("Location", f"{path}?hash={found.hash}")])
