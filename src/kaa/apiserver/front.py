@@ -47,6 +47,11 @@ _Meaning = tuple[Target, dict[str, str], Series]
 KEPT_MEANINGS = 1024
 
 CONNECTS = frozenset({"log", "exec", "attach", "portforward", "proxy"})
+#: {(group, plural): what those who use it are told}
+_DEPRECATED = {
+    ("", "endpoints"): ("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",),
+    ("", "componentstatuses"): ("v1 ComponentStatus is deprecated in v1.19+",),
+}
 _NOT_FOUND = b"404 page not found\n"
 
 
@@ -275,7 +280,7 @@ class Front:
         return wire.gzipped(answer) if zipped else answer
 
     def _render(self, outcome: Outcome, request: Request, media: wire.Media) -> HttpResponse:
-        if outcome.entry is not None and media is wire.PLAIN and not outcome.warnings:
+        if outcome.entry is not None and media is wire.PLAIN and not outcome.warnings and not _deprecation(request):
             return HttpResponse(outcome.code, outcome.entry.alone)
         include = request.options.get("includeObject") or "Metadata"
         if outcome.entry is not None:
@@ -290,7 +295,7 @@ class Front:
             )
         else:
             response = wire.struct_response(outcome.code, outcome.object, media)
-        for text in outcome.warnings:
+        for text in (*_deprecation(request), *outcome.warnings):
             escaped = text.replace("\\", "\\\\").replace('"', '\\"')
             response.headers.append(("Warning", f'299 - "{escaped}"'))
         return response
@@ -359,6 +364,10 @@ def question_of(http: HttpRequest, user: User, target: Target) -> Question:
         user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
         target.namespace, target.name,
     )  # fmt: skip
+
+
+def _deprecation(request: Request) -> tuple[str, ...]:
+    return _DEPRECATED.get((request.resource.group, request.resource.plural), ())
 
 
 def _with_namespace(request: Request, target: Target) -> Request:
