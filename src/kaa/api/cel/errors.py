@@ -50,14 +50,16 @@ def _is_wide(char: str) -> bool:
 class CompileError(CelError):
     """The expression does not parse, or its types do not fit. ``str()`` is what cel-go prints for the whole of it."""
 
-    def __init__(self, issues: tuple[Issue, ...], source: str) -> None:
-        super().__init__("\n".join(issue.render(source) for issue in issues))
+    def __init__(self, issues: tuple[Issue, ...], source: str, *, text: str | None = None) -> None:
+        super().__init__(text or "\n".join(issue.render(source) for issue in issues))
         self.issues = issues
         self.source = source
 
 
 class EvaluationError(CelError):
-    """The expression failed on these values. ``str()`` is cel-go's text."""
+    """The expression failed on these values. ``str()`` is cel-go's text; ``cost`` is what was spent until then."""
+
+    cost: int = 0
 
 
 class CostExceeded(EvaluationError):

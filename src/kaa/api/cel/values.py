@@ -8,7 +8,7 @@ Source: CEL specification "Values"; cel-go common/types; Go's time.Duration.Stri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 INT_MIN: Final = -(2**63)
@@ -33,9 +33,13 @@ class Uint(int):
 @final
 @dataclass(frozen=True, slots=True, order=True)
 class Timestamp:
-    """An instant, in nanoseconds since 1970 UTC, from year 1 to 9999."""
+    """An instant, in nanoseconds since 1970 UTC, from year 1 to 9999.
+
+    ``offset_s`` is that of the zone it was written in, seconds east of UTC; it only shows when it becomes text.
+    """
 
     nanos: int
+    offset_s: int = field(default=0, compare=False)
 
 
 @final
