@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
+from . import operations
 from .assignability import is_dyn
 from .costs import BY_RESULT, REGEX_FACTOR, traversal
 from .declarations import CostTracker, Overload
@@ -31,8 +32,9 @@ def chooser(candidates: Sequence[Overload], types: Sequence[Type]) -> Run:
 
 
 def _dispatching(candidates: Sequence[Overload]) -> Run:
-    if all(one.run is candidates[0].run for one in candidates) and candidates[0].function[0] in "_-!@":
-        return candidates[0].run  # operators find out for themselves
+    general = _GENERAL.get(candidates[0].function)
+    if general is not None:
+        return general
     guarded = [(tuple(accepts(type_) for type_ in one.arguments), one.run) for one in candidates]
     plain = candidates[0].function in _PLAINLY
 
@@ -48,6 +50,21 @@ def _dispatching(candidates: Sequence[Overload]) -> Run:
     return run
 
 
+#: operators that find out for themselves what they are given
+_GENERAL: dict[str, Run] = {
+    "_+_": operations.add,
+    "_-_": operations.subtract,
+    "_*_": operations.multiply,
+    "_/_": operations.divide,
+    "_%_": operations.modulo,
+    "-_": operations.negate,
+    "!_": operations.invert,
+    "@in": operations.contains,
+    "_<_": lambda one, other: operations.compare(one, other) < 0,
+    "_<=_": lambda one, other: operations.compare(one, other) <= 0,
+    "_>_": lambda one, other: operations.compare(one, other) > 0,
+    "_>=_": lambda one, other: operations.compare(one, other) >= 0,
+}
 #: CEL's own functions, whose failure to match says no more than that
 _PLAINLY = frozenset("contains endsWith startsWith matches size".split())
 

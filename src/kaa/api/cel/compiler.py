@@ -276,8 +276,8 @@ class _Compiler:
         if not isinstance(step, Call) or node.accumulator != ACCUMULATOR:
             return None
         if step.function in ("_&&_", "_||_") and isinstance(node.initial, Literal):
-            rest = _rest(step)
-            test = self.scoped(names, lambda: self.visit(rest).run)
+            tested = step.arguments[1]
+            test = self.scoped(names, lambda: self.visit(tested).run)
             return comprehensions.quantifier(loop, test, decisive=step.function == "_||_")
         condition: Node | None = None
         if step.function == "_?_:_":
@@ -350,16 +350,6 @@ def _field(node: Select) -> tuple[Key, bool]:
     if isinstance(operand, ObjectType):
         return Key(operand.wire_names.get(node.name, node.name), node.name), True
     return Key(node.name, node.name), False
-
-
-def _rest(step: Call) -> Node:
-    """The test in ``accumulator && test``: the parser may have gathered more terms than one."""
-    rest = step.arguments[1:]
-    if len(rest) == 1:
-        return rest[0]
-    return Call(
-        position=step.position, type=step.type, function=step.function, arguments=rest, overloads=step.overloads
-    )
 
 
 def _is_bind(node: Comprehension) -> bool:

@@ -250,6 +250,8 @@ def _optionals() -> list[Overload]:
         member("hasValue", "optional_hasValue", (some,), BOOL, lambda optional: optional.present),
         member("or", "optional_or_optional", (some, some), some, _not_lazy),
         member("orValue", "optional_orValue_value", (some, V), V, _not_lazy),
+        function("cel.@mapInsert", "cel_@mapInsert_map_map", (MapType(K, V), MapType(K, V)), MapType(K, V), _not_lazy),
+        function("cel.@mapInsert", "cel_@mapInsert_map_key_value", (MapType(K, V), K, V), MapType(K, V), _not_lazy),
         function("_[?_]", "list_optindex_optional_int", (ListType(V), INT), some, _not_lazy),
         function("_[?_]", "optional_list_optindex_optional_int", (some_list, INT), some, _not_lazy),
         function("_[?_]", "map_optindex_optional_value", (MapType(K, V), K), some, _not_lazy),
