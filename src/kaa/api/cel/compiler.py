@@ -101,7 +101,7 @@ class _Compiler:
                 local = scope[name]
                 if local.lazy:
                     return comprehensions.bound_reader(local.slot, cost)
-                return operators.named(local.slot, name, cost) if cost else operators.slot_reader(local.slot)
+                return operators.item_reader(local.slot) if cost else operators.slot_reader(local.slot)
         slot = self.variables[name]
         return operators.named(slot, name, cost) if cost else operators.slot_reader(slot)
 
@@ -196,7 +196,7 @@ class _Compiler:
             pair = (types[0], types[1])
             if node.function in ("_==_", "_!=_"):
                 return operators.equality(left, right, pair, negated=node.function == "_!=_")
-            known = operators.known(node.function, overload, left, right, pair)
+            known = operators.known(node.function, overload, left, operands[1], pair)
             if known is not None:
                 return known
         candidates = [self.overloads[node.function, id] for id in node.overloads]

@@ -61,7 +61,7 @@ def _spend(frame: Frame, cost: int) -> None:
 def quantifier(loop: Loop, test: Closure, *, decisive: bool) -> Closure:
     """``all`` (false decides) and ``exists`` (true does). A failing test counts only if nothing decides."""
     before = 3 if decisive else 2  # to ask, before each item, whether to go on
-    bind, items = loop.bind, loop.items
+    items, slot, slot2 = loop.items, loop.slot, loop.slot2
 
     def run(frame: Frame) -> bool:
         fault: EvaluationError | None = None
@@ -70,8 +70,13 @@ def quantifier(loop: Loop, test: Closure, *, decisive: bool) -> Closure:
             if decided:
                 _spend(frame, before)
                 break
-            _spend(frame, before + 1)
-            bind(frame, item)
+            frame[COST] = spent = frame[COST] + before + 1
+            if spent > frame[LIMIT]:
+                raise CostExceeded
+            if slot2 is None:
+                frame[slot] = item
+            else:
+                frame[slot], frame[slot2] = item
             try:
                 value = test(frame)
             except CostExceeded:
