@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from .declarations import CostTracker
 from .operations import actual_size
@@ -30,12 +30,13 @@ def traversal(units: float) -> int:
     return ceil(units * STRING_FACTOR)
 
 
-class Traversal(NamedTuple):
+class Traversal:
     """The price of looking at the first argument, ``factor`` times."""
 
-    factor: int
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
 
-    def __call__(self, arguments: Arguments, _result: Any) -> int:
+    def __call__(self, arguments: Arguments, result: Any, /) -> int:
         return ceil(actual_size(arguments[0]) * self.factor * STRING_FACTOR)
 
 
