@@ -135,7 +135,7 @@ def strings(depth: int) -> SearchStrategy[str]:
         leaf,
         calls("({} + {})", one, one),
         calls("string({})", ints(depth - 1)),
-        calls("string({})", doubles(depth - 1)),
+        calls("string({})", doubles(0)),
         calls("string({})", bools(depth - 1)),
         calls("({} ? {} : {})", bools(depth - 1), one, one),
     )
@@ -147,7 +147,7 @@ def lists(depth: int) -> SearchStrategy[str]:
     one, item = lists(depth - 1), ints(depth - 1)
     return choose(
         "l",
-        calls("[{}, {}]", item, item),
+        calls("[int({}), int({})]", item, item),
         calls("({} + {})", one, one),
         calls("{}.map(v, v + {})", one, item),
         calls("{}.filter(v, v > {})", one, item),
@@ -158,7 +158,7 @@ def lists(depth: int) -> SearchStrategy[str]:
 
 def bools(depth: int) -> SearchStrategy[str]:
     leaf = choose(
-        "b", "true", "false", "has(x.n)", "has(x.missing)", "has(m.a)", "has(x.missing.more)", "x.none == null"
+        "b", "true", "false", "has(x.n)", "has(x.missing)", "has(m.a)", "has(x.missing.more)", "(x.none == null)"
     )
     if depth == 0:
         return leaf
@@ -238,9 +238,7 @@ DURATIONS = ("1h", "-1.5h", "90m30s", "1ms", "1us", "0", "100ns", "-2h45m0.5s")
 @given(
     st.sampled_from(DURATIONS),
     st.sampled_from(DURATIONS),
-    st.sampled_from(
-        ("{}.getMinutes()", "{}.getHours()", "{}.getSeconds()", "{}.getMilliseconds()", "int(timestamp(0) + {})")
-    ),
+    st.sampled_from(("{}.getMinutes()", "{}.getHours()", "{}.getSeconds()", "int(timestamp(0) + {})")),
 )
 def test_durations_agree(one: str, other: str, use: str) -> None:
     for operator in "+-":

@@ -14,7 +14,7 @@ from .assignability import is_dyn
 from .costs import BY_RESULT, REGEX_FACTOR, STRING_FACTOR, Traversal, traversal
 from .declarations import CostTracker, Overload
 from .errors import EvaluationError
-from .frame import Closure, Code, Frame, constant
+from .frame import Closure, Code, Frame, charge, constant
 from .operations import NO_OVERLOAD, accepts, actual_size, type_name
 from .types import Type
 from .values import Uint
@@ -135,7 +135,7 @@ def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, by_r
 
     def charge_first(frame: Frame) -> Any:
         values = [argument(frame) for argument in arguments]
-        frame[0] += price(values, None)
+        charge(frame, price(values, None))
         return run(*values)
 
     return charge_first

@@ -162,7 +162,7 @@ _BY_OVERLOAD: dict[str, CostTracker | int] = {
     "contains_string": _each_other,
 }
 #: functions whose price is known only with their result
-BY_RESULT: Final = frozenset(("join", "slice", "lists.range", "reverse"))
+BY_RESULT: Final = frozenset(("join", "slice", "reverse"))
 
 
 def price(function: str, overload: str, own: CostTracker | None = None) -> CostTracker | int:

@@ -19,14 +19,13 @@ from .checker import TypeResolver, check
 from .compiler import Compiled, compile_tree
 from .declarations import Library, Overload
 from .errors import CompileError, CostExceeded, EvaluationError
-from .frame import Frame
+from .frame import NO_LIMIT, Frame
 from .operations import MISSING
 from .parser import Macros, parse
 from .syntax import Node
 from .types import DYN, Kind, ObjectType, Type
 from .validators import invalid_literals
 
-_NO_LIMIT = 2**64
 CostEstimate = estimate.CostEstimate
 Sizes = estimate.Sizes
 
@@ -72,7 +71,7 @@ class Program:
         Raises:  EvaluationError: it failed on these values; its ``cost`` is what was spent.
                  CostExceeded: the budget is spent.
         """
-        limit = _NO_LIMIT if budget is None else budget
+        limit = NO_LIMIT if budget is None else budget
         frame: Frame = [0, limit]
         get = values.get
         for name in self._names:
