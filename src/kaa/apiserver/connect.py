@@ -38,6 +38,7 @@ class Place:
     port: int
     path: str
     tls: ssl.SSLContext | None = None
+    server_name: str = ""  #: whom its certificate must name, if not the host
 
     @property
     def url(self) -> str:
@@ -56,11 +57,11 @@ class Connector:
             attributes = Attributes(request, "CONNECT", None)
             await self._admission.admit(attributes, self._view)
             await self._admission.validate(attributes, self._view)
-        reader, writer = await _dial(place)
+        reader, writer = await dial(place)
         try:
             writer.write(_request_head(http, place) + http.body)
             await writer.drain()
-            head = await _read_head(reader)
+            head = await read_head(reader)
             status = int(head.split(b" ", 2)[1])
             if target.subresource != "proxy" and status not in (101, 200):
                 return await self._refusal(status, reader, head, request)
@@ -70,7 +71,7 @@ class Connector:
         except BaseException:
             writer.close()
             raise
-        return _Relay(head, reader, writer)
+        return Relay(head, reader, writer)
 
     async def _refusal(self, status: int, reader: asyncio.StreamReader, head: bytes, request: Request) -> Answer:
         """The kubelet's no, as this server's."""
@@ -218,7 +219,7 @@ def _need_node(pod: Pod, waiting: str = "") -> None:
     raise BadRequest(f"pod {pod.metadata.name} does not have a host assigned")
 
 
-async def _dial(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def dial(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     try:
         async with asyncio.timeout(DIAL_S):
             return await asyncio.open_connection(
@@ -226,7 +227,7 @@ async def _dial(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWrite
                 place.port,
                 ssl=place.tls,
                 limit=HEAD_LIMIT,
-                server_hostname=place.host if place.tls else None,
+                server_hostname=(place.server_name or place.host) if place.tls else None,
             )
     except (OSError, TimeoutError) as err:
         raise ServiceUnavailable(f"error trying to reach {place.url}: {err}") from None
@@ -242,11 +243,11 @@ def _request_head(http: HttpRequest, place: Place) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-async def _read_head(reader: asyncio.StreamReader) -> bytes:
+async def read_head(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
 
 
-class _Relay:
+class Relay:
     """Bytes both ways until either side ends."""
 
     def __init__(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,6 +15,9 @@ import msgspec
 
 from kaa.api.resources import RESOURCES, Resource, Subresource
 
+from .aggregation.discovered import RemoteVersion
+from .bootstrap.objects import API_PRIORITIES
+
 Json = dict[str, Any]
 
 VERSION: Json = {
@@ -51,12 +54,18 @@ class Discovery:
         self.server_address = server_address
         self._custom: tuple[Resource[Any], ...] = ()
         self._preferred: dict[str, tuple[str, ...]] = {}
+        self._remote: dict[tuple[str, str], RemoteVersion] = {}
         self._made: dict[tuple[str, str], tuple[bytes, str]] = {}
 
     def serve(self, custom: Iterable[Resource[Any]], versions: dict[str, tuple[str, ...]]) -> None:
         """Take note of the custom resources that are served now; ``versions`` orders each group's versions."""
         self._custom = tuple(custom)
         self._preferred = versions
+        self._made.clear()
+
+    def serve_remote(self, remote: Iterable[RemoteVersion]) -> None:
+        """Take note of the group-versions that other servers serve now."""
+        self._remote = {(one.group, one.version): one for one in remote}
         self._made.clear()
 
     def document(self, path: str, accept: str) -> tuple[bytes, str, str] | None:
@@ -90,8 +99,15 @@ class Discovery:
                 found[resource.group] = (*versions, resource.version)
         for group, versions in self._preferred.items():
             found[group] = versions
+        local = {group: _priority(group) for group in found}
+        for one in sorted(self._remote.values(), key=lambda one: -one.version_priority):
+            versions = found.setdefault(one.group, ())
+            if one.version not in versions:
+                found[one.group] = (*versions, one.version)
+            local[one.group] = max(local.get(one.group, 0), one.group_priority)
         rank = {group: n for n, group in enumerate(GROUP_ORDER)}
-        return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+        order = sorted(found, key=lambda group: (-local[group], rank.get(group, len(rank)), group))
+        return {group: found[group] for group in order}
 
     def _plain(self, path: str) -> Json | None:
         parts = path.strip("/").split("/")
@@ -144,8 +160,18 @@ class Discovery:
         found = sorted(
             (r for r in self.resources() if (r.group, r.version) == (group, version)), key=lambda r: r.plural
         )
+        remote = self._remote.get((group, version))
+        if remote is not None and not found:
+            return remote.document()
         resources = [_aggregated_resource(r) for r in found]
         return {"version": version, "resources": resources, "freshness": "Current"}
+
+
+def _priority(group: str) -> int:
+    """The higher, the earlier a group is listed. Custom resources come last, the aggregator's own group first."""
+    if group == "apiregistration.k8s.io":
+        return 20_001
+    return max((most for (name, _), (most, _) in API_PRIORITIES.items() if name == group), default=1000)
 
 
 def _group(name: str, versions: Sequence[str]) -> Json:

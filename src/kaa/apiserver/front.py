@@ -17,6 +17,7 @@ from kaa.client.client import WatchType
 from kaa.client.pipeline import Request, User
 
 from . import keys, routes, wire
+from .aggregation.aggregator import Aggregator
 from .authn.base import Credentials
 from .authn.chain import UnionAuthenticator
 from .authn.impersonation import impersonate, read_headers
@@ -54,10 +55,12 @@ class Front:
         *,
         paths: dict[str, PathHandler],
         connect: Connector,
+        aggregator: Aggregator | None = None,
         request_timeout_s: float = 60.0,
     ) -> None:
         self._api, self._authenticator, self._metrics = api, authenticator, metrics
         self._paths, self._connect = paths, connect
+        self._aggregator = aggregator
         self._request_timeout_s = request_timeout_s
         self._known: dict[tuple[str, bytes], _Meaning] = {}
 
@@ -72,6 +75,8 @@ class Front:
             answer = self._failure(http, err)
         if isinstance(answer, HttpResponse):
             (series or self._metrics.series(None)).observe(answer.status, self._api.clock.monotonic() - began)
+            if "audit-id" in http.headers:
+                answer.audit_id = http.headers["audit-id"]
             return answer
         if isinstance(answer, Awaitable):
             return self._finish(http, answer, series or self._metrics.series(None), began)
@@ -96,6 +101,7 @@ class Front:
             answer = self._failure(http, err)
         if isinstance(answer, HttpResponse):
             series.observe(answer.status, self._api.clock.monotonic() - began)
+            answer.audit_id = answer.audit_id or http.headers.get("audit-id", "")
         return answer
 
     def _failure(self, http: HttpRequest, error: Exception) -> HttpResponse:
@@ -177,13 +183,13 @@ class Front:
         self, http: HttpRequest, user: User, target: Target, options: dict[str, str]
     ) -> Answer | Awaitable[Answer]:
         path = target.path
+        service = self._aggregator.serving(target) if self._aggregator is not None else None
+        if self._aggregator is not None and service is not None:
+            self._api.allow(question_of(http, user, target))
+            return self._aggregator.answer(http, user, service, target)
         if target.unknown_resource:
             if (target.group, target.version) in self._api.served():
-                question = Question(
-                    user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
-                    target.namespace, target.name,
-                )  # fmt: skip
-                self._api.allow(question)
+                self._api.allow(question_of(http, user, target))
                 raise _no_such_resource()
             self._api.allow(Question(user, http.method.lower(), path=path))
             return HttpResponse(404, _NOT_FOUND, "text/plain; charset=utf-8")
@@ -278,6 +284,16 @@ class Front:
         if entry.resource is not request.resource:
             entry = converted_entry(entry, request.resource)
         return wire.watch_document(type, entry, media, strategy, self._api.clock.now(), include, first)
+
+
+def question_of(http: HttpRequest, user: User, target: Target) -> Question:
+    """What a request asks to do that is for no resource of this server."""
+    if not target.unknown_resource:
+        return Question(user, http.method.lower(), path=target.path)
+    return Question(
+        user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
+        target.namespace, target.name,
+    )  # fmt: skip
 
 
 def _with_namespace(request: Request, target: Target) -> Request:

@@ -65,6 +65,8 @@ class HttpResponse:
     body: bytes | AsyncIterator[bytes] = b""
     content_type: str = "application/json"
     headers: list[tuple[str, str]] = field(default_factory=list)
+    lines: bytes = b""  #: header lines that many answers share, as they go on the wire
+    audit_id: str = ""  #: the id that the client gave or audit has used; empty: any
 
 
 class Upgrade(Protocol):
@@ -98,23 +100,31 @@ class _AuditIds:
     counter = itertools.count(int.from_bytes(uuid.uuid4().bytes[:5], "big"))
 
 
+def new_audit_id() -> str:
+    return f"{_AuditIds.process.decode()}{next(_AuditIds.counter):012x}"
+
+
 @lru_cache(maxsize=256)
 def _head_start(status: int, content_type: str) -> bytes:
-    """What all heads of a status and content type begin with, up to the audit id's changing end."""
+    """What all heads of a status and content type begin with, up to the audit id."""
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
     kind = b"Content-Type: %s\r\n" % content_type.encode() if content_type else b""
-    return b"%sCache-Control: no-cache, private\r\n%sAudit-Id: %s" % (line, kind, _AuditIds.process)
+    return b"%sCache-Control: no-cache, private\r\n%sAudit-Id: " % (line, kind)
 
 
 def head(response: HttpResponse, length: int | None) -> bytes:
     """The status line and headers; ``length`` None announces chunks."""
     size = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-    more = b""
+    more = response.lines
     if response.headers:
         lines = [b"%s: %s\r\n" % (name.encode(), value.encode("utf-8", "replace")) for name, value in response.headers]
-        more = b"".join(lines)
+        more = b"".join((more, *lines))
     start = _head_start(response.status, response.content_type)
-    return b"%s%012x\r\n%s%s%s\r\n\r\n" % (start, next(_AuditIds.counter), _Date.now(), more, size)
+    if response.audit_id:
+        named = response.audit_id.encode("latin-1", "replace")
+        return b"%s%s\r\n%s%s%s\r\n\r\n" % (start, named, _Date.now(), more, size)
+    number = next(_AuditIds.counter)
+    return b"%s%s%012x\r\n%s%s%s\r\n\r\n" % (start, _AuditIds.process, number, _Date.now(), more, size)
 
 
 @lru_cache(maxsize=1024)

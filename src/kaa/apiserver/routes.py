@@ -82,12 +82,12 @@ def _resource(
         namespace, parts = parts[1], parts[2:]
     plural, name, subresource = (*parts, "", "")[:3]
     resource = find(group, version, plural)
-    if resource is None:
-        return Target(path, verb=_verb(method, name), unknown_resource=plural, namespace=namespace, name=name,
-                      subresource=subresource, group=group, version=version)  # fmt: skip
     verb = _verb(method, name)
     if verb in ("get", "list") and (watched or is_true(options, "watch")) and not subresource:
         verb = "watch"
+    if resource is None:
+        return Target(path, verb=verb, unknown_resource=plural, namespace=namespace, name=name,
+                      subresource=subresource, group=group, version=version)  # fmt: skip
     if plural == "namespaces" and name and not group:
         namespace = name
     return Target(path, resource, verb, namespace, name, subresource, "/".join(parts[3:]), group=group, version=version)

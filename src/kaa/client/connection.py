@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import quote, urlsplit
 
@@ -21,6 +21,7 @@ CONNECT_S = 60.0
 IDLE_CONNECTIONS = 8  # kept open for the next request
 HIGH_WATER = 1 << 20  # bytes of a stream that wait for their reader before the server is held up
 _SAFE = "/?&=%:@!$'()*+,;~"  # what stands in paths and queries as it is; what is quoted already stays so
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]  #: pairs where a name comes more than once
 _AGAIN = frozenset({"GET", "PUT", "DELETE"})  # may be sent twice without harm
 
 
@@ -38,6 +39,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.closed = False
         self.status = 0
+        self.headers: list[tuple[str, str]] = []  #: of the last answer; names in lower case
         self.complete = True  #: the last answer has come whole
         self.reusable = True
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
@@ -74,8 +76,10 @@ class Connection(asyncio.Protocol):
     # ---------------------------------------------------------------------------------------------- from the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        key = name.lower()
+        if key in (b"content-length", b"transfer-encoding"):
             self._framed = True
+        self.headers.append((key.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
@@ -99,6 +103,7 @@ class Connection(asyncio.Protocol):
     async def send(self, request: bytes) -> int:
         """Write a request and wait for the answer's head; returns its status. Raises OSError."""
         self.status, self.complete, self._framed = 0, False, False
+        self.headers = []
         self._transport.write(request)
         while not self.status:
             await self._wait()
@@ -138,22 +143,21 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """The connections to one server."""
+    """The connections to one server. ``server_name`` is whom its certificate must name, if not the host of ``url``."""
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None, headers: dict[str, str]) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None, headers: dict[str, str], *, server_name: str = "") -> None:
         parts = urlsplit(url)
         self._host, secure = parts.hostname or "", parts.scheme == "https"
         self._port = parts.port or (443 if secure else 80)
         self._tls = (tls or ssl.create_default_context()) if secure else None
+        self._server_name = server_name or self._host
         self._base = parts.path.rstrip("/")
         self._head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": parts.netloc, **headers}.items())
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
 
     @asynccontextmanager
-    async def ask(
-        self, method: str, path: str, headers: dict[str, str], body: bytes = b""
-    ) -> AsyncIterator[Connection]:
+    async def ask(self, method: str, path: str, headers: Headers, body: bytes = b"") -> AsyncIterator[Connection]:
         """The connection on which the head of the answer has come. Raises OSError."""
         request = self._request(method, path, headers, body)
         connection = await self._sent(request, again=method in _AGAIN)
@@ -166,8 +170,9 @@ class Pool:
                 connection.close()
                 self._open.discard(connection)
 
-    def _request(self, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
-        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    def _request(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        more = "".join(f"{name}: {value}\r\n" for name, value in pairs)
         if body or method in ("POST", "PUT", "PATCH"):
             more += f"Content-Length: {len(body)}\r\n"
         return f"{method} {self._base}{quote(path, safe=_SAFE)} HTTP/1.1\r\n{self._head}{more}\r\n".encode() + body
@@ -200,7 +205,7 @@ class Pool:
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        name = self._host if self._tls is not None else None
+        name = self._server_name if self._tls is not None else None
         async with asyncio.timeout(CONNECT_S):
             _, made = await loop.create_connection(
                 Connection, self._host, self._port, ssl=self._tls, server_hostname=name

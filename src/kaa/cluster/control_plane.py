@@ -19,6 +19,8 @@ from kaa.api.clock import Clock, SystemClock
 from kaa.api.errors import AlreadyExists, Conflict
 from kaa.api.resources import Resource
 from kaa.apiserver.admission.plugins import default_chain
+from kaa.apiserver.aggregation.aggregator import Aggregator
+from kaa.apiserver.aggregation.backend import Identity
 from kaa.apiserver.authn.chain import DefaultAuthenticator
 from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
 from kaa.apiserver.authn.tokens import ISSUER, TokenIssuer
@@ -60,6 +62,7 @@ class ControlPlane:
     server: HttpServer
     paths: Paths
     issuer: TokenIssuer
+    aggregator: Aggregator
 
     def client(self, user: User, agent: str) -> InProcessClient:
         return InProcessClient(self.api, user, agent)
@@ -73,6 +76,7 @@ class ControlPlane:
                 await bootstrap(self.client(SYSTEM, "kube-apiserver"), self.api, self.config, self.clock)
                 tasks.create_task(self.server.run(), name="http")
                 tasks.create_task(self._compact(), name="compactor")
+                tasks.create_task(self.aggregator.run(), name="aggregator")
                 self.paths.ready.set()
                 ready()
                 tasks.create_task(self._components(), name="components")
@@ -119,8 +123,19 @@ def build(
     metrics = Metrics()
     paths = Paths(api, metrics, verifying_key, config.server_url)
     connector = Connector(cacher, admission, kubelet_tls)
-    front = Front(api, authenticator, metrics, paths=paths.handlers, connect=connector)
-    return ControlPlane(config, clock, store, api, HttpServer(front, too_large=body_too_large), paths, issuer)
+    aggregator = Aggregator(
+        cacher, InProcessClient(api, SYSTEM, "kube-aggregator"), clock, paths.discovery, front_proxy(config, clock)
+    )
+    front = Front(api, authenticator, metrics, paths=paths.handlers, connect=connector, aggregator=aggregator)
+    server = HttpServer(front, too_large=body_too_large)
+    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator)
+
+
+def front_proxy(config: ClusterConfig, clock: Clock) -> Identity | None:
+    """The certificate that servers behind this one know it by, where the cluster's folder has one."""
+    pki = Pki(config.pki_dir, clock)
+    name = "front-proxy-client"
+    return Identity(pki.cert(name), pki.key(name)) if pki.cert(name).exists() else None
 
 
 async def serve(config: ClusterConfig) -> None:

@@ -1,0 +1,1 @@
+"""API servers behind this one: whose group-versions an APIService hands to a Service."""
