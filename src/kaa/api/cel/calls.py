@@ -1,0 +1,165 @@
+"""Closures for calls of functions: choosing the overload, calling it, charging for it.
+
+Source: cel-go interpreter/interpretable.go (evalUnary, evalVarArgs, evalSetMembership); common/decls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any
+
+from . import operations
+from .assignability import is_dyn
+from .costs import BY_RESULT, REGEX_FACTOR, traversal
+from .declarations import CostTracker, Overload
+from .errors import EvaluationError
+from .frame import Closure, Code, Frame, constant
+from .operations import NO_OVERLOAD, accepts, type_name
+from .types import Type
+from .values import Uint
+
+Run = Callable[..., Any]
+
+
+def chooser(candidates: Sequence[Overload], types: Sequence[Type]) -> Run:
+    """What to call with the arguments' values: checked where the types leave something open."""
+    if len(candidates) == 1:
+        only = candidates[0]
+        if only.unguarded or not any(is_dyn(type_) for type_ in types):
+            return only.run
+    return _dispatching(candidates)
+
+
+def _dispatching(candidates: Sequence[Overload]) -> Run:
+    general = _GENERAL.get(candidates[0].function)
+    if general is not None:
+        return general
+    guarded = [(tuple(accepts(type_) for type_ in one.arguments), one.run) for one in candidates]
+    plain = candidates[0].function in _PLAINLY
+
+    def run(*values: Any) -> Any:
+        for guards, target in guarded:
+            if all(guard(value) for guard, value in zip(guards, values, strict=True)):
+                return target(*values)
+        if plain:
+            raise EvaluationError(NO_OVERLOAD)
+        given = ", ".join(type_name(value) for value in values)
+        raise EvaluationError(f"{NO_OVERLOAD}: {candidates[0].function}({given})")
+
+    return run
+
+
+#: operators that find out for themselves what they are given
+_GENERAL: dict[str, Run] = {
+    "_+_": operations.add,
+    "_-_": operations.subtract,
+    "_*_": operations.multiply,
+    "_/_": operations.divide,
+    "_%_": operations.modulo,
+    "-_": operations.negate,
+    "!_": operations.invert,
+    "@in": operations.contains,
+    "_<_": lambda one, other: operations.compare(one, other) < 0,
+    "_<=_": lambda one, other: operations.compare(one, other) <= 0,
+    "_>_": lambda one, other: operations.compare(one, other) > 0,
+    "_>=_": lambda one, other: operations.compare(one, other) >= 0,
+}
+#: CEL's own functions, whose failure to match says no more than that
+_PLAINLY = frozenset("contains endsWith startsWith matches size".split())
+
+
+def caller(function: str, run: Run, arguments: Sequence[Closure], price: CostTracker | int) -> Closure:
+    if not isinstance(price, int):
+        return _tracked(run, arguments, price, by_result=function in BY_RESULT)
+    match arguments:
+        case [one]:
+            return _unary(run, one, price)
+        case [one, other]:
+            return _binary(run, one, other, price)
+    return _any(run, arguments, price)
+
+
+def _unary(run: Run, argument: Closure, price: int) -> Closure:
+    def call(frame: Frame) -> Any:
+        value = argument(frame)
+        frame[0] += price
+        return run(value)
+
+    return call
+
+
+def _binary(run: Run, left: Closure, right: Closure, price: int) -> Closure:
+    def call(frame: Frame) -> Any:
+        one = left(frame)
+        other = right(frame)
+        frame[0] += price
+        return run(one, other)
+
+    return call
+
+
+def _any(run: Run, arguments: Sequence[Closure], price: int) -> Closure:
+    def call(frame: Frame) -> Any:
+        values = [argument(frame) for argument in arguments]
+        frame[0] += price
+        return run(*values)
+
+    return call
+
+
+def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, by_result: bool) -> Closure:
+    if by_result:
+
+        def call_first(frame: Frame) -> Any:
+            values = [argument(frame) for argument in arguments]
+            result = run(*values)
+            frame[0] += price(values, result)
+            return result
+
+        return call_first
+
+    def charge_first(frame: Frame) -> Any:
+        values = [argument(frame) for argument in arguments]
+        frame[0] += price(values, None)
+        return run(*values)
+
+    return charge_first
+
+
+def compiled_match(text: Closure, test: Callable[[str], bool], pattern: str) -> Closure:
+    """``text.matches('…')`` with a constant expression."""
+    factor = ceil(len(pattern) * REGEX_FACTOR)
+
+    def match(frame: Frame) -> bool:
+        value = text(frame)
+        if type(value) is not str:
+            frame[0] += traversal(2.0) * factor
+            raise EvaluationError(NO_OVERLOAD)
+        frame[0] += traversal(1.0 + len(value)) * factor
+        return test(value)
+
+    return match
+
+
+def membership(item: Closure, members: Sequence[Any]) -> Code | None:
+    """``item in [constants]``, which cel-go does not charge for; None where the list has more than plain constants."""
+    if not members:
+        return constant(False)
+    if any(type(one) not in (bool, int, Uint, float, str, type(None)) for one in members):
+        return None
+    known = frozenset((_word(one), one) for one in members)
+
+    def contained(frame: Frame) -> bool:
+        value = item(frame)
+        try:
+            return (_word(value), value) in known
+        except TypeError:
+            return False
+
+    return Code(contained)
+
+
+def _word(value: Any) -> str:
+    """What keeps ``true`` apart from 1."""
+    return "number" if type(value) in (int, Uint, float) else type(value).__name__

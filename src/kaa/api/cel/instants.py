@@ -1,0 +1,161 @@
+"""Instants and durations as text and as parts: RFC 3339 and Go's duration notation.
+
+Source: Go time.Parse, time.ParseDuration; cel-go common/types/timestamp.go, duration.go.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from fractions import Fraction
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from .errors import EvaluationError
+from .operations import instant, span
+from .values import INT_MAX, INT_MIN, NANOS, Duration, Timestamp
+
+_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII)
+_EPOCH = datetime(1970, 1, 1)
+_DURATION = re.compile(r"([+-]?)((?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_UNIT_NANOS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "μs": 1_000,
+    "ms": 1_000_000,
+    "s": NANOS,
+    "m": 60 * NANOS,
+    "h": 3600 * NANOS,
+}
+
+
+def parse_timestamp(text: str) -> Timestamp | None:
+    """The instant that an RFC 3339 text names, None where it is none.
+
+    Raises: EvaluationError: beyond year 1 or 9999.
+    """
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        return None
+    year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
+    fraction, sign, offset_hours, offset_minutes = found.groups()[6:]
+    offset = 0
+    if sign:
+        if int(offset_hours) > 24 or int(offset_minutes) >= 60:
+            return None
+        offset = (int(offset_hours) * 60 + int(offset_minutes)) * (-60 if sign == "-" else 60)
+    try:
+        days = (datetime(year, month, day) - _EPOCH).days
+    except ValueError:
+        return None
+    if hour > 23 or minute > 59 or second > 59:
+        return None
+    seconds = days * 86400 + hour * 3600 + minute * 60 + second - offset
+    return instant(seconds * NANOS + int((fraction or "0")[:9].ljust(9, "0")), offset)
+
+
+def parse_duration(text: str) -> Duration | None:
+    """The span that Go's notation names (``1h30m``), None where it is none or too long."""
+    if text in ("0", "+0", "-0"):
+        return Duration(0)
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        return None
+    total = 0
+    for number, unit in _PART.findall(found.group(2)):
+        whole, _, fraction = number.partition(".")
+        total += int(whole or "0") * _UNIT_NANOS[unit]
+        if fraction:
+            total += int(Fraction(int(fraction), 10 ** len(fraction)) * _UNIT_NANOS[unit])
+    nanos = -total if found.group(1) == "-" else total
+    return Duration(nanos) if INT_MIN <= nanos <= INT_MAX else None
+
+
+def _fraction(nanos: int) -> str:
+    return f".{nanos:09d}".rstrip("0") if nanos else ""
+
+
+def timestamp_text(value: Timestamp) -> str:
+    """RFC 3339 with as many digits as there are, in the zone it was written in."""
+    seconds, nanos = divmod(value.nanos, NANOS)
+    local = _EPOCH + timedelta(seconds=seconds + value.offset_s)
+    zone = "Z"
+    if value.offset_s:
+        minutes = abs(value.offset_s) // 60
+        zone = f"{'-' if value.offset_s < 0 else '+'}{minutes // 60:02d}:{minutes % 60:02d}"
+    text = f"{local.year:04d}-{local.month:02d}-{local.day:02d}T{local.hour:02d}:{local.minute:02d}:{local.second:02d}"
+    return f"{text}{_fraction(nanos)}{zone}"
+
+
+def duration_text(value: Duration) -> str:
+    """Seconds: ``5400s``, ``0.5s``."""
+    sign = "-" if value.nanos < 0 else ""
+    seconds, nanos = divmod(abs(value.nanos), NANOS)
+    return f"{sign}{seconds}{_fraction(nanos)}s"
+
+
+def unix(seconds: int) -> Timestamp:
+    return instant(seconds * NANOS)
+
+
+def part_of(value: Timestamp, part: str, zone: str | None = None) -> int:
+    """One of the parts that ``getFullYear()`` and its kin give, in UTC or in a zone (a name, or ``+02:00``)."""
+    where = UTC if zone is None else _zone(zone)
+    seconds, nanos = divmod(value.nanos, NANOS)
+    try:
+        local = (_EPOCH.replace(tzinfo=UTC) + timedelta(seconds=seconds)).astimezone(where)
+    except OverflowError:
+        raise EvaluationError("timestamp overflow") from None
+    match part:
+        case "getFullYear":
+            return local.year
+        case "getMonth":
+            return local.month - 1
+        case "getDate":
+            return local.day
+        case "getDayOfMonth":
+            return local.day - 1
+        case "getDayOfYear":
+            return local.timetuple().tm_yday - 1
+        case "getDayOfWeek":
+            return local.isoweekday() % 7
+        case "getHours":
+            return local.hour
+        case "getMinutes":
+            return local.minute
+        case "getSeconds":
+            return local.second
+        case _:
+            return nanos // 1_000_000
+
+
+def _zone(name: str) -> tzinfo:
+    hours, colon, minutes = name.partition(":")
+    if not colon:
+        return _named_zone(name)
+    try:
+        hour, minute = int(hours), int(minutes)
+        return timezone(timedelta(minutes=hour * 60 - minute if name.startswith("-") else hour * 60 + minute))
+    except ValueError:
+        raise EvaluationError(f'strconv.Atoi: parsing "{name}": invalid syntax') from None
+
+
+def _named_zone(name: str) -> tzinfo:
+    if name in ("", "UTC"):
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise EvaluationError(f"unknown time zone {name}") from None
+
+
+def part_of_duration(value: Duration, part: str) -> int:
+    """Whole hours, minutes, seconds or milliseconds of the entire span, towards zero."""
+    unit = {"getHours": 3600 * NANOS, "getMinutes": 60 * NANOS, "getSeconds": NANOS, "getMilliseconds": 1_000_000}[part]
+    count = abs(value.nanos) // unit
+    return -count if value.nanos < 0 else count
+
+
+def between(one: Timestamp, other: Timestamp) -> Duration:
+    return span(one.nanos - other.nanos)

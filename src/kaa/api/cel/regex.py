@@ -1,0 +1,66 @@
+"""Regular expressions in RE2's syntax, matched in time linear in the text.
+
+An expression comes from whoever may write a policy, and the text from whoever may write an object: Python's own engine
+can be made to run for years by either. google-re2 is imported when the first expression is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from .errors import EvaluationError
+
+
+class BadPattern(ValueError):
+    """No regular expression."""
+
+
+@lru_cache(maxsize=1024)
+def compiled(pattern: str) -> Any:
+    """The compiled expression. Raises BadPattern with RE2's words."""
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as err:
+        said = err.args[0] if err.args else "bad pattern"
+        text = said.decode() if isinstance(said, bytes) else str(said)
+        raise BadPattern(f"error parsing regexp: {text}") from None
+
+
+def _usable(pattern: str) -> Any:
+    try:
+        return compiled(pattern)
+    except BadPattern as err:
+        raise EvaluationError(str(err)) from None
+
+
+def matches(text: str, pattern: str) -> bool:
+    """Whether some part of the text matches."""
+    return _usable(pattern).search(text) is not None
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """`matches` for a pattern known beforehand. Raises BadPattern."""
+    search = compiled(pattern).search
+    return lambda text: search(text) is not None
+
+
+def find(text: str, pattern: str) -> str:
+    """The first match, or nothing."""
+    found = _usable(pattern).search(text)
+    return "" if found is None else found.group(0)
+
+
+def find_all(text: str, pattern: str, limit: int = -1) -> list[str]:
+    """Matches that do not overlap, at most ``limit`` of them; below 0 all."""
+    found: list[str] = []
+    for match in _usable(pattern).finditer(text):
+        if 0 <= limit <= len(found):
+            break
+        found.append(match.group(0))
+    return found
