@@ -36,6 +36,7 @@ from kaa.apiserver.pipeline import ApiServer
 from kaa.apiserver.registry import ServiceRanges, build_strategies
 from kaa.apiserver.registry.strategy import Strategy
 from kaa.apiserver.virtual import Virtuals
+from kaa.apiserver.webhooks.plugin import DynamicAdmission
 from kaa.client.inprocess import InProcessClient
 from kaa.client.pipeline import User
 from kaa.store.base import Store
@@ -63,6 +64,7 @@ class ControlPlane:
     paths: Paths
     issuer: TokenIssuer
     aggregator: Aggregator
+    dynamic: DynamicAdmission
 
     def client(self, user: User, agent: str) -> InProcessClient:
         return InProcessClient(self.api, user, agent)
@@ -115,8 +117,9 @@ def build(
 
     authorizer = DefaultAuthorizer()
     authenticator = DefaultAuthenticator((verifying_key,), issuer=ISSUER)
-    admission = default_chain(authorizer, rbac=authorizer.rbac)
     cacher = Cacher(store, clock, strategy_for)
+    dynamic = DynamicAdmission(cacher, strategy_for, authorizer)
+    admission = default_chain(authorizer, dynamic, rbac=authorizer.rbac)
     api = ApiServer(store, cacher, authorizer, admission, strategy_for)
     issuer = TokenIssuer(signing_key, ISSUER)
     Virtuals(api, authenticator, authorizer, issuer).install()
@@ -128,7 +131,7 @@ def build(
     )
     front = Front(api, authenticator, metrics, paths=paths.handlers, connect=connector, aggregator=aggregator)
     server = HttpServer(front, too_large=body_too_large)
-    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator)
+    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, dynamic)
 
 
 def front_proxy(config: ClusterConfig, clock: Clock) -> Identity | None:
