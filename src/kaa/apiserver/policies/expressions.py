@@ -153,9 +153,15 @@ def compiled(where: Environment, source: str, *returns: Type) -> Expression:
     except CompileError as err:
         return Expression(source, error=f"compilation failed: {err}")
     if returns and program.type not in returns:
-        wanted = str(returns[0]) if len(returns) == 1 else f"one of [{' '.join(map(str, returns))}]"
-        return Expression(source, error=f"must evaluate to {wanted}")
+        wanted = _go_text(returns[0]) if len(returns) == 1 else f"one of [{' '.join(map(_go_text, returns))}]"
+        return Expression(source, error=f"must evaluate to {wanted} but got {_go_text(program.type)}")
     return Expression(source, program)
+
+
+def _go_text(kind: Type) -> str:
+    """A type as cel-go's ``Type.String`` prints it: by its runtime name."""
+    inner = ", ".join(map(_go_text, kind.parameters))
+    return f"{kind.name}({inner})" if inner else kind.name
 
 
 class Variables:

@@ -59,10 +59,9 @@ class Reinvocation:
         self.due |= self.earlier
         self.earlier.clear()
 
-    def start_again(self, obj: Any) -> None:
-        """The second round. ``obj``: what the built-in plugins made of the object meanwhile."""
-        self.again = True
-        if obj != self.output:
+    def begin(self, obj: Any) -> None:
+        """A round begins. In the second one, what others made of the object meanwhile makes all due."""
+        if self.again and obj != self.output:
             self._all_due()
 
 
@@ -113,11 +112,11 @@ def _patched(document: dict[str, Any], patch: list[Any]) -> dict[str, Any]:
         try:
             document = apply_json_patch(document, [operation])
         except ApiError:
-            raise internal_error(_misfit(operation)) from None
+            raise internal_error(misfit(operation)) from None
     return document
 
 
-def _misfit(operation: Any) -> str:
+def misfit(operation: Any) -> str:
     """Why an operation cannot be applied."""
     if not isinstance(operation, dict):
         return "json: cannot unmarshal array into Go value of type jsonpatch.Operation"

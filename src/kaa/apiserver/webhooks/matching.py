@@ -5,7 +5,7 @@ Source: apiserver pkg/admission/plugin/webhook/predicates (rules, namespace, obj
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,26 +126,3 @@ class Matcher:
             return None
         shape = shape_matched(self._rules, self._policy, sight) if self._rules else sight.shape
         return shape if shape is not None and self._selectors.select(sight) else None
-
-
-class Compiled:
-    """What was made of the objects of some kinds, made again when one of them has changed.
-
-    Asking costs a comparison of a number a kind: that is all a write pays in a cluster without webhooks and policies.
-    """
-
-    __slots__ = ("_caches", "_make", "_seen", "held")
-
-    def __init__(self, caches: Sequence[Any], make: Callable[[], Sequence[Any]]) -> None:
-        self._caches, self._make = tuple(caches), make
-        self._seen: int = -1
-        self.held: Sequence[Any] = ()
-
-    def current(self) -> Sequence[Any]:
-        seen = 0
-        for cache in self._caches:
-            seen += cache.changed  # revisions only grow, and so does their sum
-        if seen != self._seen:
-            self._seen = seen
-            self.held = tuple(self._make())
-        return self.held

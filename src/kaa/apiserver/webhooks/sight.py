@@ -9,7 +9,7 @@ Source: apiserver pkg/admission (attributes.go, conversion.go); pkg/admission/pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -70,18 +70,30 @@ class Stage(Enum):
 
 
 class Versions:
-    """Which versions one kind is served in, and how its objects get from one to another."""
+    """Which versions one kind is served in, and how its objects get from one to another.
+
+    ``custom`` are the resources served beside the built-in ones: {(group, version, plural): resource}.
+    """
+
+    def __init__(self) -> None:
+        self.custom: Mapping[tuple[str, str, str], Resource[Any]] = {}
+
+    def find_kind(self, api_version: str, kind: str) -> Resource[Any] | None:
+        return next((r for r in self.custom.values() if r.kind == kind and r.api_version == api_version), None)
 
     def equivalents(self, resource: Resource[Any]) -> Sequence[Resource[Any]]:
         """The other resources that show the same objects."""
         if resource.custom:
-            return ()
+            same = (r for r in self.custom.values() if (r.group, r.plural) == (resource.group, resource.plural))
+            return [other for other in same if other.version != resource.version]
         stored = STORED.get(resource.type, resource.type)
         kinds = [kind for kind in (stored, *(k for k, s in STORED.items() if s is stored)) if kind is not resource.type]
         return [scheme.resource_of(kind) for kind in kinds]
 
     async def convert(self, obj: Any, resource: Resource[Any]) -> Any:
         """``obj`` as a resource shows it. Raises ApiError."""
+        if isinstance(obj, CustomObject):
+            return replace(obj, api_version=resource.api_version)
         return convert_struct(obj, resource)
 
 
@@ -117,6 +129,10 @@ class Sight:
         if self.is_namespace:
             return self.name
         return self.attributes.request.namespace if self.resource.namespaced else ""
+
+    @property
+    def strategy(self) -> Strategy[Any]:
+        return self._strategy_for(self.resource)
 
     @property
     def is_namespace(self) -> bool:
@@ -180,8 +196,7 @@ class Sight:
             made = replace(made, metadata=_finished(made.metadata, before.metadata))
         elif self.operation not in ("CREATE", "UPDATE") or self.operation == "CREATE":
             return made
-        strategy = self._strategy_for(attributes.request.resource)
-        return readmitted(attributes.request, strategy, made, attributes.old)
+        return readmitted(attributes.request, self.strategy, made, attributes.old)
 
     # ---------------------------------------------------------------------------------------------------- options
 
