@@ -31,6 +31,8 @@ class ApiError(Exception):
     reason = "InternalError"
     #: Whether the wire shows ``details: {}`` where there are none, as upstream does for answers that name no object.
     bare_details = False
+    #: Texts for Warning headers.
+    warnings: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from kaa.api.types.discovery_v1 import EndpointSlice
 from kaa.client.pipeline import Request
 
 from .admission.base import Attributes, Chain
+from .connect_options import options_of
 from .http import Answer, Connection, HttpRequest
 from .routes import Target
 from .view import View
@@ -54,7 +55,9 @@ class Connector:
     async def __call__(self, http: HttpRequest, request: Request, target: Target) -> Answer:
         place = self._place(http, request, target)
         if target.subresource != "log":
-            attributes = Attributes(request, "CONNECT", None)
+            query = http.target.partition(b"?")[2].decode("latin-1")
+            asked = options_of(request.resource.plural, target.subresource, query, target.rest)
+            attributes = Attributes(request, "CONNECT", asked)
             await self._admission.admit(attributes, self._view)
             await self._admission.validate(attributes, self._view)
         reader, writer = await dial(place)

@@ -5,6 +5,7 @@ Source: API concepts, "Garbage collection", "Finalizers"; the decision table is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ class Deleted:
 
     entry: Entry | None = None
     object: Any = None
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +105,25 @@ class Deleter:
         options = read_options(request)
         for _ in range(RETRIES):
             entry = self._reader.find(request.resource, request.namespace, request.name)
+            warnings: list[str] = []
             try:
-                return await self._delete_once(request, entry, options)
+                deleted = await self._delete_once(request, entry, options, warnings)
             except RevisionMismatch as err:
                 if err.current is None:
                     raise NotFound.of(request.resource, request.name) from None
                 await self._cacher.reach(err.current.mod_revision)
+                continue
+            deleted.warnings = warnings
+            return deleted
         raise Conflict.of(request.resource, request.name)
 
-    async def _delete_once(self, request: Request, entry: Entry, options: DeleteOptions) -> Deleted:
+    async def _delete_once(
+        self, request: Request, entry: Entry, options: DeleteOptions, warnings: list[str]
+    ) -> Deleted:
         resource = request.resource
         obj = entry.object()
         check_preconditions(resource, obj, options)
-        attributes = Attributes(request, "DELETE", None, obj, dry_run=bool(options.dry_run))
+        attributes = Attributes(request, "DELETE", None, obj, bool(options.dry_run), warnings)
         await self._admission.admit(attributes, self._cacher)
         await self._admission.validate(attributes, self._cacher)
         strategy = self._writer.strategy_for(resource)

@@ -7,7 +7,7 @@ is one coroutine. Refusals are Statuses everywhere but on paths that were never 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -189,6 +189,7 @@ class Front:
         response = wire.status_response(error, media)
         if error.status.code == 401:
             response.headers.append(("WWW-Authenticate", 'Basic realm="kubernetes-master"'))
+        _warn(response, error.warnings)
         return response
 
     # ------------------------------------------------------------------------------------------------ dispatching
@@ -295,9 +296,7 @@ class Front:
             )
         else:
             response = wire.struct_response(outcome.code, outcome.object, media)
-        for text in (*_deprecation(request), *outcome.warnings):
-            escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-            response.headers.append(("Warning", f'299 - "{escaped}"'))
+        _warn(response, (*_deprecation(request), *outcome.warnings))
         return response
 
     # ------------------------------------------------------------------------------------------------ watching
@@ -368,6 +367,15 @@ def question_of(http: HttpRequest, user: User, target: Target) -> Question:
 
 def _deprecation(request: Request) -> tuple[str, ...]:
     return _DEPRECATED.get((request.resource.group, request.resource.plural), ())
+
+
+def _warn(response: HttpResponse, texts: Iterable[str]) -> None:
+    """Texts as Warning headers; one with control characters is none, whoever wrote it."""
+    for text in texts:
+        if not text.isprintable():
+            continue
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        response.headers.append(("Warning", f'299 - "{escaped}"'))
 
 
 def _with_namespace(request: Request, target: Target) -> Request:

@@ -231,7 +231,7 @@ class ApiServer:
         if request.subresource:
             raise method_not_allowed()
         deleted = await self.deleter.delete(request)
-        return Outcome(200, deleted.entry, deleted.object)
+        return Outcome(200, deleted.entry, deleted.object, warnings=deleted.warnings)
 
     async def _delete_collection(self, request: Request) -> Outcome:
         if "deletecollection" not in request.resource.verbs:

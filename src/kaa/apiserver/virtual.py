@@ -87,7 +87,7 @@ class Virtuals:
         await self._api.admission.admit(attributes, self._api.cacher)
         await self._api.admission.validate(attributes, self._api.cacher)
         answer = token_request.answer(
-            body,
+            attributes.object,
             request.namespace,
             request.name,
             self._issuer,
@@ -104,6 +104,7 @@ class Virtuals:
         attributes = Attributes(request, "CREATE", binding)
         await api.admission.admit(attributes, api.cacher)
         await api.admission.validate(attributes, api.cacher)
+        binding = attributes.object
         inner = _on_pod(request, name)
         now = api.clock.now()
 
@@ -121,6 +122,10 @@ class Virtuals:
         pod = api.cacher.get(Pod, request.name, request.namespace)
         if pod is None:
             raise NotFound.of(resource_of(Pod), request.name)
+        attributes = Attributes(request, "CREATE", asked)
+        await api.admission.admit(attributes, api.cacher)
+        await api.admission.validate(attributes, api.cacher)
+        asked = attributes.object
         options = asked.delete_options or DeleteOptions()
         budgets = eviction.budgets_of(pod, api.cacher.list(PodDisruptionBudget, request.namespace))
         verdict = eviction.decide(pod, budgets, api.clock.now())

@@ -101,10 +101,11 @@ class Writer:
 
     async def _create_once(self, request: Request, obj: Any, warnings: list[str], dry_run: bool) -> Written:
         strategy = self.strategy_for(request.resource)
+        nameless = not obj.metadata.name
         obj = strategy.default(self._with_system_fields(obj, strategy))
         obj = Tracker(request, strategy, self._clock).created(obj)
         obj = strategy.prepare_create(obj)
-        attributes = Attributes(request, "CREATE", obj, dry_run=dry_run, warnings=warnings)
+        attributes = Attributes(request, "CREATE", obj, None, dry_run, warnings, nameless)
         await self._admission.admit(attributes, self._cacher)
         if attributes.object is not obj:
             attributes.object = strategy.default(attributes.object)
@@ -251,18 +252,7 @@ class Writer:
         new = strategy.default(new)
         new = replace(new, metadata=_kept_metadata(new.metadata, old.metadata))
         new = Tracker(request, strategy, self._clock).updated(new, old, operation)
-        if not request.subresource or request.subresource == "scale":
-            new = strategy.prepare_update(new, old)
-        elif request.subresource == "status":
-            new = strategy.prepare_status_update(new, old)
-        else:
-            made = strategy.subresource_update(request.subresource, new, old)
-            new = new if made is None else made
-        counts = strategy.counts_generation and request.subresource in _COUNTED
-        if counts and strategy.spec_changed(new, old):
-            generation = (old.metadata.generation or 0) + 1
-            new = replace(new, metadata=replace(new.metadata, generation=generation))
-        return new
+        return _settled(request, strategy, new, old)
 
     async def _commit_change(
         self, request: Request, strategy: Strategy[Any], attributes: Attributes, entry: Entry
@@ -291,6 +281,33 @@ class Writer:
     def _refuse(self, resource: Resource[Any], name: str, faults: list[FieldError]) -> None:
         if faults:
             raise Invalid.of(resource.group, resource.kind, name or "", faults)
+
+
+def readmitted(request: Request, strategy: Strategy[Any], new: Any, old: Any) -> Any:
+    """An object that webhooks or policies have changed, with its defaults and what the server alone decides.
+
+    ``old`` is None for an object that is to be created.
+    """
+    new = strategy.default(new)
+    if old is None:
+        return strategy.prepare_create(new)
+    return _settled(request, strategy, replace(new, metadata=_kept_metadata(new.metadata, old.metadata)), old)
+
+
+def _settled(request: Request, strategy: Strategy[Any], new: Any, old: Any) -> Any:
+    """Everything that this update may not change put back, and the generation counted."""
+    if not request.subresource or request.subresource == "scale":
+        new = strategy.prepare_update(new, old)
+    elif request.subresource == "status":
+        new = strategy.prepare_status_update(new, old)
+    else:
+        made = strategy.subresource_update(request.subresource, new, old)
+        new = new if made is None else made
+    counts = strategy.counts_generation and request.subresource in _COUNTED
+    if counts and strategy.spec_changed(new, old):
+        generation = (old.metadata.generation or 0) + 1
+        new = replace(new, metadata=replace(new.metadata, generation=generation))
+    return new
 
 
 def _creation_faults(strategy: Strategy[Any], obj: Any) -> list[FieldError]:

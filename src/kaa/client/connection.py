@@ -168,10 +168,12 @@ class Pool:
         self._open: set[Connection] = set()
 
     @asynccontextmanager
-    async def ask(self, method: str, path: str, headers: Headers, body: bytes = b"") -> AsyncIterator[Connection]:
-        """The connection on which the head of the answer has come. Raises OSError."""
+    async def ask(
+        self, method: str, path: str, headers: Headers, body: bytes = b"", *, again: bool = False
+    ) -> AsyncIterator[Connection]:
+        """The connection on which the head of the answer has come. ``again``: it may be sent twice. Raises OSError."""
         request = self._request(method, path, headers, body)
-        connection = await self._sent(request, again=method in _AGAIN)
+        connection = await self._sent(request, again=again or method in _AGAIN)
         try:
             yield connection
         finally:

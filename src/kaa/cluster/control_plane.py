@@ -45,6 +45,7 @@ from kaa.apiserver.pipeline import ApiServer
 from kaa.apiserver.registry import ServiceRanges, build_strategies
 from kaa.apiserver.registry.strategy import Strategy
 from kaa.apiserver.virtual import Virtuals
+from kaa.apiserver.webhooks.plugin import DynamicAdmission
 from kaa.client.inprocess import InProcessClient
 from kaa.client.pipeline import User
 from kaa.store.base import Store
@@ -75,6 +76,7 @@ class ControlPlane:
     paths: Paths
     issuer: TokenIssuer
     aggregator: Aggregator
+    dynamic: DynamicAdmission
     audit: Audit | None = None
     seating: Seating | None = None
 
@@ -139,9 +141,11 @@ def build(
 
     authorizer = DefaultAuthorizer()
     authenticator = DefaultAuthenticator((verifying_key,), issuer=ISSUER)
-    admission = default_chain(authorizer, rbac=authorizer.rbac)
     cacher = Cacher(store, clock, strategy_for)
+    dynamic = DynamicAdmission(cacher, strategy_for, authorizer)
+    admission = default_chain(authorizer, dynamic, rbac=authorizer.rbac)
     api = ApiServer(store, cacher, authorizer, admission, strategy_for)
+    dynamic.versions.custom = api.custom
     issuer = TokenIssuer(signing_key, ISSUER)
     Virtuals(api, authenticator, authorizer, issuer).install()
     metrics = Metrics()
@@ -170,7 +174,7 @@ def build(
         request_timeout_s=config.api_server.request_timeout,
     )
     server = HttpServer(front, too_large=body_too_large)
-    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, auditor, seating)
+    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, dynamic, auditor, seating)
 
 
 def stored_counts(cacher: Cacher) -> list[tuple[str, str, int]]:

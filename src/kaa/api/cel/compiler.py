@@ -348,7 +348,7 @@ def _field(node: Select) -> tuple[Key, bool]:
     if operand.kind is Kind.OPTIONAL:
         operand = operand.parameters[0]
     if isinstance(operand, ObjectType):
-        return Key(operand.wire_names.get(node.name, node.name), node.name), True
+        return Key(operand.wire_names.get(node.name, node.name), node.name), not operand.keeps_null
     return Key(node.name, node.name), False
 
 

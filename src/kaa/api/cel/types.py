@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import ClassVar
 
 
 class Kind(StrEnum):
@@ -116,6 +117,8 @@ class ObjectType(Type):
 
     fields: Mapping[str, Type] = field(default_factory=dict, compare=False, repr=False)
     wire_names: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    #: whether a field that is null is there all the same
+    keeps_null: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..authz.base import Authorizer
 from ..authz.rbac import RbacAuthorizer
+from ..webhooks.plugin import DynamicAdmission
 from .base import Chain, Plugin
 from .certificates import CertificateApproval, CertificateSigning, CertificateSubjectRestriction
 from .default_tolerations import DefaultTolerationSeconds
@@ -24,10 +23,10 @@ from .taint_nodes import TaintNodesByCondition
 
 
 def default_plugins(
-    authorizer: Authorizer, dynamic: Sequence[Plugin] = (), *, rbac: RbacAuthorizer | None = None
+    authorizer: Authorizer, dynamic: DynamicAdmission | None = None, *, rbac: RbacAuthorizer | None = None
 ) -> list[Plugin]:
     """``rbac``: with it, writes of roles and bindings are held against what the writer may do. ``dynamic``: webhooks and policies, which see what the built-in plugins made of the object."""
-    return [
+    built_in: list[Plugin] = [
         NamespaceLifecycle(),
         LimitRanger(),
         ServiceAccountAdmission(),
@@ -44,13 +43,18 @@ def default_plugins(
         CertificateSigning(authorizer),
         CertificateSubjectRestriction(),
         DefaultIngressClass(),
-        *dynamic,
+    ]
+    if dynamic is not None:
+        dynamic.before = Chain(built_in)
+    return [
+        *built_in,
+        *((dynamic,) if dynamic is not None else ()),
         *((RbacEscalation(authorizer, rbac),) if rbac is not None else ()),
         ResourceQuota(),
     ]
 
 
 def default_chain(
-    authorizer: Authorizer, dynamic: Sequence[Plugin] = (), *, rbac: RbacAuthorizer | None = None
+    authorizer: Authorizer, dynamic: DynamicAdmission | None = None, *, rbac: RbacAuthorizer | None = None
 ) -> Chain:
     return Chain(default_plugins(authorizer, dynamic, rbac=rbac))

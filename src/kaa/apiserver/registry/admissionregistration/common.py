@@ -5,8 +5,10 @@ Source: pkg/apis/admissionregistration/validation; pkg/apis/admissionregistratio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -18,6 +20,7 @@ from kaa.api.types.admissionregistration_v1 import (
     MatchResources,
     ParamKind,
     ParamRef,
+    Variable,
     WebhookClientConfig,
 )
 from kaa.api.types.meta_v1 import LabelSelector
@@ -25,13 +28,16 @@ from kaa.api.types.meta_v1 import LabelSelector
 from ...validation.common import faults_of
 from ...validation.selectors import label_selector
 
+if TYPE_CHECKING:
+    from ...policies.checking import Check
+
 FAILURE_POLICIES = ("Fail", "Ignore")
 MATCH_POLICIES = ("Equivalent", "Exact")
 _OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
 _SCOPES = ("*", "Cluster", "Namespaced")
 
-#: Says why a CEL expression does not compile; empty when it does. The server's CEL room puts its compiler here.
-Compile = Callable[[str], str]
+#: Says why a CEL expression does not compile; empty when it does.
+Compiles = Callable[[str], str]
 
 
 def default_rules(rules: Sequence[Any]) -> tuple[Any, ...]:
@@ -107,7 +113,7 @@ def _webhook(hook: Any, path: Path) -> Iterator[FieldError]:
     for n, rule in enumerate(hook.rules):
         yield from rule_faults(rule, path.child("rules").index(n))
     yield from client_config(hook.client_config, path.child("clientConfig"))
-    yield from conditions_faults(hook.match_conditions, path.child("matchConditions"))
+    yield from conditions_faults(hook.match_conditions, path.child("matchConditions"), webhook_condition)
 
 
 def _hook_name(path: Path, name: str) -> Iterator[FieldError]:
@@ -193,14 +199,57 @@ _WORDS = {
 # ------------------------------------------------------------------------------------------------ policies
 
 
-def conditions_faults(given: Sequence[MatchCondition], path: Path) -> Iterator[FieldError]:
+def expression_faults(path: Path, text: str | None, compiles: Compiles, absent: str = "") -> Iterator[FieldError]:
+    """The faults of an expression that must be there."""
+    if not (text or "").strip():
+        yield fields.required(path, absent)
+    elif why := compiles(text or ""):
+        yield fields.invalid(path, text, why)
+
+
+def variables_faults(given: Sequence[Variable], path: Path, compiles: Compiles) -> Iterator[FieldError]:
+    """``compiles`` is asked by the variable's name."""
+    for n, variable in enumerate(given):
+        at = path.index(n)
+        name = variable.name
+        if not name.strip():
+            yield fields.required(at.child("name"), "name is not specified")
+        elif not _IDENTIFIER.fullmatch(name) or name in _RESERVED:
+            yield fields.invalid(at.child("name"), name, "name is not a valid CEL identifier")
+        else:
+            expression = at.child("expression")
+            if not variable.expression.strip():
+                yield fields.required(expression, "expression is not specified")
+            elif why := compiles(name):
+                yield fields.invalid(expression, variable.expression, why)
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = frozenset(
+    "true false null in as break const continue else for function if import let loop package namespace return var void"
+    " while".split()
+)
+
+
+def webhook_condition(text: str) -> str:
+    """What is wrong with a webhook's match condition."""
+    return _webhook_check().condition(text)
+
+
+@lru_cache(maxsize=1)
+def _webhook_check() -> Check:
+    from ...policies.checking import Check  # CEL is for clusters that use it
+
+    return Check()
+
+
+def conditions_faults(given: Sequence[MatchCondition], path: Path, compiles: Compiles) -> Iterator[FieldError]:
     if len(given) > 64:
         yield fields.too_many(path, len(given), 64)
     seen: set[str] = set()
     for n, condition in enumerate(given):
         at = path.index(n)
-        if not condition.expression.strip():
-            yield fields.required(at.child("expression"))
+        yield from expression_faults(at.child("expression"), condition.expression, compiles)
         if not condition.name:
             yield fields.required(at.child("name"))
         else:

@@ -1,29 +1,31 @@
 """ValidatingAdmissionPolicies.
 
-Whether an expression compiles is asked of ``compile_expression``, which the server sets once it has a CEL compiler.
-
 Source: pkg/registry/admissionregistration/validatingadmissionpolicy; ValidateValidatingAdmissionPolicy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from kaa.api import fields, names
-from kaa.api.fields import FieldError
+from kaa.api.fields import FieldError, Path
 from kaa.api.types.admissionregistration_v1 import (
     ValidatingAdmissionPolicy,
     ValidatingAdmissionPolicySpec,
     ValidatingAdmissionPolicyStatus,
+    Validation,
 )
 
 from ...validation.common import SPEC, faults_of
 from ..strategy import Strategy
 from ..tables import age, shape
 from . import common
+
+if TYPE_CHECKING:
+    from ...policies.checking import Check
 
 _REASONS = ("Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized")
 
@@ -38,9 +40,6 @@ class ValidatingAdmissionPolicyStrategy(Strategy[ValidatingAdmissionPolicy]):
     counts_generation = True
     table = shape("admissionregistration/validatingadmissionpolicies", "Validations:integer|ParamKind|Age", _cells)
 
-    def __init__(self, compile_expression: common.Compile | None = None) -> None:
-        self.compile_expression = compile_expression
-
     def default(self, obj: ValidatingAdmissionPolicy) -> ValidatingAdmissionPolicy:
         spec = obj.spec
         made = replace(
@@ -54,53 +53,59 @@ class ValidatingAdmissionPolicyStrategy(Strategy[ValidatingAdmissionPolicy]):
         return replace(obj, status=ValidatingAdmissionPolicyStatus())
 
     def validate(self, obj: ValidatingAdmissionPolicy) -> list[FieldError]:
-        return list(self._faults(obj.spec))
+        return list(_faults(obj.spec))
 
-    def _faults(self, spec: ValidatingAdmissionPolicySpec) -> Iterator[FieldError]:
-        if spec.failure_policy not in common.FAILURE_POLICIES:
-            at = SPEC.child("failurePolicy")
-            if spec.failure_policy:
-                yield fields.not_supported(at, spec.failure_policy, common.FAILURE_POLICIES)
-            else:
-                yield fields.required(at)
-        if spec.param_kind is not None:
-            yield from common.param_kind_faults(spec.param_kind, SPEC.child("paramKind"))
-        yield from common.constraints_faults(spec.match_constraints, SPEC.child("matchConstraints"))
-        yield from common.conditions_faults(spec.match_conditions, SPEC.child("matchConditions"))
-        if not spec.validations and not spec.audit_annotations:
-            detail = "validations or auditAnnotations must contain at least one item"
-            yield fields.required(SPEC.child("validations"), detail)
-            yield fields.required(SPEC.child("auditAnnotations"), detail)
-        for n, variable in enumerate(spec.variables):
-            at = SPEC.child("variables").index(n)
-            if not variable.name:
-                yield fields.required(at.child("name"), "name is not specified")
-            yield from self._expression(at.child("expression"), variable.expression, "expression is not specified")
-        for n, rule in enumerate(spec.validations):
-            at = SPEC.child("validations").index(n)
-            yield from self._expression(at.child("expression"), rule.expression, "expression is not specified")
-            if rule.reason is not None and rule.reason not in _REASONS:
-                yield fields.not_supported(at.child("reason"), rule.reason, _REASONS)
-            if rule.message is not None and not rule.message.strip():
-                detail = "message must be non-empty if specified"
-                yield fields.invalid(at.child("message"), rule.message, detail)
-            if rule.message is None and "\n" in rule.expression:
-                detail = "message must be specified if expression contains line breaks"
-                yield fields.required(at.child("message"), detail)
-        for n, note in enumerate(spec.audit_annotations):
-            at = SPEC.child("auditAnnotations").index(n)
-            yield from faults_of(at.child("key"), note.key, names.qualified_name(note.key))
-            yield from self._expression(
-                at.child("valueExpression"), note.value_expression, "valueExpression is not specified"
-            )
 
-    def _expression(self, path: Any, text: str, absent: str) -> Iterator[FieldError]:
-        if not text.strip():
-            yield fields.required(path, absent)
-        elif self.compile_expression is not None:
-            why = self.compile_expression(text)
-            if why:
-                yield fields.invalid(path, text, f"compilation failed: {why}")
+def _faults(spec: ValidatingAdmissionPolicySpec) -> Iterator[FieldError]:
+    from ...policies.checking import Check  # CEL is for clusters that use it
+
+    check = Check(params=spec.param_kind is not None, variables=spec.variables)
+    if spec.failure_policy not in common.FAILURE_POLICIES:
+        at = SPEC.child("failurePolicy")
+        if spec.failure_policy:
+            yield fields.not_supported(at, spec.failure_policy, common.FAILURE_POLICIES)
+        else:
+            yield fields.required(at)
+    if spec.param_kind is not None:
+        yield from common.param_kind_faults(spec.param_kind, SPEC.child("paramKind"))
+    yield from common.constraints_faults(spec.match_constraints, SPEC.child("matchConstraints"))
+    yield from common.conditions_faults(spec.match_conditions, SPEC.child("matchConditions"), check.condition)
+    if not spec.validations and not spec.audit_annotations:
+        detail = "validations or auditAnnotations must contain at least one item"
+        yield fields.required(SPEC.child("validations"), detail)
+        yield fields.required(SPEC.child("auditAnnotations"), detail)
+    yield from common.variables_faults(spec.variables, SPEC.child("variables"), check.variable)
+    for n, rule in enumerate(spec.validations):
+        yield from _validation(rule, SPEC.child("validations").index(n), check)
+    seen: set[str] = set()
+    for n, note in enumerate(spec.audit_annotations):
+        at = SPEC.child("auditAnnotations").index(n)
+        yield from faults_of(at.child("key"), note.key, names.qualified_name(note.key))
+        yield from common.expression_faults(
+            at.child("valueExpression"), note.value_expression, check.note, "valueExpression is not specified"
+        )
+        if note.key in seen:
+            yield fields.duplicate(at.child("key"), note.key)
+        seen.add(note.key)
+
+
+def _validation(rule: Validation, at: Path, check: Check) -> Iterator[FieldError]:
+    expression = at.child("expression")
+    yield from common.expression_faults(expression, rule.expression, check.condition, "expression is not specified")
+    if rule.message_expression is not None:
+        place = at.child("messageExpression")
+        if not rule.message_expression.strip():
+            yield fields.invalid(place, rule.message_expression, "must be non-empty if specified")
+        else:
+            yield from common.expression_faults(place, rule.message_expression, check.message)
+    if rule.message is not None and not rule.message.strip():
+        yield fields.invalid(at.child("message"), rule.message, "message must be non-empty if specified")
+    elif "\n" in (rule.message or "").strip():
+        yield fields.invalid(at.child("message"), rule.message, "message must not contain line breaks")
+    if rule.message is None and "\n" in rule.expression.strip():
+        yield fields.required(at.child("message"), "message must be specified if expression contains line breaks")
+    if rule.reason is not None and rule.reason not in _REASONS:
+        yield fields.not_supported(at.child("reason"), rule.reason, _REASONS)
 
 
 STRATEGY = ValidatingAdmissionPolicyStrategy()

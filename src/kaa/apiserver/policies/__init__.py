@@ -1,0 +1,1 @@
+"""Admission policies: expressions that have a say in what is stored."""

@@ -1,0 +1,344 @@
+"""CEL in admission: what expressions may name, how they are compiled, and how several of them share a budget.
+
+An expression that does not compile is kept with its error: the failure policy decides what comes of it. Variables are
+evaluated when first asked for, once an evaluation of expressions, and charged to whoever asked.
+
+Source: apiserver pkg/admission/plugin/cel (compile.go, condition.go, composition.go); pkg/apis/cel/config.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from kaa.api.cel import (
+    BOOL,
+    DYN,
+    INT,
+    STRING,
+    TIMESTAMP,
+    CelError,
+    CompileError,
+    Environment,
+    EvaluationError,
+    ListType,
+    MapType,
+    ObjectType,
+    Program,
+    Type,
+)
+from kaa.api.cel.instants import parse_timestamp
+from kaa.api.cel.library import KUBERNETES, MUTATING
+from kaa.api.cel.library.authorization import AUTHORIZER, RESOURCE_CHECK
+from kaa.api.cel.structs import view as struct_view
+from kaa.api.custom import CustomObject
+from kaa.api.types.admissionregistration_v1 import Variable
+from kaa.api.types.core_v1 import Namespace
+
+from ..webhooks.review import kind_of, resource_of, user_info
+from ..webhooks.sight import Shape, Sight
+
+PER_CALL = 1_000_000  # units of cost of one expression
+BUDGET = 10_000_000  # of all expressions of a policy on one object
+CONDITIONS_BUDGET = BUDGET // 4
+NO_BUDGET = "validation failed due to running out of cost budget, no further validation rules will be run"
+
+
+def _object(name: str, /, **fields: Type) -> ObjectType:
+    return ObjectType(name, fields)
+
+
+_STRINGS = MapType(STRING, STRING)
+_GVK = _object("kubernetes.GroupVersionKind", group=STRING, version=STRING, kind=STRING)
+_GVR = _object("kubernetes.GroupVersionResource", group=STRING, version=STRING, resource=STRING)
+_USER = _object(
+    "kubernetes.UserInfo",
+    username=STRING,
+    uid=STRING,
+    groups=ListType(STRING),
+    extra=MapType(STRING, ListType(STRING)),
+)
+REQUEST = _object(
+    "kubernetes.AdmissionRequest",
+    kind=_GVK,
+    resource=_GVR,
+    subResource=STRING,
+    requestKind=_GVK,
+    requestResource=_GVR,
+    requestSubResource=STRING,
+    name=STRING,
+    namespace=STRING,
+    operation=STRING,
+    userInfo=_USER,
+    dryRun=BOOL,
+    options=DYN,
+)
+NAMESPACE = _object(
+    "kubernetes.Namespace",
+    metadata=_object(
+        "kubernetes.NamespaceMetadata",
+        name=STRING,
+        generateName=STRING,
+        namespace=STRING,
+        labels=_STRINGS,
+        annotations=_STRINGS,
+        uid=STRING,
+        creationTimestamp=TIMESTAMP,
+        deletionGracePeriodSeconds=INT,
+        deletionTimestamp=TIMESTAMP,
+        generation=INT,
+        resourceVersion=STRING,
+        finalizers=ListType(STRING),
+    ),
+    spec=_object("kubernetes.NamespaceSpec", finalizers=ListType(STRING)),
+    status=_object(
+        "kubernetes.NamespaceStatus",
+        phase=STRING,
+        conditions=ListType(
+            _object(
+                "kubernetes.NamespaceCondition",
+                type=STRING,
+                status=STRING,
+                reason=STRING,
+                message=STRING,
+                lastTransitionTime=TIMESTAMP,
+            )
+        ),
+    ),
+)
+
+
+class _Variables(ObjectType):
+    """The type of ``variables``. A variable that is null is null, not absent."""
+
+    keeps_null = True
+
+
+@lru_cache(maxsize=16)
+def environment(*, params: bool, authorizer: bool, mutating: bool = False) -> Environment:
+    """Where an expression stands. ``params``: its policy has a kind of parameters."""
+    names: dict[str, Type] = {"object": DYN, "oldObject": DYN, "request": REQUEST, "namespaceObject": NAMESPACE}
+    if params:
+        names["params"] = DYN
+    if authorizer:
+        names["authorizer"] = AUTHORIZER
+        names["authorizer.requestResource"] = RESOURCE_CHECK
+    if not mutating:
+        return Environment(names, KUBERNETES)
+    from .mutations import type_named  # only mutating policies write objects out
+
+    return Environment(names, MUTATING, types=type_named)
+
+
+# ------------------------------------------------------------------------------------------------------ compiling
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """An expression, and what came of compiling it: a program, or ``error``."""
+
+    source: str
+    program: Program | None = None
+    error: str = ""
+
+
+def compiled(where: Environment, source: str, *returns: Type) -> Expression:
+    """Compile an expression that must be of one of these types; none are given where any will do."""
+    try:
+        program = where.compile(source)
+    except CompileError as err:
+        return Expression(source, error=f"compilation failed: {err}")
+    if returns and program.type not in returns:
+        wanted = _go_text(returns[0]) if len(returns) == 1 else f"one of [{' '.join(map(_go_text, returns))}]"
+        return Expression(source, error=f"must evaluate to {wanted} but got {_go_text(program.type)}")
+    return Expression(source, program)
+
+
+def _go_text(kind: Type) -> str:
+    """A type as cel-go's ``Type.String`` prints it: by its runtime name."""
+    inner = ", ".join(map(_go_text, kind.parameters))
+    return f"{kind.name}({inner})" if inner else kind.name
+
+
+class Variables:
+    """A policy's variables. Each may use those before it."""
+
+    def __init__(self, given: Iterable[Variable], where: Environment) -> None:
+        self.expressions: dict[str, Expression] = {}
+        types: dict[str, Type] = {}
+        for variable in given:
+            found = compiled(_with_variables(where, types), variable.expression)
+            self.expressions[variable.name] = found
+            types[variable.name] = found.program.type if found.program is not None else DYN
+        self._types = types
+
+    def within(self, where: Environment) -> Environment:
+        """An environment in which the variables stand."""
+        return _with_variables(where, self._types) if self._types else where
+
+
+def _with_variables(where: Environment, types: Mapping[str, Type]) -> Environment:
+    return where.extended({"variables": _Variables("kubernetes.variables", dict(types))}) if types else where
+
+
+# ------------------------------------------------------------------------------------------------------ evaluating
+
+
+class BudgetSpent(Exception):
+    """The expressions cost more than they may."""
+
+    def __init__(self) -> None:
+        super().__init__(NO_BUDGET)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an expression gave, or why it gave nothing. An absent expression gives neither."""
+
+    value: Any = None
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Purse:
+    """What is left to spend."""
+
+    left: int = BUDGET
+
+    def pay(self, cost: int) -> None:
+        """Raises BudgetSpent."""
+        if cost > self.left:
+            raise BudgetSpent
+        self.left -= cost
+
+
+@dataclass(slots=True)
+class _Lazy(Mapping[str, Any]):
+    """``variables``, evaluated when asked for. ``cost`` is what has not been charged yet."""
+
+    expressions: Mapping[str, Expression]
+    scope: Mapping[str, Any]
+    cost: int = 0
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.known:
+            self.known[name] = self._evaluated(name, self.expressions[name])
+        found = self.known[name]
+        if isinstance(found, EvaluationError):
+            raise found
+        return found
+
+    def _evaluated(self, name: str, expression: Expression) -> Any:
+        quoted = msgspec.json.encode(name).decode()
+        if expression.program is None:
+            return EvaluationError(f"composited variable {quoted} fails to compile: {expression.error}")
+        try:
+            value, cost = expression.program.evaluate(self.scope, PER_CALL)
+        except EvaluationError as err:
+            self.cost += err.cost
+            return EvaluationError(f"composited variable {quoted} fails to evaluate: {err}")
+        self.cost += cost
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.expressions)
+
+    def __len__(self) -> int:
+        return len(self.expressions)
+
+
+def evaluate(
+    expressions: Iterable[Expression | None],
+    values: Mapping[str, Any],
+    purse: Purse,
+    variables: Variables | None = None,
+) -> list[Outcome]:
+    """Evaluate expressions one after the other, out of one purse. Raises BudgetSpent."""
+    lazy: _Lazy | None = None
+    if variables is not None and variables.expressions:
+        values = dict(values)
+        lazy = values["variables"] = _Lazy(variables.expressions, values)
+    return [Outcome() if one is None else _evaluated(one, values, purse, lazy) for one in expressions]
+
+
+def _evaluated(expression: Expression, values: Mapping[str, Any], purse: Purse, lazy: _Lazy | None) -> Outcome:
+    if expression.program is None:
+        return Outcome(error=f"compilation error: {expression.error}")
+    error = ""
+    value = None
+    try:
+        value, cost = expression.program.evaluate(values, PER_CALL)
+    except EvaluationError as err:
+        error, cost = f"expression '{expression.source}' resulted in error: {err}", err.cost
+    except CelError as err:
+        error, cost = f"expression '{expression.source}' resulted in error: {err}", 0
+    if lazy is not None:
+        purse.pay(lazy.cost)
+        lazy.cost = 0
+    purse.pay(cost)
+    return Outcome(value, error)
+
+
+# ------------------------------------------------------------------------------------------------------ values
+
+
+def object_value(obj: Any) -> Any:
+    """An object as expressions see it; None is null."""
+    if obj is None:
+        return None
+    return obj.document() if isinstance(obj, CustomObject) else struct_view(obj)
+
+
+def request_value(sight: Sight, shape: Shape) -> dict[str, Any]:
+    """``request``: an AdmissionRequest without its objects."""
+    mine = sight.shape
+    return {
+        "kind": kind_of(shape),
+        "resource": resource_of(shape),
+        "subResource": sight.subresource,
+        "requestKind": kind_of(mine),
+        "requestResource": resource_of(mine),
+        "requestSubResource": sight.subresource,
+        "name": sight.name,
+        "namespace": sight.namespace,
+        "operation": sight.operation,
+        "userInfo": user_info(sight.user),
+        "dryRun": sight.dry_run,
+        "options": sight.options(),
+    }
+
+
+def namespace_value(namespace: Namespace | None) -> Any:
+    if namespace is None:
+        return None
+    document: dict[str, Any] = {
+        key: inner for key, inner in _plain(struct_view(namespace)).items() if key in NAMESPACE.fields
+    }
+    document["metadata"] = _timed(document["metadata"], NAMESPACE.fields["metadata"])
+    status = document.get("status", {})
+    if "conditions" in status:
+        kind = NAMESPACE.fields["status"].fields["conditions"].parameters[0]  # type: ignore[attr-defined]  # an ObjectType
+        document["status"] = {**status, "conditions": [_timed(one, kind) for one in status["conditions"]]}
+    return document
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _timed(document: Mapping[str, Any], kind: Type) -> dict[str, Any]:
+    """The fields that a type names, with its times as times."""
+    assert isinstance(kind, ObjectType)
+    fields = kind.fields
+    return {
+        key: parse_timestamp(inner) if fields[key] == TIMESTAMP else inner
+        for key, inner in document.items()
+        if key in fields
+    }

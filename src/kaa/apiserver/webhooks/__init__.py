@@ -1,0 +1,1 @@
+"""Webhooks: HTTPS servers that have a say in what is stored."""

@@ -1,0 +1,295 @@
+"""HTTPS to a webhook: where it is, whom it must prove to be, and what went wrong in Go's words.
+
+    caller = Caller(view)
+    data = await caller.post(hook.client_config, body, timeout_s=10)     # raises BadConfig, CallFailed
+
+A service is reached at one of its endpoints, so that no proxy need run beside this server (upstream's
+``--enable-aggregator-routing``), under the name ``<service>.<namespace>.svc``. We show no certificate. Connections are
+kept by endpoint and trust, and used again.
+
+Left to others: what is asked and answered (review; conversion of custom resources).
+Source: apiserver pkg/util/webhook client.go, error.go; client-go rest/request.go; apimachinery NewGenericServerResponse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import errno
+import math
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from kaa.api.types.core_v1 import Service
+from kaa.client.connection import Broken, Connection, Pool
+
+from ..aggregation.backend import client_context
+from ..aggregation.resolve import DEFAULT_PORT, Unresolved, address_of, slices_of
+from ..view import View
+
+AGENT = "kube-apiserver-admission"
+KEPT_POOLS = 64
+ANSWER_LIMIT = 16 << 20  # bytes of an answer
+_HEADERS = {"Accept": "application/json, */*", "Content-Type": "application/json"}
+
+
+class ClientConfig(Protocol):
+    """A ``WebhookClientConfig`` of admissionregistration or apiextensions."""
+
+    @property
+    def ca_bundle(self) -> str | None: ...
+    @property
+    def service(self) -> Any: ...
+    @property
+    def url(self) -> str | None: ...
+
+
+class CallError(Exception):
+    """A webhook gave no answer; the text says why."""
+
+
+class BadConfig(CallError):
+    """It cannot even be tried."""
+
+
+class CallFailed(CallError):
+    """It was tried: ``Post "https://…": connect: connection refused``, or the server's own no."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a webhook is: ``authority`` (``host:port`` as messages show it), its parts, and the path."""
+
+    authority: str
+    host: str
+    port: int
+    path: str
+    service: Any = None
+
+    def url(self, timeout_s: float | None) -> str:
+        query = "" if timeout_s is None else f"?timeout={math.ceil(timeout_s)}s"
+        return f"https://{self.authority}{self.path}{query}"
+
+
+def target_of(config: ClientConfig) -> Target:
+    """Raises BadConfig."""
+    service = config.service
+    if service is not None:
+        port = service.port or DEFAULT_PORT
+        host = f"{service.name}.{service.namespace}.svc"
+        return Target(f"{host}:{port}", host, port, _rooted(service.path or ""), service)
+    if not config.url:
+        raise BadConfig("webhook configuration must have either service or URL")
+    parts = urlsplit(config.url)
+    return Target(parts.netloc, parts.hostname or "", parts.port or 443, _rooted(parts.path))
+
+
+def _rooted(path: str) -> str:
+    return path if path.startswith("/") else f"/{path}"
+
+
+class Caller:
+    """Posts to webhooks. ``view`` knows services and their endpoints."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        #: {(host, port, authority, caBundle): connections}
+        self._pools: dict[tuple[str, int, str, str], _Kept] = {}
+
+    async def post(self, config: ClientConfig, body: bytes, timeout_s: float, *, tells_timeout: bool = True) -> bytes:
+        """The body of a webhook's answer. ``tells_timeout``: the query says how long we wait, as admission does.
+
+        Raises: BadConfig, CallFailed.
+        """
+        target = target_of(config)
+        url = target.url(timeout_s if tells_timeout else None)
+        tls = context_for(config.ca_bundle or "")
+        host, port = target.host, target.port
+        try:
+            async with asyncio.timeout(timeout_s):
+                host, port = self._address(target)
+                async with self._pool(target, host, port, config.ca_bundle or "", tls) as pool:
+                    return await _answer(pool, url[len(f"https://{target.authority}") :], body)
+        except (OSError, Unresolved) as err:  # TimeoutError is an OSError
+            raise CallFailed(f'Post "{url}": {go_words(err, host, port, target.host)}') from err
+
+    def _address(self, target: Target) -> tuple[str, int]:
+        """Raises Unresolved."""
+        reference = target.service
+        if reference is None:
+            return target.host, target.port
+        service = self._view.get(Service, reference.name, reference.namespace)
+        return address_of(service, slices_of(self._view, reference), reference, self._view.clock.random)
+
+    @asynccontextmanager
+    async def _pool(
+        self, target: Target, host: str, port: int, bundle: str, tls: ssl.SSLContext
+    ) -> AsyncIterator[Pool]:
+        key = host, port, target.authority, bundle
+        kept = self._pools.pop(key, None)
+        if kept is None:
+            shown = f"[{host}]" if ":" in host else host
+            headers = {"Host": target.authority, "User-Agent": AGENT}
+            kept = _Kept(Pool(f"https://{shown}:{port}", tls, headers, server_name=target.host))
+        self._pools[key] = kept  # the last used stand last
+        kept.busy += 1
+        try:
+            yield kept.pool
+        finally:
+            kept.busy -= 1
+            self._trim()
+
+    def _trim(self) -> None:
+        """Endpoints come and go: the connections that were used longest ago are let go."""
+        for key, kept in list(self._pools.items()):
+            if len(self._pools) <= KEPT_POOLS:
+                return
+            if not kept.busy:
+                kept.pool.close()
+                del self._pools[key]
+
+    def close(self) -> None:
+        for kept in self._pools.values():
+            kept.pool.close()
+        self._pools.clear()
+
+
+@dataclass(slots=True)
+class _Kept:
+    pool: Pool
+    busy: int = 0
+
+
+async def _answer(pool: Pool, path: str, body: bytes) -> bytes:
+    """Raises OSError, CallFailed."""
+    async with pool.ask("POST", path, _HEADERS, body, again=True) as answer:
+        data = await _whole(answer)
+        status = answer.status
+        content_type = next((value for name, value in answer.headers if name == "content-type"), "")
+    if not 200 <= status <= 206:
+        shown = data.decode("utf-8", "replace").strip() if _is_text(content_type) else "unknown"
+        raise CallFailed(refusal(status, shown))
+    if not data:
+        raise CallFailed(f"0-length response with status code: {status} and content type: {content_type}")
+    return data
+
+
+async def _whole(answer: Connection) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in answer.chunks():
+        size += len(chunk)
+        if size > ANSWER_LIMIT:
+            raise CallFailed(f"the answer is longer than {ANSWER_LIMIT} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+@lru_cache(maxsize=KEPT_POOLS)
+def context_for(bundle: str) -> ssl.SSLContext:
+    """TLS that trusts the authorities of a caBundle (base64 of PEM), or the machine's when there is none.
+
+    Raises: BadConfig.
+    """
+    context = client_context(None)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = True
+    if not bundle:
+        context.load_default_certs()
+        return context
+    try:
+        context.load_verify_locations(cadata=base64.b64decode(bundle).decode("ascii"))
+    except (ssl.SSLError, binascii.Error, UnicodeDecodeError) as err:
+        raise BadConfig("unable to load root certificates: unable to parse bytes as PEM block") from err
+    return context
+
+
+# -------------------------------------------------------------------------------------------------------- words
+
+_UNKNOWN_AUTHORITY = frozenset({2, 7, 18, 19, 20, 21})  # OpenSSL's X509_V_ERR_*: no path to a trusted certificate
+_OUT_OF_TIME = frozenset({9, 10})
+_OTHER_NAME = frozenset({62, 64})
+
+
+def go_words(error: Exception, host: str, port: int, name: str) -> str:
+    """What Go's HTTP client says of a failure. ``host`` and ``port`` were dialled, ``name`` is the server's."""
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    match error:
+        case Unresolved():
+            return str(error)
+        case TimeoutError():
+            return "context deadline exceeded"
+        case ssl.SSLError():
+            return _tls_words(error, name)
+        case Broken():
+            return "EOF"
+        case socket.gaierror():
+            return f"dial tcp: lookup {host}: no such host"
+        case ConnectionResetError():
+            return f"read tcp {shown}: read: connection reset by peer"
+        case OSError(errno=int(number)) if number in errno.errorcode:
+            return f"dial tcp {shown}: connect: {os.strerror(number).lower()}"
+    return str(error) or type(error).__name__
+
+
+def _tls_words(error: ssl.SSLError, name: str) -> str:
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
+            return "tls: first record does not look like a TLS handshake"
+        return f"remote error: tls: {(error.reason or str(error)).lower().replace('_', ' ')}"
+    code = error.verify_code
+    if code in _UNKNOWN_AUTHORITY:
+        problem = "certificate signed by unknown authority"
+    elif code in _OUT_OF_TIME:
+        problem = "certificate has expired or is not yet valid"
+    elif code in _OTHER_NAME:
+        problem = f"certificate is not valid for {name}"
+    else:
+        problem = error.verify_message
+    return f"tls: failed to verify certificate: x509: {problem}"
+
+
+_REFUSALS = {
+    400: "the server rejected our request for an unknown reason",
+    401: "the server has asked for the client to provide credentials",
+    404: "the server could not find the requested resource",
+    405: "the server does not allow this method on the requested resource",
+    409: "the server reported a conflict",
+    422: "the server rejected our request due to an error in our request",
+    429: "the server has received too many requests and has asked us to try again later",
+    503: "the server is currently unable to handle the request",
+    504: "the server was unable to return a response in the time allotted, but may still be processing the request",
+}
+
+
+def refusal(status: int, text: str) -> str:
+    """What a status that is no success means; ``text`` is what the server wrote."""
+    text = text or "unknown"
+    if status == 403:
+        return text
+    if status in (406, 415):
+        return (
+            text
+            if text != "unknown"
+            else "the server was unable to respond with a content type that the client supports"
+        )
+    if status in _REFUSALS:
+        return _REFUSALS[status]
+    if status >= 500:
+        quoted = msgspec.json.encode(text).decode()
+        return f"an error on the server ({quoted}) has prevented the request from succeeding"
+    return f"the server responded with the status code {status} but did not return more information"
+
+
+def _is_text(content_type: str) -> bool:
+    return not content_type or content_type.lower().startswith("text/")
