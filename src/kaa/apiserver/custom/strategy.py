@@ -37,6 +37,7 @@ def schema_of(version: CustomResourceDefinitionVersion) -> Mapping[str, Any]:
 
 class CustomStrategy(Strategy[CustomObject]):
     counts_generation = True
+    free_finalizers = True
 
     def __init__(
         self,

@@ -114,6 +114,8 @@ class Strategy(Generic[T]):
     #: The paths that ``fields`` answers.
     field_names: ClassVar[frozenset[str]] = frozenset()
 
+    #: Whether finalizers need no domain in their names.
+    free_finalizers: ClassVar[bool] = False
     #: Finalizers that an object gets when it is first asked to go.
     deletion_finalizers: ClassVar[tuple[str, ...]] = ()
 
