@@ -174,6 +174,8 @@ async def lab(
             await bootstrap(made.client, plane.api, config, clock)
         else:
             await _default_namespace(made)
+        await plane.definitions.start()
+        running.append(asyncio.create_task(plane.definitions.run(), name="definitions"))
         if http:
             made.port = await plane.server.listen("127.0.0.1", 0, serving_context(pki))
             running.append(asyncio.create_task(plane.server.run(), name="http"))

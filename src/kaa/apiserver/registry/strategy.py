@@ -103,6 +103,9 @@ class Strategy(Generic[T]):
     def validate_status_update(self, new: T, old: T) -> list[FieldError]:
         return []
 
+    #: Texts for Warning headers of whoever uses the resource.
+    deprecation: tuple[str, ...] = ()
+
     def warnings(self, obj: T, old: T | None) -> Sequence[str]:
         """Texts for Warning headers."""
         return ()
