@@ -11,7 +11,7 @@ from typing import Any
 
 from . import operations
 from .assignability import is_dyn
-from .costs import BY_RESULT, REGEX_FACTOR, STRING_FACTOR, Traversal, traversal
+from .costs import REGEX_FACTOR, STRING_FACTOR, Traversal, traversal
 from .declarations import CostTracker, Overload
 from .errors import EvaluationError
 from .frame import Closure, Code, Frame, charge, constant
@@ -22,13 +22,14 @@ from .values import Uint
 Run = Callable[..., Any]
 
 
+def is_guarded(candidates: Sequence[Overload], types: Sequence[Type]) -> bool:
+    """Whether the arguments' values decide if, and what, is called."""
+    return len(candidates) != 1 or any(is_dyn(type_) for type_ in types)
+
+
 def chooser(candidates: Sequence[Overload], types: Sequence[Type]) -> Run:
     """What to call with the arguments' values: checked where the types leave something open."""
-    if len(candidates) == 1:
-        only = candidates[0]
-        if only.unguarded or not any(is_dyn(type_) for type_ in types):
-            return only.run
-    return _dispatching(candidates)
+    return _dispatching(candidates) if is_guarded(candidates, types) else candidates[0].run
 
 
 def _dispatching(candidates: Sequence[Overload]) -> Run:
@@ -69,11 +70,12 @@ _GENERAL: dict[str, Run] = {
 _PLAINLY = frozenset("contains endsWith startsWith matches size".split())
 
 
-def caller(function: str, run: Run, arguments: Sequence[Closure], price: CostTracker | int) -> Closure:
+def caller(run: Run, arguments: Sequence[Closure], price: CostTracker | int, *, price_last: bool) -> Closure:
+    """A call. ``price_last``: its price is only known, or its arguments are only proved, once it is done."""
     if isinstance(price, Traversal) and price.factor == 1 and len(arguments) == 2:
         return _text_binary(run, arguments[0], arguments[1])
     if not isinstance(price, int):
-        return _tracked(run, arguments, price, by_result=function in BY_RESULT)
+        return _tracked(run, arguments, price, price_last=price_last)
     match arguments:
         case [one]:
             return _unary(run, one, price)
@@ -122,13 +124,13 @@ def _any(run: Run, arguments: Sequence[Closure], price: int) -> Closure:
     return call
 
 
-def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, by_result: bool) -> Closure:
-    if by_result:
+def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, price_last: bool) -> Closure:
+    if price_last:
 
         def call_first(frame: Frame) -> Any:
             values = [argument(frame) for argument in arguments]
             result = run(*values)
-            frame[0] += price(values, result)
+            charge(frame, price(values, result))
             return result
 
         return call_first

@@ -21,7 +21,7 @@ from .declarations import Overload
 from .errors import CompileError, EvaluationError
 from .frame import FIRST_SLOT, NO_LIMIT, Closure, Code, constant
 from .literals import list_maker, map_maker, struct_maker
-from .regex import matcher
+from .regex import BadPattern, matcher
 from .selection import Key, Qualifier, chain, tester
 from .syntax import (
     ACCUMULATOR,
@@ -186,7 +186,7 @@ class _Compiler:
         try:
             return constant(code.run([0, NO_LIMIT]))
         except EvaluationError as err:
-            raise CompileError((), self.source, text=f"program instantiation failed: {err}") from None
+            raise self.unplanned(err) from None
 
     def called(self, node: Call, overload: str, operands: list[Code]) -> Closure:
         runs = [one.run for one in operands]
@@ -200,11 +200,25 @@ class _Compiler:
             if known is not None:
                 return known
         candidates = [self.overloads[node.function, id] for id in node.overloads]
-        if overload == "matches_string" and operands[1].is_constant and self.fold:
-            test = matcher(operands[1].value)
-            return calls.compiled_match(runs[0], test, operands[1].value)
+        if overload == "matches_string" and isinstance(operands[1].value, str) and self.fold:
+            return calls.compiled_match(runs[0], self.matcher(operands[1].value), operands[1].value)
         price = costs.price(node.function, overload, candidates[0].cost if len(candidates) == 1 else None)
-        return calls.caller(node.function, calls.chooser(candidates, types), runs, price)
+        return calls.caller(
+            calls.chooser(candidates, types),
+            runs,
+            price,
+            price_last=node.function in costs.BY_RESULT or calls.is_guarded(candidates, types),
+        )
+
+    def matcher(self, pattern: str) -> Callable[[str], bool]:
+        try:
+            return matcher(pattern)
+        except BadPattern as err:
+            raise self.unplanned(err) from None
+
+    def unplanned(self, err: Exception) -> CompileError:
+        """What cel-go only finds when it plans the program."""
+        return CompileError((), self.source, text=f"program instantiation failed: {err}")
 
     def optional_or(self, node: Call, operands: list[Code]) -> Code | None:
         if node.target is None or len(operands) != 2:

@@ -207,6 +207,8 @@ def tester(base: Closure, base_cost: int, key: Any, *, object: bool) -> Closure:
     def test(frame: Frame) -> bool:
         value = base(frame)
         frame[0] += cost
+        if type(value) is dict:
+            return key in value and not (object and value[key] is None)
         return present(value, key, object=object)
 
     return test

@@ -6,6 +6,7 @@ Source: apiserver pkg/cel/library/lists.go; cel-go ext/lists.go, ext/sets.go.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cmp_to_key
 from itertools import pairwise
 from typing import Any
@@ -190,9 +191,8 @@ def _by_itself(at: int) -> CostTracker:
     return track
 
 
-def _priced(overload: Overload, cost: CostTracker, *, unguarded: bool = False) -> Overload:
-    one = overload
-    return Overload(one.function, one.id, one.member, one.arguments, one.result, one.run, unguarded, cost)
+def _priced(overload: Overload, cost: CostTracker) -> Overload:
+    return replace(overload, cost=cost)
 
 
 def _extension() -> list[Overload]:
