@@ -134,7 +134,15 @@ class _Compiler:
             node = node.operand if isinstance(node, Select) else _call(node).arguments[0]
         path.reverse()
         base, base_cost = self.base(node, cost)
-        return chain(base, base_cost, path)
+        slot = self.plain_slot(node.name) if isinstance(node, Identifier) and node.constant is None else None
+        return chain(base, base_cost, path, slot)
+
+    def plain_slot(self, name: str) -> int | None:
+        """The slot that a name's value is read from, unless it is computed when it is read."""
+        for scope in reversed(self.scopes):
+            if name in scope:
+                return None if scope[name].lazy else scope[name].slot
+        return self.variables[name]
 
     def qualifier(self, node: Node) -> Qualifier:
         if isinstance(node, Select):

@@ -75,8 +75,11 @@ def present(value: Any, key: Any, *, object: bool) -> bool:
     return _step(value, key, object=object) is not MISSING
 
 
-def chain(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
-    """Follow a path from what ``base`` gives: piece by piece, each piece in its fastest way."""
+def chain(base: Closure, base_cost: int, path: Sequence[Qualifier], slot: int | None = None) -> Closure:
+    """Follow a path from what ``base`` gives: piece by piece, each piece in its fastest way.
+
+    Args: slot: where ``base`` reads its value in the frame, if it does no more than that.
+    """
     if any(qualifier.optional for qualifier in path):
         return _walking(base, base_cost, path)
     at = 0
@@ -88,8 +91,8 @@ def chain(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
             end = at + 1
             base = _indexed(base, base_cost, path[at])
         else:
-            base = _named(base, base_cost, path[at:end])
-        at, base_cost = end, 0
+            base = _named(base, base_cost, path[at:end], slot)
+        at, base_cost, slot = end, 0, None
     return base
 
 
@@ -97,10 +100,12 @@ def _is_name(qualifier: Qualifier) -> bool:
     return qualifier.key is not None and type(qualifier.key.value) is str
 
 
-def _named(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
+def _named(base: Closure, base_cost: int, path: Sequence[Qualifier], slot: int | None) -> Closure:
     keys = [qualifier.key.value for qualifier in path if qualifier.key is not None]
     checked = path[-1].object
     if len(keys) == 1:
+        if slot is not None:
+            return _one_of_slot(slot, base_cost + 1, path, keys[0], checked)
         return _one(base, base_cost + 1, path, keys[0], checked)
     if len(keys) == 2:
         return _two(base, base_cost + 2, path, keys, checked)
@@ -160,6 +165,19 @@ _LOST = (KeyError, TypeError, IndexError, AttributeError)
 def _one(base: Closure, cost: int, path: Sequence[Qualifier], key: str, checked: bool) -> Closure:
     def one(frame: Frame) -> Any:
         value = base(frame)
+        frame[0] += cost
+        try:
+            found = value[key]
+        except _LOST:
+            return _again(frame, value, path)
+        return _again(frame, value, path) if found is None and checked else found
+
+    return one
+
+
+def _one_of_slot(slot: int, cost: int, path: Sequence[Qualifier], key: str, checked: bool) -> Closure:
+    def one(frame: Frame) -> Any:
+        value = frame[slot]
         frame[0] += cost
         try:
             found = value[key]
