@@ -13,9 +13,10 @@ from . import operations
 from .assignability import is_dyn
 from .costs import REGEX_FACTOR, STRING_FACTOR, Traversal, traversal
 from .declarations import CostTracker, Overload
-from .errors import EvaluationError
+from .errors import CostExceeded, EvaluationError
 from .frame import Closure, Code, Frame, charge, constant
 from .operations import NO_OVERLOAD, accepts, actual_size, type_name
+from .operators import FAILED, left_failed, right_failed
 from .types import Type
 from .values import Uint
 
@@ -86,7 +87,11 @@ def caller(run: Run, arguments: Sequence[Closure], price: CostTracker | int, *, 
 
 def _unary(run: Run, argument: Closure, price: int) -> Closure:
     def call(frame: Frame) -> Any:
-        value = argument(frame)
+        try:
+            value = argument(frame)
+        except EvaluationError:
+            frame[0] += price
+            raise
         frame[0] += price
         return run(value)
 
@@ -94,9 +99,18 @@ def _unary(run: Run, argument: Closure, price: int) -> Closure:
 
 
 def _binary(run: Run, left: Closure, right: Closure, price: int) -> Closure:
+    def cost(_one: Any, _other: Any) -> int:
+        return price
+
     def call(frame: Frame) -> Any:
-        one = left(frame)
-        other = right(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, right, cost) from None
+        try:
+            other = right(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, cost) from None
         frame[0] += price
         return run(one, other)
 
@@ -106,18 +120,49 @@ def _binary(run: Run, left: Closure, right: Closure, price: int) -> Closure:
 def _text_binary(run: Run, left: Closure, right: Closure) -> Closure:
     """``text.startsWith(part)`` and its like, as long as the text."""
 
+    def cost(one: Any, _other: Any) -> int:
+        return ceil(actual_size(one) * STRING_FACTOR)
+
     def call(frame: Frame) -> Any:
-        one = left(frame)
-        other = right(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, right, cost) from None
+        try:
+            other = right(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, cost) from None
         frame[0] += ceil(len(one) * STRING_FACTOR) if type(one) is str else ceil(actual_size(one) * STRING_FACTOR)
         return run(one, other)
 
     return call
 
 
+def evaluated(frame: Frame, arguments: Sequence[Closure], price: CostTracker | int) -> list[Any]:
+    """The arguments' values. If one fails, the call is charged where all of them were computed: two always are, of more
+    none after the one that failed."""
+    values: list[Any] = []
+    fault: EvaluationError | None = None
+    for argument in arguments:
+        try:
+            values.append(argument(frame))
+        except CostExceeded:
+            raise
+        except EvaluationError as err:
+            fault = fault or err
+            values.append(FAILED)
+            if len(arguments) > 2:
+                break
+    if fault is None:
+        return values
+    if len(values) == len(arguments):
+        frame[0] += price if isinstance(price, int) else price(values, FAILED)
+    raise fault
+
+
 def _any(run: Run, arguments: Sequence[Closure], price: int) -> Closure:
     def call(frame: Frame) -> Any:
-        values = [argument(frame) for argument in arguments]
+        values = evaluated(frame, arguments, price)
         frame[0] += price
         return run(*values)
 
@@ -128,7 +173,7 @@ def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, pric
     if price_last:
 
         def call_first(frame: Frame) -> Any:
-            values = [argument(frame) for argument in arguments]
+            values = evaluated(frame, arguments, price)
             result = run(*values)
             charge(frame, price(values, result))
             return result
@@ -136,7 +181,7 @@ def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, pric
         return call_first
 
     def charge_first(frame: Frame) -> Any:
-        values = [argument(frame) for argument in arguments]
+        values = evaluated(frame, arguments, price)
         charge(frame, price(values, None))
         return run(*values)
 
@@ -148,7 +193,11 @@ def compiled_match(text: Closure, test: Callable[[str], bool], pattern: str) -> 
     factor = ceil(len(pattern) * REGEX_FACTOR)
 
     def match(frame: Frame) -> bool:
-        value = text(frame)
+        try:
+            value = text(frame)
+        except EvaluationError:
+            frame[0] += traversal(2.0) * factor
+            raise
         if type(value) is not str:
             frame[0] += traversal(2.0) * factor
             raise EvaluationError(NO_OVERLOAD)

@@ -4,8 +4,9 @@ A closure takes the frame of one evaluation and gives its node's value. What is 
 here, once: a chain of fields is one closure, a comparison of two ints is Python's, a list of constants is made once.
 
 Costs are cel-go's with its constant folding on: a name or a field is 1, constants nothing, a call what `costs` says.
-A ternary's branches and an index that are mere names come without their own 1. Where an error is absorbed by `||` or
-`&&`, the calls that it unwound are not charged; cel-go, whose errors are values, charges them.
+A ternary's branches and an index that are mere names come without their own 1. An error is an exception here and a value
+there: calls that it passes through are charged all the same. Only a ``map`` or ``filter`` ends at once where cel-go would
+go on to fold with the error.
 
 Source: cel-go interpreter/planner.go, decorators.go.
 """
@@ -22,7 +23,7 @@ from .errors import CompileError, EvaluationError
 from .frame import FIRST_SLOT, NO_LIMIT, Closure, Code, constant
 from .literals import list_maker, map_maker, struct_maker
 from .regex import BadPattern, matcher
-from .selection import Key, Qualifier, chain, tester
+from .selection import Key, Qualifier, chain, relative, tester
 from .syntax import (
     ACCUMULATOR,
     Call,
@@ -124,8 +125,10 @@ class _Compiler:
         """What a chain starts from, and what naming it costs: a ternary nothing, anything else ``cost``."""
         if isinstance(node, Identifier) and node.constant is None:
             return self.reader(node.name, 0), cost
-        is_choice = isinstance(node, Call) and node.function == "_?_:_"
-        return self.visit(node).run, 0 if is_choice else cost
+        base = self.visit(node).run
+        if isinstance(node, Call) and node.function == "_?_:_":
+            return base, 0
+        return relative(base, cost) if cost else base, cost
 
     def chained(self, node: Node, cost: int) -> Closure:
         path: list[Qualifier] = []

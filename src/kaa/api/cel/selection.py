@@ -96,6 +96,19 @@ def chain(base: Closure, base_cost: int, path: Sequence[Qualifier], slot: int | 
     return base
 
 
+def relative(base: Closure, cost: int) -> Closure:
+    """A chain's start that is no name: looking into it is charged also where it fails."""
+
+    def run(frame: Frame) -> Any:
+        try:
+            return base(frame)
+        except EvaluationError:
+            frame[0] += cost
+            raise
+
+    return run
+
+
 def _is_name(qualifier: Qualifier) -> bool:
     return qualifier.key is not None and type(qualifier.key.value) is str
 
@@ -135,7 +148,11 @@ def _indexed(base: Closure, base_cost: int, step: Qualifier) -> Closure:
 
     def computed(frame: Frame) -> Any:
         value = base(frame)
-        key = key_of(frame)
+        try:
+            key = key_of(frame)
+        except EvaluationError:
+            frame[0] += cost
+            raise
         if type(value) is dict and type(key) is str and key in value:
             frame[0] += cost
             return value[key]

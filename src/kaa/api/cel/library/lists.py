@@ -173,18 +173,23 @@ def _by_output(_arguments: Items, result: Any) -> int:
     return _allocating(1, actual_size(result))
 
 
+def _number(value: Any) -> int:
+    """An argument's value; 1 for one that failed."""
+    return value if isinstance(value, int) else 1
+
+
 def _by_count(arguments: Items, _result: Any) -> int:
-    return _allocating(1, max(arguments[0], 0))
+    return _allocating(1, max(_number(arguments[0]), 0))
 
 
 def _by_depth(arguments: Items, _result: Any) -> int:
-    depth = float(arguments[1]) if len(arguments) == 2 else 1.0
+    depth = float(_number(arguments[1])) if len(arguments) == 2 else 1.0
     return _allocating(depth, actual_size(arguments[0]))
 
 
 def _by_itself(at: int) -> CostTracker:
     def track(arguments: Items, _result: Any) -> int:
-        items = arguments[at]
+        items: Items = arguments[at] if isinstance(arguments[at], list | tuple) else ()
         text = len(items) > 0 and isinstance(items[0], str | bytes)
         return _allocating(2.0 + costs.STRING_FACTOR if text else 2.0, len(items) ** 2)
 
