@@ -46,7 +46,7 @@ ENVIRONMENT = Environment({"self": SPEC, "node": NODE, "x": DYN, "i": INT, "s": 
 VALUES: dict[str, Any] = {
     "self": {"replicas": 3, "maxReplicas": 5, "name": "web", "labels": {"app": "web"}},
     "node": {"value": 1, "next": {"value": 2, "children": [{"value": 3}]}},
-    "x": {"n": 5, "list": ["a", "b"], "none": None, "map": {"k": {"v": 1}}},
+    "x": {"n": 5, "list": ["a", "b"], "halves": [0.5, 1.0], "none": None, "map": {"k": {"v": 1}}},
     "i": 7,
     "s": "text",
     "b": True,
@@ -104,6 +104,7 @@ def run(expression: str) -> Any:
         "string(1e6) == '1e+06' && string(0.1) == '0.1' && string(123456.0) == '123456'",
         "-5 / 2 == -2 && -5 % 3 == -2 && 5 % -3 == 2",
         "!has(x.n.deeper)",
+        "x.halves.sum() == 1.5 && x.halves.max() == 1.0 && x.list.sort() == ['a', 'b']",
     ],
 )
 def test_it_holds(expression: str) -> None:
@@ -181,6 +182,10 @@ def test_it_fails(expression: str, fault: str) -> None:
             "i +",
             "ERROR: <input>:1:4: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true',"
             " 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}\n | i +\n | ...^",
+        ),
+        (
+            "x.spec.(",
+            "ERROR: <input>:1:8: Syntax error: no viable alternative at input '.('\n | x.spec.(\n | .......^",
         ),
         ("for", "ERROR: <input>:1:1: reserved identifier: for\n | for\n | ^"),
         ("duration('1d')", "ERROR: <input>:1:10: invalid duration argument\n | duration('1d')\n | .........^"),
