@@ -198,6 +198,8 @@ class Generator:
         else:
             lines.append(f'    """{module} {name}."""')
         lines += [f"    {self.field(definition, w, properties[w], w in required, imports)}" for w in wires]
+        if embedded:  # texts, schemas and merge keys call it by the kind's own name
+            lines += ["", "", f'{name}.__name__ = "{short(definition)}"']
         return "\n".join(lines) + "\n"
 
     def module(self, name: str) -> str:

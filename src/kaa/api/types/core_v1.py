@@ -1799,3 +1799,6 @@ class EmbeddedPersistentVolumeClaim(Struct, frozen=True, kw_only=True, omit_defa
     metadata: meta_v1.ObjectMeta = field(default_factory=meta_v1.ObjectMeta)
     spec: PersistentVolumeClaimSpec = field(default_factory=lambda: PersistentVolumeClaimSpec())
     status: PersistentVolumeClaimStatus = field(default_factory=lambda: PersistentVolumeClaimStatus())
+
+
+EmbeddedPersistentVolumeClaim.__name__ = "PersistentVolumeClaim"
