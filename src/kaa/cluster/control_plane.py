@@ -90,6 +90,8 @@ class ControlPlane:
                 tasks.create_task(self.server.run(), name="http")
                 tasks.create_task(self._compact(), name="compactor")
                 tasks.create_task(self.aggregator.run(), name="aggregator")
+                if self.audit is not None:
+                    tasks.create_task(self.audit.run(), name="audit")
                 if self.seating is not None:
                     tasks.create_task(self.seating.control.run(), name="flow control")
                     keeping = keep(self.api.cacher, self.client(SYSTEM, "kube-apiserver"), self.clock)
@@ -162,7 +164,7 @@ def build(
         aggregator=aggregator,
         auditor=auditor.front if auditor is not None else None,
         seating=seating,
-        request_timeout_s=config.api_server.request_timeout,
+        request_timeout_s=config.api_server.request_timeout_s,
     )
     server = HttpServer(front, too_large=body_too_large)
     return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, auditor, seating)
@@ -191,7 +193,7 @@ def seating_of(options: ApiServerOptions, cacher: Cacher) -> Seating | None:
     if not options.enable_priority_and_fairness:
         return None
     total = options.max_requests_inflight + options.max_mutating_requests_inflight
-    return Seating(FlowControl(cacher, cacher.clock, total=total, patience_s=options.request_timeout), cacher)
+    return Seating(FlowControl(cacher, cacher.clock, total=total, patience_s=options.request_timeout_s), cacher)
 
 
 def auditor_of(options: ApiServerOptions, api: ApiServer) -> Audit | None:
