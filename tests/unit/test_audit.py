@@ -17,7 +17,7 @@ from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.apiserver.audit.log import LogFile
 from kaa.apiserver.audit.policy import Attributes, Level, PolicyError, policy_of, read_policy, verdict
 from kaa.apiserver.audit.webhook import Webhook
-from kaa.apiserver.options import ApiServerOptions
+from kaa.apiserver.options import ApiServerOptions, OptionError
 from kaa.client.pipeline import User
 from tests import api_lab
 from tests.api_lab import Lab
@@ -94,6 +94,25 @@ def test_the_first_rule_that_matches_decides() -> None:
 def test_policies_that_cannot_be(document: dict[str, Any], words: str) -> None:
     with pytest.raises(PolicyError, match=words):
         policy_of(document)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        pytest.param({}, "a place to write to", id="nowhere to write"),
+        pytest.param({"audit_log_path": "/proc/none/audit.log"}, "--audit-log-path", id="no such place"),
+        pytest.param({"audit_webhook_config_file": "/none"}, "no context is chosen", id="no kubeconfig"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path: Path, more: dict[str, str], words: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n")
+
+    async def test(lab: Lab) -> None:
+        raise AssertionError("it must not start")
+
+    with pytest.raises(OptionError, match=words):
+        api_lab.run(test, options=ApiServerOptions(audit_policy_file=str(path), **more))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

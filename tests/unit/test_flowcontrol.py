@@ -295,6 +295,7 @@ def test_metrics_and_debug_tables() -> None:
         assert 'apiserver_current_inflight_requests{request_kind="mutating"} 1' in text
         assert 'apiserver_storage_objects{resource="flowschemas.flowcontrol.apiserver.k8s.io"}' in text
         assert 'aggregator_unavailable_apiservice{name="v1.apps"} 0' in text
+        assert "\nprocess_resident_memory_bytes " in text
         seats.clear()
         await asked
 

@@ -10,6 +10,10 @@ import msgspec
 from .timeouts import parse_duration
 
 
+class OptionError(ValueError):
+    """An option, or the file that it names, cannot be used; the message says what is wrong with it."""
+
+
 class ApiServerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Empty paths leave a feature off."""
 
@@ -27,5 +31,8 @@ class ApiServerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     @property
     def request_timeout_s(self) -> float:
-        """Raises ValueError."""
-        return parse_duration(self.request_timeout)
+        """Raises OptionError."""
+        try:
+            return parse_duration(self.request_timeout)
+        except ValueError as err:
+            raise OptionError(f"--request-timeout: {err}") from err

@@ -37,8 +37,8 @@ from kaa.apiserver.flowcontrol.seating import Seating
 from kaa.apiserver.flowcontrol.upkeep import keep
 from kaa.apiserver.front import Front, body_too_large
 from kaa.apiserver.http import HttpRequest, HttpResponse, HttpServer
-from kaa.apiserver.metrics import Metrics, objects_text
-from kaa.apiserver.options import ApiServerOptions
+from kaa.apiserver.metrics import Metrics, objects_text, process_text
+from kaa.apiserver.options import ApiServerOptions, OptionError
 from kaa.apiserver.paths import TEXT, Paths
 from kaa.apiserver.pipeline import ApiServer
 from kaa.apiserver.registry import ServiceRanges, build_strategies
@@ -50,7 +50,7 @@ from kaa.store.base import Store
 from kaa.store.sqlite import open_sqlite
 
 from . import addons
-from .config import ClusterConfig
+from .config import ClusterConfig, ConfigError
 from .pki import Pki
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def build(
     auditor = auditor_of(config.api_server, api)
     seating = seating_of(config.api_server, cacher)
     metrics.sources.append(lambda: objects_text(stored_counts(cacher)))
-    metrics.sources.append(aggregator.metrics)
+    metrics.sources += (aggregator.metrics, process_text)
     if seating is not None:
         expose(seating.control, metrics, paths)
     front = Front(
@@ -216,15 +216,19 @@ async def serve(config: ClusterConfig) -> None:
     """Run the control plane of a cluster on its addresses until cancelled."""
     clock = SystemClock()
     pki = Pki(config.pki_dir, clock)
-    store = encrypted(await open_sqlite(config.root / "store.db"), config.api_server.encryption_provider_config)
-    plane = build(
-        config,
-        clock,
-        store,
-        signing_key=SigningKey(pki.token_key.read_bytes()),
-        verifying_key=VerifyingKey(pki.token_public_key.read_bytes()),
-        kubelet_tls=kubelet_context(pki),
-    )
+    store = await open_sqlite(config.root / "store.db")
+    try:
+        plane = build(
+            config,
+            clock,
+            encrypted(store, config.api_server.encryption_provider_config),
+            signing_key=SigningKey(pki.token_key.read_bytes()),
+            verifying_key=VerifyingKey(pki.token_public_key.read_bytes()),
+            kubelet_tls=kubelet_context(pki),
+        )
+    except OptionError as err:
+        await store.close()
+        raise ConfigError(f"the API server's options: {err}") from err
     context = serving_context(pki)
     for address in config.listen:
         await plane.server.listen(address, config.api_port, context)

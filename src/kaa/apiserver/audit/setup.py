@@ -33,13 +33,15 @@ class Audit:
 
 
 def build_audit(options: ApiServerOptions, api: ApiServer) -> Audit:
-    """Put audit together, and between the server and its authorizer. Raises PolicyError, OSError,
-    client.kubeconfig.KubeconfigError."""
+    """Put audit together, and between the server and its authorizer. Raises OptionError."""
     policy = read_policy(Path(options.audit_policy_file))
     backends: list[Backend] = []
     webhook = None
     if options.audit_log_path:
-        backends.append(_log(options, api))
+        try:
+            backends.append(_log(options, api))
+        except OSError as err:
+            raise PolicyError(f"--audit-log-path: {err}") from err
     if options.audit_webhook_config_file:
         webhook = Webhook.of_file(Path(options.audit_webhook_config_file), api.clock)
         backends.append(webhook)

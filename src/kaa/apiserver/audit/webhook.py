@@ -19,9 +19,10 @@ import structlog
 from kaa.api.clock import Clock
 from kaa.api.errors import ApiError
 from kaa.client.http import HttpClient
-from kaa.client.kubeconfig import Access, load, token_of
+from kaa.client.kubeconfig import Access, KubeconfigError, load, token_of
 
 from ..hearing import rest
+from ..options import OptionError
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +45,12 @@ class Webhook:
 
     @classmethod
     def of_file(cls, path: Path, clock: Clock) -> Webhook:
-        """Raises client.kubeconfig.KubeconfigError."""
-        access = load([path])
-        credentials = token_of(access.credentials)
+        """Raises OptionError."""
+        try:
+            access = load([path])
+            credentials = token_of(access.credentials)
+        except KubeconfigError as err:
+            raise OptionError(f"{path}: {err}") from err
         token = (lambda: credentials.token) if credentials.token else None
         client = HttpClient(access.server, _context(access), "kube-apiserver-audit", token=token)
         return cls(client, clock, path="" if urlsplit(access.server).path.strip("/") else "/")
