@@ -70,7 +70,12 @@ class Seating:
         seat = self.control.sit(flow, seats)
         if seat is None:
             return self._later(flow, seats, go, http, user, target, options, trail)
-        return _held(seat, go(http, user, target, options), target)
+        try:
+            answer = go(http, user, target, options)
+        except BaseException:
+            seat.leave()
+            raise
+        return _held(seat, answer, target)
 
     async def _later(
         self,
@@ -88,11 +93,15 @@ class Seating:
         except Rejected as err:
             return too_many(err.retry_after_s)
         try:
-            answer = _held(seat, go(http, user, target, options), target)
+            answer = go(http, user, target, options)
+        except BaseException:
+            seat.leave()
+            raise
         finally:
             if trail is not None:
                 trail.decided()  # only now has authorization been asked
-        return await answer if isinstance(answer, Awaitable) else answer
+        held = _held(seat, answer, target)
+        return await held if isinstance(held, Awaitable) else held
 
     def _seats(self, flow: Flow, target: Target, options: dict[str, str]) -> int:
         """How many seats a request needs; 0 for one that is answered at once or never ends.
