@@ -40,6 +40,7 @@ from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttl import TTL
 from .ttlafterfinished import TTLAfterFinished
+from .validatingadmissionpolicystatus import ValidatingAdmissionPolicyStatus
 
 
 class ControllerManager:
@@ -77,6 +78,7 @@ class ControllerManager:
             ClaimProtection(context),
             VolumeProtection(context),
             TTL(context),
+            ValidatingAdmissionPolicyStatus(context),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
         ]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kaa.api.cel import BOOL
+from kaa.api.cel.admission import Expression, Variables, compiled
 from kaa.api.types.admissionregistration_v1 import MatchCondition
 
 from ..authz.base import Authorizer
@@ -18,10 +19,7 @@ from . import authorizer as authorization
 from .expressions import (
     CONDITIONS_BUDGET,
     BudgetSpent,
-    Expression,
     Purse,
-    Variables,
-    compiled,
     environment,
     evaluate,
     object_value,

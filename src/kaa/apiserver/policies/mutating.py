@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaa.api.cel import ListType, ObjectType
+from kaa.api.cel.admission import Expression, Variables, compiled
 from kaa.api.errors import ApiError
 from kaa.api.types.admissionregistration_v1 import MutatingAdmissionPolicy, Mutation
 from kaa.api.types.meta_v1 import StatusCause
@@ -21,7 +22,7 @@ from ..webhooks.dispatch import Reinvocation
 from ..webhooks.hooks import ConditionsFailed
 from ..webhooks.sight import Sight, document_of
 from .conditions import met
-from .expressions import BudgetSpent, Expression, Purse, Variables, compiled, environment, evaluate
+from .expressions import BudgetSpent, Purse, environment, evaluate
 from .mutations import JSON_PATCH, ROOT, MutationFailed, applied, patched, type_named
 from .policy import Fault, Invocation, Policy, Surroundings, conditions_of, invocations, values_of
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from kaa.api.cel import BOOL, Environment
+from kaa.api.cel.admission import Expression, compiled
 from kaa.api.errors import ApiError, NotFound
 from kaa.api.resources import Resource
 from kaa.api.scheme import resource_of
@@ -24,7 +25,7 @@ from ..cacher import Cacher
 from ..webhooks.matching import Matcher
 from ..webhooks.sight import Shape, Sight
 from . import authorizer as authorization
-from .expressions import Expression, compiled, namespace_value, object_value, request_value
+from .expressions import namespace_value, object_value, request_value
 from .params import BadParams, FindKind, collect, param_resource
 
 E = TypeVar("E")

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from kaa.api.cel import BOOL, NULL, STRING
+from kaa.api.cel.admission import Expression, Variables, compiled
 from kaa.api.errors import ApiError
 from kaa.api.types.admissionregistration_v1 import ValidatingAdmissionPolicy, Validation
 from kaa.api.types.meta_v1 import StatusCause
@@ -20,7 +21,7 @@ from ..admission.plugin import refuse
 from ..webhooks.hooks import ConditionsFailed
 from ..webhooks.sight import Sight
 from .conditions import met
-from .expressions import BudgetSpent, Expression, Outcome, Purse, Variables, compiled, environment, evaluate
+from .expressions import BudgetSpent, Outcome, Purse, environment, evaluate
 from .policy import Fault, Invocation, Policy, Surroundings, code_of, conditions_of, invocations, values_of
 
 MAX_MESSAGE = 5 * 1024  # bytes of what a messageExpression gives
