@@ -11,11 +11,11 @@ from typing import Any
 
 from . import operations
 from .assignability import is_dyn
-from .costs import BY_RESULT, REGEX_FACTOR, traversal
+from .costs import BY_RESULT, REGEX_FACTOR, STRING_FACTOR, Traversal, traversal
 from .declarations import CostTracker, Overload
 from .errors import EvaluationError
-from .frame import Closure, Code, Frame, constant
-from .operations import NO_OVERLOAD, accepts, type_name
+from .frame import Closure, Code, Frame, charge, constant
+from .operations import NO_OVERLOAD, accepts, actual_size, type_name
 from .types import Type
 from .values import Uint
 
@@ -70,6 +70,8 @@ _PLAINLY = frozenset("contains endsWith startsWith matches size".split())
 
 
 def caller(function: str, run: Run, arguments: Sequence[Closure], price: CostTracker | int) -> Closure:
+    if isinstance(price, Traversal) and price.factor == 1 and len(arguments) == 2:
+        return _text_binary(run, arguments[0], arguments[1])
     if not isinstance(price, int):
         return _tracked(run, arguments, price, by_result=function in BY_RESULT)
     match arguments:
@@ -99,6 +101,18 @@ def _binary(run: Run, left: Closure, right: Closure, price: int) -> Closure:
     return call
 
 
+def _text_binary(run: Run, left: Closure, right: Closure) -> Closure:
+    """``text.startsWith(part)`` and its like, as long as the text."""
+
+    def call(frame: Frame) -> Any:
+        one = left(frame)
+        other = right(frame)
+        frame[0] += ceil(len(one) * STRING_FACTOR) if type(one) is str else ceil(actual_size(one) * STRING_FACTOR)
+        return run(one, other)
+
+    return call
+
+
 def _any(run: Run, arguments: Sequence[Closure], price: int) -> Closure:
     def call(frame: Frame) -> Any:
         values = [argument(frame) for argument in arguments]
@@ -121,7 +135,7 @@ def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, by_r
 
     def charge_first(frame: Frame) -> Any:
         values = [argument(frame) for argument in arguments]
-        frame[0] += price(values, None)
+        charge(frame, price(values, None))
         return run(*values)
 
     return charge_first

@@ -160,7 +160,7 @@ class _Checker:
     def identifier(self, node: Identifier) -> Node:
         found = self.named(node, node.name)
         if found is None:
-            node.type = self.undeclared(node, node.name.removeprefix("."))
+            node.type = self.undeclared(node, node.name)
             return node
         return found
 
@@ -286,10 +286,11 @@ class _Checker:
 
     # -- literals of many values
 
-    def joined(self, node: Node, before: Type | None, now: Type) -> Type:
-        if before is None or assignable(self.found, before, now):
-            return now if before is None else most_general(before, now)
-        return self.mismatch(node, self.settled(before), self.settled(now))
+    def joined(self, before: Type | None, now: Type) -> Type:
+        """The type of items of both types: dyn where neither takes the other. `validators` refuses most of these."""
+        if before is None:
+            return now
+        return most_general(before, now) if assignable(self.found, before, now) else DYN
 
     def unwrapped(self, node: Node) -> Type:
         """The inner type of a ``?value``."""
@@ -305,7 +306,7 @@ class _Checker:
         for index, one in enumerate(node.elements):
             one = node.elements[index] = self.visit(one)
             given = self.unwrapped(one) if index in node.optional else one.type
-            element = self.joined(one, element, given)
+            element = self.joined(element, given)
         node.type = ListType(element or self.unknown_type())
         return node
 
@@ -314,10 +315,10 @@ class _Checker:
         value: Type | None = None
         for entry in node.entries:
             entry.key = self.visit(entry.key)
-            key = self.joined(entry.key, key, entry.key.type)
+            key = self.joined(key, entry.key.type)
             entry.value = self.visit(entry.value)
             given = self.unwrapped(entry.value) if entry.optional else entry.value.type
-            value = self.joined(entry.value, value, given)
+            value = self.joined(value, given)
         node.type = MapType(key or self.unknown_type(), value or self.unknown_type())
         return node
 

@@ -19,7 +19,7 @@ from . import calls, comprehensions, costs, operators
 from .comprehensions import Loop
 from .declarations import Overload
 from .errors import CompileError, EvaluationError
-from .frame import FIRST_SLOT, Closure, Code, constant
+from .frame import FIRST_SLOT, NO_LIMIT, Closure, Code, constant
 from .literals import list_maker, map_maker, struct_maker
 from .regex import matcher
 from .selection import Key, Qualifier, chain, tester
@@ -101,7 +101,7 @@ class _Compiler:
                 local = scope[name]
                 if local.lazy:
                     return comprehensions.bound_reader(local.slot, cost)
-                return operators.named(local.slot, name, cost) if cost else operators.slot_reader(local.slot)
+                return operators.item_reader(local.slot) if cost else operators.slot_reader(local.slot)
         slot = self.variables[name]
         return operators.named(slot, name, cost) if cost else operators.slot_reader(slot)
 
@@ -184,7 +184,7 @@ class _Compiler:
 
     def folded(self, node: Call, code: Code) -> Code:
         try:
-            return constant(code.run([0, 0]))
+            return constant(code.run([0, NO_LIMIT]))
         except EvaluationError as err:
             raise CompileError((), self.source, text=f"program instantiation failed: {err}") from None
 
@@ -196,7 +196,7 @@ class _Compiler:
             pair = (types[0], types[1])
             if node.function in ("_==_", "_!=_"):
                 return operators.equality(left, right, pair, negated=node.function == "_!=_")
-            known = operators.known(node.function, overload, left, right, pair)
+            known = operators.known(node.function, overload, left, operands[1], pair)
             if known is not None:
                 return known
         candidates = [self.overloads[node.function, id] for id in node.overloads]
@@ -236,7 +236,7 @@ class _Compiler:
         constants = all(key.is_constant and value.is_constant and not optional for key, value, optional in entries)
         if self.fold and constants:
             try:
-                return constant(run([0, 0]))
+                return constant(run([0, NO_LIMIT]))
             except EvaluationError:
                 return Code(run)
         return Code(run)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .errors import CostExceeded, EvaluationError
-from .frame import COST, LIMIT, Closure, Frame
+from .frame import COST, LIMIT, Closure, Frame, charge
 from .operations import MISSING, find, no_overload, type_of
 from .values import Duration, Timestamp, Uint
 
@@ -52,26 +52,25 @@ class Loop(NamedTuple):
             frame[self.slot], frame[self.slot2] = item
 
 
-def _spend(frame: Frame, cost: int) -> None:
-    frame[COST] += cost
-    if frame[COST] > frame[LIMIT]:
-        raise CostExceeded
-
-
 def quantifier(loop: Loop, test: Closure, *, decisive: bool) -> Closure:
     """``all`` (false decides) and ``exists`` (true does). A failing test counts only if nothing decides."""
     before = 3 if decisive else 2  # to ask, before each item, whether to go on
-    bind, items = loop.bind, loop.items
+    items, slot, slot2 = loop.items, loop.slot, loop.slot2
 
     def run(frame: Frame) -> bool:
         fault: EvaluationError | None = None
         decided = False
         for item in items(frame):
             if decided:
-                _spend(frame, before)
+                charge(frame, before)
                 break
-            _spend(frame, before + 1)
-            bind(frame, item)
+            frame[COST] = spent = frame[COST] + before + 1
+            if spent > frame[LIMIT]:
+                raise CostExceeded
+            if slot2 is None:
+                frame[slot] = item
+            else:
+                frame[slot], frame[slot2] = item
             try:
                 value = test(frame)
             except CostExceeded:
@@ -83,7 +82,7 @@ def quantifier(loop: Loop, test: Closure, *, decisive: bool) -> Closure:
                 decided = True
             elif value is not (not decisive):
                 fault = fault or no_overload()
-        _spend(frame, 1)
+        charge(frame, 1)
         if decided:
             return decisive
         if fault is not None:
@@ -101,12 +100,12 @@ def exactly_one(loop: Loop, test: Closure) -> Closure:
             value = test(frame)
             if value is True:
                 count += 1
-                _spend(frame, 2)
+                charge(frame, 2)
             elif value is not False:
                 raise no_overload()
             else:
-                _spend(frame, 0)
-        _spend(frame, 2)
+                charge(frame, 0)
+        charge(frame, 2)
         return count == 1
 
     return run
@@ -125,13 +124,13 @@ def gather(loop: Loop, accepts: Closure | None, element: Closure, *, element_cos
             if accepts is not None:
                 accepted = accepts(frame)
                 if accepted is False:
-                    _spend(frame, 0)
+                    charge(frame, 0)
                     continue
                 if accepted is not True:
                     raise no_overload()
             found.append(element(frame))
-            _spend(frame, step_cost)
-        _spend(frame, 1)
+            charge(frame, step_cost)
+        charge(frame, 1)
         return found
 
     return run
@@ -149,17 +148,17 @@ def insert(loop: Loop, accepts: Closure | None, key: Closure | None, value: Clos
             if accepts is not None:
                 accepted = accepts(frame)
                 if accepted is False:
-                    _spend(frame, 0)
+                    charge(frame, 0)
                     continue
                 if accepted is not True:
                     raise no_overload()
-            _spend(frame, 2)
+            charge(frame, 2)
             if key is not None:
                 put(found, key(frame), value(frame))
             else:
                 for name, inner in _entries(value(frame)):
                     put(found, name, inner)
-        _spend(frame, 1)
+        charge(frame, 1)
         return found
 
     return run
@@ -202,6 +201,7 @@ def bound_reader(slot: int, cost: int) -> Closure:
         value = frame[slot]
         if type(value) is Lazy:
             value = frame[slot] = value.run(frame)
+            charge(frame, 0)
         return value
 
     return read
@@ -218,7 +218,7 @@ def general(loop: Loop, slot: int, initial: Closure, condition: Closure, step: C
             if condition(frame) is not True:
                 break
             frame[slot] = step(frame)
-            _spend(frame, 0)
+            charge(frame, 0)
         return result(frame)
 
     return run

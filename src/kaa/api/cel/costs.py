@@ -8,7 +8,7 @@ Source: cel-go interpreter/runtimecost.go, common/cost.go; apiserver pkg/cel/lib
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Final
 
@@ -30,11 +30,14 @@ def traversal(units: float) -> int:
     return ceil(units * STRING_FACTOR)
 
 
-def _of_first(factor: int = 1) -> CostTracker:
-    def track(arguments: Arguments, _result: Any) -> int:
-        return ceil(actual_size(arguments[0]) * factor * STRING_FACTOR)
+class Traversal:
+    """The price of looking at the first argument, ``factor`` times."""
 
-    return track
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, arguments: Arguments, result: Any, /) -> int:
+        return ceil(actual_size(arguments[0]) * self.factor * STRING_FACTOR)
 
 
 def _of_result(_arguments: Arguments, result: Any) -> int:
@@ -111,17 +114,23 @@ _ONE_EACH = (
     " sign asInteger isInteger asApproximateFloat isGreaterThan isLessThan compareTo add sub major minor patch"
     " getScheme getHostname getHost getPort getEscapedPath getQuery format.named"
 )
+
+
+def _each(names: Iterable[str], price: CostTracker | int) -> dict[str, CostTracker | int]:
+    return dict.fromkeys(names, price)
+
+
 #: {function: its price}, for every overload
 _BY_NAME: dict[str, CostTracker | int] = {
-    **dict.fromkeys(_ONE_EACH.split(), 1),
+    **_each(_ONE_EACH.split(), 1),
     "check": CHECK,
-    **dict.fromkeys(("fieldSelector", "labelSelector"), _selector),
-    **dict.fromkeys("isSorted sum max min indexOf lastIndexOf".split(), _whole_tree),
-    **dict.fromkeys("url lowerAscii upperAscii substring trim jsonpatch.escapeKey".split(), _of_first()),
-    **dict.fromkeys("cidr isIP isCIDR ip quantity isQuantity semver isSemver".split(), _of_first()),
-    **dict.fromkeys(("replace", "split", "ip.isCanonical"), _of_first(2)),
+    **_each(("fieldSelector", "labelSelector"), _selector),
+    **_each("isSorted sum max min indexOf lastIndexOf".split(), _whole_tree),
+    **_each("url lowerAscii upperAscii substring trim jsonpatch.escapeKey".split(), Traversal(1)),
+    **_each("cidr isIP isCIDR ip quantity isQuantity semver isSemver".split(), Traversal(1)),
+    **_each(("replace", "split", "ip.isCanonical"), Traversal(2)),
     "join": _of_result,
-    **dict.fromkeys(("find", "findAll"), _regex),
+    **_each(("find", "findAll"), _regex),
     "validate": _format,
 }
 #: the overloads among them that are priced apart
@@ -134,12 +143,12 @@ _EXCEPTIONS: dict[str, CostTracker | int] = {
 }
 #: {overload: its price}
 _BY_OVERLOAD: dict[str, CostTracker | int] = {
-    **dict.fromkeys(
+    **_each(
         "starts_with_string ends_with_string string_to_bytes bytes_to_string strings_quote string_format".split(),
-        _of_first(),
+        Traversal(1),
     ),
     "in_list": _second,
-    **dict.fromkeys(
+    **_each(
         [
             f"{word}_{kind}"
             for word in ("less", "less_equals", "greater", "greater_equals")
@@ -148,12 +157,12 @@ _BY_OVERLOAD: dict[str, CostTracker | int] = {
         + ["equals", "not_equals"],
         smaller,
     ),
-    **dict.fromkeys(("add_string", "add_bytes"), _together),
+    **_each(("add_string", "add_bytes"), _together),
     "matches_string": _regex,
     "contains_string": _each_other,
 }
 #: functions whose price is known only with their result
-BY_RESULT: Final = frozenset(("join", "slice", "lists.range", "reverse"))
+BY_RESULT: Final = frozenset(("join", "slice", "reverse"))
 
 
 def price(function: str, overload: str, own: CostTracker | None = None) -> CostTracker | int:

@@ -19,13 +19,13 @@ from .checker import TypeResolver, check
 from .compiler import Compiled, compile_tree
 from .declarations import Library, Overload
 from .errors import CompileError, CostExceeded, EvaluationError
+from .frame import NO_LIMIT, Frame
 from .operations import MISSING
 from .parser import Macros, parse
 from .syntax import Node
 from .types import DYN, Kind, ObjectType, Type
 from .validators import invalid_literals
 
-_NO_LIMIT = 2**64
 CostEstimate = estimate.CostEstimate
 Sizes = estimate.Sizes
 
@@ -37,10 +37,14 @@ class Result(NamedTuple):
     cost: int
 
 
+#: quicker than calling the class
+_RESULT = tuple.__new__
+
+
 class Program:
     """A compiled expression. It holds no state between evaluations: threads may share it."""
 
-    __slots__ = ("_compiled", "_tree", "_variables", "references", "source", "type")
+    __slots__ = ("_further", "_names", "_run", "_tree", "_variables", "references", "source", "type")
 
     def __init__(
         self,
@@ -55,7 +59,8 @@ class Program:
         #: variables of the environment that the expression names
         self.references = references
         self._tree = tree
-        self._compiled = compiled
+        self._run, self._names, further = compiled
+        self._further = (None,) * further
         self._variables = variables
 
     def evaluate(self, values: Mapping[str, Any], budget: int | None = None) -> Result:
@@ -66,14 +71,14 @@ class Program:
         Raises:  EvaluationError: it failed on these values; its ``cost`` is what was spent.
                  CostExceeded: the budget is spent.
         """
-        limit = _NO_LIMIT if budget is None else budget
-        run, names, further = self._compiled
+        limit = NO_LIMIT if budget is None else budget
+        frame: Frame = [0, limit]
         get = values.get
-        frame = [0, limit, *[get(name, MISSING) for name in names]]
-        if further:
-            frame.extend([None] * further)
+        for name in self._names:
+            frame.append(get(name, MISSING))
+        frame += self._further
         try:
-            value = run(frame)
+            value = self._run(frame)
         except EvaluationError as err:
             if frame[0] > limit and not isinstance(err, CostExceeded):
                 err = CostExceeded()
@@ -85,7 +90,7 @@ class Program:
             fault = CostExceeded()
             fault.cost = frame[0]
             raise fault
-        return Result(value, frame[0])
+        return _RESULT(Result, (value, frame[0]))
 
     def estimate(self, sizes: Sizes | None = None) -> CostEstimate:
         """What running it may cost at least and at most, by the sizes that the variables' types promise.

@@ -313,6 +313,8 @@ class Estimator:
         if not path:
             return None
         type_: Type | None = self.variables.get(path[0])
+        if type_ is not None and type_.kind is Kind.OPTIONAL:
+            type_ = type_.parameters[0]
         for step in path[1:]:
             type_ = None if type_ is None else _inner(type_, step)
         if type_ is None or type_.max_elements is None:

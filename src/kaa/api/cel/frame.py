@@ -15,6 +15,8 @@ from .operations import MISSING
 COST: Final = 0
 LIMIT: Final = 1
 FIRST_SLOT: Final = 2
+#: more than any evaluation can cost
+NO_LIMIT: Final = 2**64
 
 Frame = list[Any]
 Closure = Callable[[Frame], Any]

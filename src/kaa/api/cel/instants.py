@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
 from fractions import Fraction
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -89,10 +90,11 @@ def timestamp_text(value: Timestamp) -> str:
 
 
 def duration_text(value: Duration) -> str:
-    """Seconds: ``5400s``, ``0.5s``."""
+    """Seconds: ``5400s``, ``0.5s``. As Go has it, by way of a double."""
+    whole = abs(value.nanos) // NANOS
+    seconds = whole + (abs(value.nanos) - whole * NANOS) / 1e9
     sign = "-" if value.nanos < 0 else ""
-    seconds, nanos = divmod(abs(value.nanos), NANOS)
-    return f"{sign}{seconds}{_fraction(nanos)}s"
+    return f"{sign}{Decimal(repr(float(seconds))):f}".removesuffix(".0") + "s"
 
 
 def unix(seconds: int) -> Timestamp:

@@ -37,6 +37,7 @@ _TOKEN = re.compile(
   | (?P<NUM_UINT>0x[0-9a-fA-F]+[uU]|[0-9]+[uU])
   | (?P<NUM_INT>0x[0-9a-fA-F]+|[0-9]+)
   | (?P<IDENTIFIER>[A-Za-z_][A-Za-z0-9_]*)
+  | (?P<ESC_IDENTIFIER>`[A-Za-z0-9_.\-/ ]+`)
   | (?P<operator>==|!=|<=|>=|&&|\|\||[-+*/%<>!?:.,()\[\]{{}}])
     """,
     re.VERBOSE,
@@ -65,13 +66,19 @@ def tokens(source: str) -> tuple[list[Token], list[tuple[int, str]]]:
     return found, faults
 
 
+#: a string as far as it goes, and the character that breaks it off
+_BROKEN_STRING = re.compile(
+    rf"([\"'])(?:{_ESCAPE}|(?!\1)[^\\\n\r])*"
+    r"(?:\\(?:[xX][0-9a-fA-F]?|u[0-9a-fA-F]{0,3}|U[0-9a-fA-F]{0,7}|[0-3][0-7]?)?)?(?:.|\n)?"
+)
+
+
 def _unrecognized(source: str, at: int) -> int:
-    """How much of the source the lexer gives up on: a string to the end of its line, else what cannot go on."""
-    char = source[at]
-    if char in "\"'":
-        end = re.compile(r"[\r\n]|$").search(source, at)
-        return max(1, (end.start() if end else len(source)) - at)
-    if char in "|&=" and at + 1 < len(source):
+    """How much of the source the lexer gives up on at once."""
+    broken = _BROKEN_STRING.match(source, at)
+    if broken is not None:
+        return broken.end() - at
+    if source[at] in "|&=" and at + 1 < len(source):
         return 2
     return 1
 

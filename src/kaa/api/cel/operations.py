@@ -8,6 +8,7 @@ Source: cel-go common/types; interpreter/attributes.go for looking up.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from math import isnan
 from typing import Any, Final
 
@@ -93,12 +94,28 @@ def type_name(value: Any) -> str:
 
 
 def accepts(type_: Type) -> Callable[[Any], bool]:
-    """Whether a value may be an argument of that type, as far as it shows on its outside."""
+    """Whether a value may be an argument of that type; of a list or map its first item is looked at."""
     if type_.kind in (Kind.DYN, Kind.PARAMETER, Kind.ANY):
         return lambda value: True
     if type_.kind in (Kind.OPAQUE, Kind.OBJECT):
         return lambda value: type_of(value).name == type_.name
+    if type_.kind is Kind.LIST:
+        item = accepts(type_.parameters[0])
+        return lambda value: isinstance(value, list | tuple) and (not value or item(value[0]))
+    if type_.kind is Kind.MAP:
+        return _accepts_map(type_)
     return lambda value: type_of(value).kind is type_.kind
+
+
+def _accepts_map(type_: Type) -> Callable[[Any], bool]:
+    key, item = map(accepts, type_.parameters)
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, Mapping):
+            return False
+        return all(key(name) and item(value[name]) for name in islice(value, 1))
+
+    return check
 
 
 def size(value: Any) -> int:

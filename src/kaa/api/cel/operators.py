@@ -5,6 +5,7 @@ Source: cel-go interpreter/interpretable.go (evalOr, evalAnd, evalEq, evalBinary
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 from . import operations
 from .costs import STRING_FACTOR, smaller
 from .errors import CostExceeded, EvaluationError
-from .frame import Closure, Frame
+from .frame import Closure, Code, Frame
 from .operations import MISSING, equal, no_overload
 from .types import Kind, Type
 from .values import OptionalValue
 
+_UNIT_SIZED = frozenset((bool, int, float, type(None)))
 _SAME_SIZE = frozenset((Kind.BOOL, Kind.INT, Kind.UINT, Kind.DURATION, Kind.TIMESTAMP))
 
 
@@ -146,6 +148,9 @@ def equality(left: Closure, right: Closure, types: tuple[Type, Type], *, negated
     def same(frame: Frame) -> bool:
         one = left(frame)
         other = right(frame)
+        if type(one) is type(other) and type(one) in _UNIT_SIZED:
+            frame[0] += 1
+            return (one == other) is not negated
         frame[0] += smaller((one, other))
         return equal(one, other) is not negated
 
@@ -185,64 +190,41 @@ def _text_equality(left: Closure, right: Closure, negated: bool) -> Closure:
     return same
 
 
-def _less(left: Closure, right: Closure) -> Closure:
-    def run(frame: Frame) -> bool:
-        one = left(frame)
-        other = right(frame)
-        frame[0] += 1
-        try:
-            return bool(one < other)
-        except TypeError:
-            raise no_overload() from None
-
-    return run
-
-
-def _less_equals(left: Closure, right: Closure) -> Closure:
-    def run(frame: Frame) -> bool:
-        one = left(frame)
-        other = right(frame)
-        frame[0] += 1
-        try:
-            return bool(one <= other)
-        except TypeError:
-            raise no_overload() from None
-
-    return run
-
-
-_ORDERS: dict[str, Callable[[Closure, Closure], Closure]] = {
-    "_<_": _less,
-    "_<=_": _less_equals,
-    "_>_": lambda left, right: _swapped(left, right, strict=True),
-    "_>=_": lambda left, right: _swapped(left, right, strict=False),
+_ORDERS: dict[str, Callable[[Any, Any], bool]] = {
+    "_<_": operator.lt,
+    "_<=_": operator.le,
+    "_>_": operator.gt,
+    "_>=_": operator.ge,
 }
 
 
-def _swapped(left: Closure, right: Closure, *, strict: bool) -> Closure:
-    if strict:
+def _ordering(test: Callable[[Any, Any], bool], left: Closure, right: Code) -> Closure:
+    if right.is_constant:
+        return _ordering_constant(test, left, right.value)
+    other_run = right.run
 
-        def greater(frame: Frame) -> bool:
-            one = left(frame)
-            other = right(frame)
-            frame[0] += 1
-            try:
-                return bool(one > other)
-            except TypeError:
-                raise no_overload() from None
-
-        return greater
-
-    def greater_equals(frame: Frame) -> bool:
+    def run(frame: Frame) -> bool:
         one = left(frame)
-        other = right(frame)
+        other = other_run(frame)
         frame[0] += 1
         try:
-            return bool(one >= other)
+            return test(one, other)
         except TypeError:
             raise no_overload() from None
 
-    return greater_equals
+    return run
+
+
+def _ordering_constant(test: Callable[[Any, Any], bool], left: Closure, other: Any) -> Closure:
+    def run(frame: Frame) -> bool:
+        one = left(frame)
+        frame[0] += 1
+        try:
+            return test(one, other)
+        except TypeError:
+            raise no_overload() from None
+
+    return run
 
 
 _INT_ARITHMETIC: dict[str, Callable[[int, int], Any]] = {
@@ -254,15 +236,15 @@ _INT_ARITHMETIC: dict[str, Callable[[int, int], Any]] = {
 }
 
 
-def known(function: str, overload: str, left: Closure, right: Closure, types: tuple[Type, Type]) -> Closure | None:
+def known(function: str, overload: str, left: Closure, right: Code, types: tuple[Type, Type]) -> Closure | None:
     """The operator for operands of types that are known; None where there is nothing better than the general way."""
     if types[0].kind is not types[1].kind:
         return None
     kind = types[0].kind
     if function in _ORDERS and kind in _SAME_SIZE:
-        return _ORDERS[function](left, right)
+        return _ordering(_ORDERS[function], left, right)
     if overload in _INT_ARITHMETIC and kind is Kind.INT:
-        return _int_arithmetic(_INT_ARITHMETIC[overload], left, right)
+        return _int_arithmetic(_INT_ARITHMETIC[overload], left, right.run)
     return None
 
 
@@ -288,6 +270,16 @@ def named(slot: int, name: str, cost: int) -> Closure:
         if value is MISSING:
             raise EvaluationError(f"no such attribute(s): {name}")
         return value
+
+    return read
+
+
+def item_reader(slot: int) -> Closure:
+    """A fold's variable, which is always there."""
+
+    def read(frame: Frame) -> Any:
+        frame[0] += 1
+        return frame[slot]
 
     return read
 

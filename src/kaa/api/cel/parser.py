@@ -6,7 +6,6 @@ Source: CEL specification "Syntax"; cel-go parser/parser.go, whose words the err
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NoReturn
 
 from .errors import CompileError
 from .lexer import END, BadLiteral, Token, bytes_value, issue_at, string_value, tokens
@@ -30,9 +29,13 @@ SIZE_LIMIT = 100_000
 RESERVED = frozenset(
     "as break const continue else for function if import let loop package namespace return var void while".split()
 )
-_OPERAND = (
-    "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"
-)
+_VALUES = "'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"
+#: what may stand where something is missing: any operand, an argument, an index, an item, an entry
+_OPERAND = f"{{'[', '{{', '(', '.', '-', '!', {_VALUES}"
+_ARGUMENT = f"{{'[', '{{', '(', ')', '.', '-', '!', {_VALUES}"
+_INDEX = f"{{'[', '{{', '(', '.', '-', '!', '\\u003F', {_VALUES}"
+_ITEM = f"{{'[', ']', '{{', '(', '.', ',', '-', '!', '\\u003F', {_VALUES}"
+_ENTRY = f"{{'[', '{{', '}}', '(', '.', ',', '-', '!', '\\u003F', {_VALUES}"
 #: {operator: (binding power, function)}
 _BINARY = {
     "||": (1, "_||_"),
@@ -97,6 +100,8 @@ class _Parser:
         self.macros = macros
         self.at = 0
         self.depth = 0
+        #: what may come where the next operand is looked for
+        self.wanted = _OPERAND
         self.faults: list[tuple[int, str]] = []
 
     @property
@@ -112,16 +117,30 @@ class _Parser:
     def take(self, kind: str) -> Token | None:
         return self.next() if self.token.kind == kind else None
 
-    def stop(self, message: str, position: int | None = None) -> NoReturn:
+    def stopped(self, message: str, position: int | None = None) -> _Stop:
         self.faults.append((self.token.position if position is None else position, message))
-        raise _Stop
+        return _Stop()
 
-    def expect(self, kind: str, *, expecting: str | None = None) -> Token:
+    def expect(self, kind: str, *, or_comma: bool = False) -> Token:
+        """The token, or the nearest thing: one too many is skipped, and one that is missing made up."""
         token = self.take(kind)
-        if token is None:
-            shown = expecting or (kind if kind.isupper() else f"'{kind}'")
-            self.stop(f"Syntax error: mismatched input '{self.token.text}' expecting {shown}")
-        return token
+        if token is not None:
+            return token
+        found = self.token
+        shown = kind if kind.isupper() else f"'{kind}'"
+        if or_comma:
+            shown = f"{{{shown}, ','}}"
+        if self.following().kind == kind:
+            self.fault(found.position, f"Syntax error: extraneous input '{found.text}' expecting {shown}")
+            self.next()
+            return self.next()
+        if not or_comma and kind in _CLOSING and (found.kind in _AFTER_VALUE or found.kind in _BINARY):
+            self.fault(found.position, f"Syntax error: missing {shown} at '{found.text}'")
+            return Token(kind, kind, found.position)
+        raise self.stopped(f"Syntax error: mismatched input '{found.text}' expecting {shown}")
+
+    def following(self) -> Token:
+        return self.tokens[min(self.at + 1, len(self.tokens) - 1)]
 
     def fault(self, position: int, message: str) -> None:
         self.faults.append((position, message))
@@ -129,13 +148,13 @@ class _Parser:
     def whole(self) -> Node:
         tree = self.expression()
         if self.token.kind != END:
-            self.stop(f"Syntax error: extraneous input '{self.token.text}' expecting <EOF>")
+            raise self.stopped(f"Syntax error: extraneous input '{self.token.text}' expecting <EOF>")
         return tree
 
     def deeper(self) -> None:
         self.depth += 1
         if self.depth > RECURSION_LIMIT:
-            self.stop(f"expression recursion limit exceeded: {RECURSION_LIMIT}", 0)
+            raise self.stopped(f"expression recursion limit exceeded: {RECURSION_LIMIT}", 0)
 
     def expression(self) -> Node:
         self.deeper()
@@ -162,7 +181,7 @@ class _Parser:
             left = self.joined(binding[1], token.position, left, right)
             length += 1
             if length > RECURSION_LIMIT and binding[0] > 2:
-                self.stop(f"expression recursion limit exceeded: {RECURSION_LIMIT}", 0)
+                raise self.stopped(f"expression recursion limit exceeded: {RECURSION_LIMIT}", 0)
 
     def joined(self, function: str, position: int, left: Node, right: Node) -> Node:
         """`&&` and `||` gather their terms in one call, as deep trees of them would cost stack."""
@@ -206,6 +225,7 @@ class _Parser:
             elif token.kind == "[":
                 self.next()
                 optional = self.take("?") is not None
+                self.wanted = _INDEX
                 index = self.expression()
                 self.expect("]")
                 tree = Call(position=token.position, function="_[?_]" if optional else "_[_]", arguments=[tree, index])
@@ -216,21 +236,31 @@ class _Parser:
                 return tree
             length += 1
             if length > RECURSION_LIMIT:
-                self.stop(f"expression recursion limit exceeded: {RECURSION_LIMIT}", 0)
+                raise self.stopped(f"expression recursion limit exceeded: {RECURSION_LIMIT}", 0)
 
     def selected(self, operand: Node, dot: Token) -> Node:
         optional = self.take("?") is not None
-        name = self.expect("IDENTIFIER")
+        name = self.field_name()
         opened = None if optional else self.take("(")
         if opened is not None:
             arguments = self.arguments(")")
             return self.call(opened.position, name.text, operand, arguments)
         return Select(position=dot.position, operand=operand, name=name.text, optional=optional)
 
+    def field_name(self) -> Token:
+        token = self.token
+        if token.kind == "ESC_IDENTIFIER":
+            self.fault(token.position, "unsupported syntax: '`'")
+        elif token.kind != "IDENTIFIER":
+            shown = "" if token.kind == END else token.text
+            raise self.stopped(f"Syntax error: no viable alternative at input '.{shown}'")
+        return self.next()
+
     def arguments(self, closing: str) -> list[Node]:
         found: list[Node] = []
         if self.take(closing):
             return found
+        self.wanted = _ARGUMENT
         while True:
             found.append(self.expression())
             if self.take(","):
@@ -256,8 +286,13 @@ class _Parser:
     def primary(self) -> Node:
         token = self.token
         reader = _PRIMARY.get(token.kind)
+        expecting, self.wanted = self.wanted, _OPERAND
         if reader is None:
-            self.stop(f"Syntax error: mismatched input '{token.text}' expecting {_OPERAND}")
+            if self.following().kind not in _PRIMARY:
+                raise self.stopped(f"Syntax error: mismatched input '{token.text}' expecting {expecting}")
+            self.fault(token.position, f"Syntax error: extraneous input '{token.text}' expecting {expecting}")
+            self.next()
+            return self.primary()
         self.next()
         return reader(self, token)
 
@@ -274,33 +309,47 @@ class _Parser:
             self.fault(token.position, f"reserved identifier: {token.text}")
         return Identifier(position=token.position, name=leading + token.text)
 
-    def rooted(self, token: Token) -> Node:
+    def rooted(self, _token: Token) -> Node:
         name = self.expect("IDENTIFIER")
-        return self.identifier(Token(name.kind, name.text, token.position), ".")
+        return self.identifier(name, ".")
+
+    def listed(self, closing: str, wanted: str, item: Callable[[], None]) -> None:
+        """Items between commas, up to the bracket; a comma may stand before it."""
+        if self.token.kind == "," and self.following().kind == closing:
+            self.next()
+        self.wanted = wanted
+        while not self.take(closing):
+            item()
+            if not self.take(","):
+                self.expect(closing, or_comma=True)
+                break
+            if self.token.kind == END:
+                self.expect(closing)
+                break
+        self.wanted = _OPERAND
 
     def list_literal(self, token: Token) -> Node:
         elements: list[Node] = []
         optional: set[int] = set()
-        while not self.take("]"):
+
+        def item() -> None:
             if self.take("?"):
                 optional.add(len(elements))
             elements.append(self.expression())
-            if not self.take(","):
-                self.expect("]")
-                break
+
+        self.listed("]", _ITEM, item)
         return ListLiteral(position=token.position, elements=elements, optional=frozenset(optional))
 
     def map_literal(self, token: Token) -> Node:
         entries: list[Entry] = []
-        while not self.take("}"):
+
+        def item() -> None:
             optional = self.take("?") is not None
             key = self.expression()
             colon = self.expect(":")
-            value = self.expression()
-            entries.append(Entry(position=colon.position, key=key, value=value, optional=optional))
-            if not self.take(","):
-                self.expect("}")
-                break
+            entries.append(Entry(position=colon.position, key=key, value=self.expression(), optional=optional))
+
+        self.listed("}", _ENTRY, item)
         return MapLiteral(position=token.position, entries=entries)
 
     @staticmethod
@@ -317,15 +366,15 @@ class _Parser:
         assert isinstance(named, Identifier)
         name = ".".join([named.name, *reversed(parts)])
         entries: list[FieldEntry] = []
-        while not self.take("}"):
+
+        def item() -> None:
             optional = self.take("?") is not None
             word = self.expect("IDENTIFIER")
             colon = self.expect(":")
             value = self.expression()
             entries.append(FieldEntry(position=colon.position, name=word.text, value=value, optional=optional))
-            if not self.take(","):
-                self.expect("}")
-                break
+
+        self.listed("}", _OPERAND, item)
         return StructLiteral(position=position, name=name, entries=entries)
 
     def number(self, token: Token, *, negative: bool = False) -> Node:
@@ -359,6 +408,9 @@ class _Parser:
         return Literal(position=token.position, value={"true": True, "false": False, "null": None}[token.text])
 
 
+_CLOSING = frozenset(")]")
+#: what can come after a value that is over
+_AFTER_VALUE = frozenset((END, ")", "]", "}", ",", "?", ":", ".", "["))
 _PRIMARY: dict[str, Callable[[_Parser, Token], Node]] = {
     "(": _Parser.grouped,
     "[": _Parser.list_literal,

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 from .errors import EvaluationError
 from .escaping import escape
 from .instants import parse_duration, parse_timestamp
+from .limits import REQUEST_SIZE
 from .operations import equal
 from .types import BOOL, BYTES, DOUBLE, DURATION, DYN, INT, STRING, TIMESTAMP, ListType, MapType, ObjectType, Type
 
 Schema = Mapping[str, Any]
 Converter = Callable[[Any], Any]
 
-_REQUEST_SIZE = 3 * 1024 * 1024
 _TIME_SIZE = 32
 _DATE_SIZE = 12
 
@@ -51,7 +51,7 @@ def type_of_schema(schema: Schema, *, root: bool = False, name: str = "selfType"
 def _type(schema: Schema, root: bool, name: str) -> _Sized | None:
     if schema.get("x-kubernetes-int-or-string"):
         length = schema.get("maxLength")
-        return _Sized(DYN.sized(_REQUEST_SIZE - 2 if length is None else max(length, 0) * 4), 1)
+        return _Sized(DYN.sized(REQUEST_SIZE - 2 if length is None else max(length, 0) * 4), 1)
     if root:
         schema = with_metadata(schema)
     match schema.get("type"):
@@ -86,7 +86,7 @@ def _list_type(schema: Schema, name: str) -> _Sized | None:
     if inner is None:
         return None
     most = schema.get("maxItems")
-    size = (_REQUEST_SIZE - 2) // (inner.least + 1) if most is None else max(most, 0)
+    size = (REQUEST_SIZE - 2) // (inner.least + 1) if most is None else max(most, 0)
     return _Sized(ListType(inner.type, max_elements=size), 2)
 
 
@@ -96,7 +96,7 @@ def _map_type(schema: Schema, name: str) -> _Sized | None:
     if inner is None:
         return None
     most = schema.get("maxProperties")
-    size = (_REQUEST_SIZE - 2) // (inner.least + 6) if most is None else max(most, 0)
+    size = (REQUEST_SIZE - 2) // (inner.least + 6) if most is None else max(most, 0)
     return _Sized(MapType(STRING.sized(0), inner.type, max_elements=size), 2)
 
 
@@ -123,7 +123,7 @@ def _string_type(schema: Schema) -> _Sized:
     length = schema.get("maxLength")
     match schema.get("format"):
         case "byte":
-            return _Sized(BYTES.sized(_REQUEST_SIZE - 2 if length is None else max(length, 0)), 2)
+            return _Sized(BYTES.sized(REQUEST_SIZE - 2 if length is None else max(length, 0)), 2)
         case "duration":
             return _Sized(DURATION.sized(_TIME_SIZE), 3)
         case "date":
@@ -133,7 +133,7 @@ def _string_type(schema: Schema) -> _Sized:
     if length is not None:
         return _Sized(STRING.sized(max(length, 0) * 4), 2)
     known = [len(one.encode()) for one in schema.get("enum") or () if isinstance(one, str)]
-    return _Sized(STRING.sized(max(known, default=0) if schema.get("enum") else _REQUEST_SIZE - 2), 2)
+    return _Sized(STRING.sized(max(known, default=0) if schema.get("enum") else REQUEST_SIZE - 2), 2)
 
 
 def with_metadata(schema: Schema) -> Schema:
@@ -146,6 +146,13 @@ def with_metadata(schema: Schema) -> Schema:
     if "name" in inner and "generateName" in inner and "kind" in properties and "apiVersion" in properties:
         return schema
     return {**schema, "properties": {**properties, "apiVersion": text, "kind": text, "metadata": metadata}}
+
+
+def max_cardinality(schema: Schema, *, root: bool = False) -> int:
+    """How many values of a schema one request can hold at most: what a rule's cost counts as often as, in a list or map
+    that has no limit of its own."""
+    found = _type(schema, root, "selfType")
+    return 1 if found is None else REQUEST_SIZE // (found.least + 1)
 
 
 # -- values

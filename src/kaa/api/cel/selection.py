@@ -76,10 +76,29 @@ def present(value: Any, key: Any, *, object: bool) -> bool:
 
 
 def chain(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
-    """Follow a path from what ``base`` gives."""
-    keys = [qualifier.key.value for qualifier in path if qualifier.key is not None and _plain(qualifier)]
-    if len(keys) != len(path) or len(path) > 3:
+    """Follow a path from what ``base`` gives: piece by piece, each piece in its fastest way."""
+    if any(qualifier.optional for qualifier in path):
         return _walking(base, base_cost, path)
+    at = 0
+    while at < len(path):
+        end = at
+        while end < len(path) and end - at < 3 and _is_name(path[end]):
+            end += 1
+        if end == at:
+            end = at + 1
+            base = _indexed(base, base_cost, path[at])
+        else:
+            base = _named(base, base_cost, path[at:end])
+        at, base_cost = end, 0
+    return base
+
+
+def _is_name(qualifier: Qualifier) -> bool:
+    return qualifier.key is not None and type(qualifier.key.value) is str
+
+
+def _named(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
+    keys = [qualifier.key.value for qualifier in path if qualifier.key is not None]
     checked = path[-1].object
     if len(keys) == 1:
         return _one(base, base_cost + 1, path, keys[0], checked)
@@ -88,8 +107,37 @@ def chain(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
     return _three(base, base_cost + 3, path, keys, checked)
 
 
-def _plain(qualifier: Qualifier) -> bool:
-    return not qualifier.optional and qualifier.key is not None and type(qualifier.key.value) is str
+def _indexed(base: Closure, base_cost: int, step: Qualifier) -> Closure:
+    """``base[i]``: an item of a list, or a value of a map under a computed key."""
+    path = (step,)
+    cost = base_cost + 1
+    if step.key is not None:
+        at = step.key.value
+        if type(at) is not int or at < 0:
+            return _walking(base, base_cost, path)
+
+        def item(frame: Frame) -> Any:
+            value = base(frame)
+            if type(value) is list and at < len(value):
+                frame[0] += cost
+                return value[at]
+            frame[0] += base_cost
+            return walked(frame, value, path)
+
+        return item
+    assert step.run is not None
+    key_of = step.run
+
+    def computed(frame: Frame) -> Any:
+        value = base(frame)
+        key = key_of(frame)
+        if type(value) is dict and type(key) is str and key in value:
+            frame[0] += cost
+            return value[key]
+        frame[0] += base_cost
+        return walked(frame, value, (Qualifier(Key(key, key), None),))
+
+    return computed
 
 
 def _walking(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:

@@ -153,9 +153,9 @@ def _conversions() -> list[Overload]:
 def _strings() -> list[Overload]:
     two = (STRING, STRING)
     return [
-        member("contains", "contains_string", two, BOOL, lambda text, part: part in text),
-        member("startsWith", "starts_with_string", two, BOOL, lambda text, part: text.startswith(part)),
-        member("endsWith", "ends_with_string", two, BOOL, lambda text, part: text.endswith(part)),
+        member("contains", "contains_string", two, BOOL, str.__contains__),
+        member("startsWith", "starts_with_string", two, BOOL, str.startswith),
+        member("endsWith", "ends_with_string", two, BOOL, str.endswith),
         function("matches", "matches", two, BOOL, matches),
         member("matches", "matches_string", two, BOOL, matches),
     ]

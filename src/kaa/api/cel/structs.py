@@ -26,7 +26,11 @@ _EXACT = frozenset((str, int, float, bool, type(None)))
 @lru_cache(maxsize=None)
 def _fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
     """{wire name: (attribute, the value that the wire leaves out)}"""
-    return {field.encode_name: (field.name, field.default) for field in msgspec.structs.fields(kind)}
+    return {field.encode_name: (field.name, _left_out(field)) for field in msgspec.structs.fields(kind)}
+
+
+def _left_out(field: msgspec.structs.FieldInfo) -> Any:
+    return {} if field.default_factory is dict else field.default
 
 
 class StructView(Mapping[str, Any]):

@@ -6,35 +6,32 @@ them to: costs are counted on those. The checker writes each node's type and the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
 
 from .types import ERROR, Type
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Node:
+class Node(Struct, eq=False, kw_only=True):
     """``position`` is an offset into the source, in characters; ``type`` is the checker's."""
 
     position: int
     type: Type = ERROR
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Literal(Node):
+class Literal(Node, eq=False, kw_only=True):
     value: Any
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Identifier(Node):
+class Identifier(Node, eq=False, kw_only=True):
     """``constant`` is set by the checker where the name is a type's (`int`, `google.protobuf.Duration`)."""
 
     name: str
     constant: Type | None = None
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Select(Node):
+class Select(Node, eq=False, kw_only=True):
     """``operand.name``, or ``has(operand.name)`` with ``test_only``, or ``operand.?name`` with ``optional``."""
 
     operand: Node
@@ -43,8 +40,7 @@ class Select(Node):
     optional: bool = False
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Call(Node):
+class Call(Node, eq=False, kw_only=True):
     """``function(arguments)``, or ``target.function(arguments)``. Operators are calls: ``_+_``, ``_[_]``."""
 
     function: str
@@ -57,15 +53,13 @@ class Call(Node):
         return self.arguments if self.target is None else [self.target, *self.arguments]
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class ListLiteral(Node):
+class ListLiteral(Node, eq=False, kw_only=True):
     elements: list[Node]
     #: indices of ``?element``s
     optional: frozenset[int] = frozenset()
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, eq=False, kw_only=True):
     """A key and value of a map; in a struct the key is a field's name."""
 
     position: int
@@ -74,27 +68,23 @@ class Entry:
     optional: bool = False
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class MapLiteral(Node):
+class MapLiteral(Node, eq=False, kw_only=True):
     entries: list[Entry]
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class FieldEntry:
+class FieldEntry(Struct, eq=False, kw_only=True):
     position: int
     name: str
     value: Node
     optional: bool = False
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class StructLiteral(Node):
+class StructLiteral(Node, eq=False, kw_only=True):
     name: str
-    entries: list[FieldEntry] = field(default_factory=list)
+    entries: list[FieldEntry]
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Comprehension(Node):
+class Comprehension(Node, eq=False, kw_only=True):
     """Fold a list or map: the accumulator starts at ``initial``; while ``condition``, it becomes ``step``; then ``result``.
 
     ``variable`` is the item or key; with ``variable2`` set, ``variable`` is index or key and ``variable2`` the value.

@@ -130,6 +130,6 @@ class ObjectType(Type):
     ) -> None:
         Type.__init__(self, Kind.OBJECT, name, (), max_elements)
         object.__setattr__(self, "fields", fields)
-        object.__setattr__(self, "wire_names", wire_names or {})
+        object.__setattr__(self, "wire_names", {} if wire_names is None else wire_names)
 
     __hash__ = Type.__hash__

@@ -7,8 +7,10 @@ Source: apiserver pkg/cel/library/authz.go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
+
+from msgspec import Struct
 
 from ... import names
 from ..authorizer import Authorizer, Check, Verdict
@@ -23,8 +25,7 @@ RESOURCE_CHECK = OpaqueType("kubernetes.authorization.ResourceCheck")
 DECISION = OpaqueType("kubernetes.authorization.Decision")
 
 
-@dataclass(frozen=True)
-class AuthorizerValue:
+class AuthorizerValue(Struct, frozen=True):
     """The variable ``authorizer``: asks for the request's user, or for a service account."""
 
     cel_type: ClassVar[Type] = AUTHORIZER
@@ -32,22 +33,19 @@ class AuthorizerValue:
     service_account: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class PathCheckValue:
+class PathCheckValue(Struct, frozen=True):
     cel_type: ClassVar[Type] = PATH_CHECK
     ask: Authorizer
     check: Check
 
 
-@dataclass(frozen=True)
-class GroupCheckValue:
+class GroupCheckValue(Struct, frozen=True):
     cel_type: ClassVar[Type] = GROUP_CHECK
     ask: Authorizer
     check: Check
 
 
-@dataclass(frozen=True)
-class ResourceCheckValue:
+class ResourceCheckValue(Struct, frozen=True):
     """Also the variable ``authorizer.requestResource``, with what the request asks for filled in."""
 
     cel_type: ClassVar[Type] = RESOURCE_CHECK
@@ -55,8 +53,7 @@ class ResourceCheckValue:
     check: Check
 
 
-@dataclass(frozen=True)
-class DecisionValue:
+class DecisionValue(Struct, frozen=True):
     cel_type: ClassVar[Type] = DECISION
     verdict: Verdict
 

@@ -33,9 +33,7 @@ def format_string(text: str, arguments: Sequence[Any]) -> str:
             raise EvaluationError("could not parse formatting clause: unexpected end of string")
         write = _VERBS.get(verb)
         if write is None:
-            raise EvaluationError(
-                f'could not parse formatting clause: could not parse formatting clause: unrecognized formatting clause "{verb}"'
-            )
+            raise EvaluationError(f'could not parse formatting clause: unrecognized formatting clause "{verb}"')
         if at >= len(arguments):
             raise EvaluationError(f"index {at} out of range")
         digits = _precision(precision)
@@ -43,6 +41,24 @@ def format_string(text: str, arguments: Sequence[Any]) -> str:
         return write(arguments[at - 1], digits)
 
     return _CLAUSE.sub(fill, text)
+
+
+def format_fault(text: str, count: int) -> str | None:
+    """Why a format cannot be filled with so many arguments; None where it can."""
+    wanted = 0
+    for precision, verb in _CLAUSE.findall(text):
+        if verb == "%" and not precision:
+            continue
+        if verb == "":
+            return "could not parse formatting clause: unexpected end of string"
+        if verb not in _VERBS:
+            return f'could not parse formatting clause: unrecognized formatting clause "{verb}"'
+        if wanted >= count:
+            return f"index {wanted} out of range"
+        wanted += 1
+    if count > wanted:
+        return f"too many arguments supplied to string.format (expected {wanted}, got {count})"
+    return None
 
 
 def _precision(text: str | None) -> int:

@@ -172,6 +172,10 @@ def _by_output(_arguments: Items, result: Any) -> int:
     return _allocating(1, actual_size(result))
 
 
+def _by_count(arguments: Items, _result: Any) -> int:
+    return _allocating(1, max(arguments[0], 0))
+
+
 def _by_depth(arguments: Items, _result: Any) -> int:
     depth = float(arguments[1]) if len(arguments) == 2 else 1.0
     return _allocating(depth, actual_size(arguments[0]))
@@ -197,7 +201,7 @@ def _extension() -> list[Overload]:
         _priced(member("slice", "list_slice", (_LIST_T, INT, INT), _LIST_T, _slice), _by_output),
         _priced(member("flatten", "list_flatten", (nested,), _LIST_T, _flatten), _by_depth),
         _priced(member("flatten", "list_flatten_int", (anything, INT), anything, _flatten), _by_depth),
-        _priced(function("lists.range", "lists_range", (INT,), ListType(INT), _range), _by_output),
+        _priced(function("lists.range", "lists_range", (INT,), ListType(INT), _range), _by_count),
         _priced(member("reverse", "list_reverse", (_LIST_T,), _LIST_T, _reverse), _by_output),
         _priced(member("distinct", "list_distinct", (_LIST_T,), _LIST_T, _distinct), _by_itself(0)),
     ]

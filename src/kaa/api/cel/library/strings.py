@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..declarations import Library, function, member
-from ..errors import EvaluationError
+from ..errors import CostExceeded, EvaluationError
 from ..types import DYN, INT, STRING, ListType
 from .formatting import format_string
 
+_LONGEST = 2**28
 _UPPER = {ord(char): ord(char) - 32 for char in "abcdefghijklmnopqrstuvwxyz"}
 _LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 _QUOTED = str.maketrans(
@@ -58,7 +59,16 @@ def _last_index_of(text: str, part: str, start: int | None = None) -> int:
     return text.rfind(part, 0, start + len(part))
 
 
+def _bounded(size: int) -> None:
+    """Upstream would build texts of any size, and fail for want of memory."""
+    if size > _LONGEST:
+        raise CostExceeded
+
+
 def _replace(text: str, old: str, new: str, count: int = -1) -> str:
+    if len(new) > len(old):
+        found = text.count(old)
+        _bounded(len(text) + (found if count < 0 else min(found, count)) * (len(new) - len(old)))
     return text.replace(old, new, count)
 
 
@@ -89,6 +99,7 @@ def _substring(text: str, start: int, end: int | None = None) -> str:
 def _join(items: Any, separator: str = "") -> str:
     if not all(isinstance(item, str) for item in items):
         raise EvaluationError("no such overload")
+    _bounded(sum(map(len, items)) + len(separator) * len(items))
     return separator.join(items)
 
 
