@@ -15,71 +15,8 @@ from ..types.admissionregistration_v1 import Variable
 from .environment import Environment, Program
 from .errors import CompileError
 from .library.authorization import AUTHORIZER, RESOURCE_CHECK
-from .types import BOOL, DYN, INT, STRING, TIMESTAMP, ListType, MapType, ObjectType, Type
-
-
-def _object(name: str, /, **fields: Type) -> ObjectType:
-    return ObjectType(name, fields)
-
-
-_STRINGS = MapType(STRING, STRING)
-_GVK = _object("kubernetes.GroupVersionKind", group=STRING, version=STRING, kind=STRING)
-_GVR = _object("kubernetes.GroupVersionResource", group=STRING, version=STRING, resource=STRING)
-_USER = _object(
-    "kubernetes.UserInfo",
-    username=STRING,
-    uid=STRING,
-    groups=ListType(STRING),
-    extra=MapType(STRING, ListType(STRING)),
-)
-REQUEST = _object(
-    "kubernetes.AdmissionRequest",
-    kind=_GVK,
-    resource=_GVR,
-    subResource=STRING,
-    requestKind=_GVK,
-    requestResource=_GVR,
-    requestSubResource=STRING,
-    name=STRING,
-    namespace=STRING,
-    operation=STRING,
-    userInfo=_USER,
-    dryRun=BOOL,
-    options=DYN,
-)
-NAMESPACE = _object(
-    "kubernetes.Namespace",
-    metadata=_object(
-        "kubernetes.NamespaceMetadata",
-        name=STRING,
-        generateName=STRING,
-        namespace=STRING,
-        labels=_STRINGS,
-        annotations=_STRINGS,
-        uid=STRING,
-        creationTimestamp=TIMESTAMP,
-        deletionGracePeriodSeconds=INT,
-        deletionTimestamp=TIMESTAMP,
-        generation=INT,
-        resourceVersion=STRING,
-        finalizers=ListType(STRING),
-    ),
-    spec=_object("kubernetes.NamespaceSpec", finalizers=ListType(STRING)),
-    status=_object(
-        "kubernetes.NamespaceStatus",
-        phase=STRING,
-        conditions=ListType(
-            _object(
-                "kubernetes.NamespaceCondition",
-                type=STRING,
-                status=STRING,
-                reason=STRING,
-                message=STRING,
-                lastTransitionTime=TIMESTAMP,
-            )
-        ),
-    ),
-)
+from .types import DYN, ObjectType, Type
+from .variables import NAMESPACE, REQUEST
 
 
 class _Variables(ObjectType):

@@ -16,19 +16,19 @@ from typing import Any
 import msgspec
 
 from kaa.api.cel import DYN, TIMESTAMP, CelError, Environment, EvaluationError, ObjectType, Type
-from kaa.api.cel.admission import NAMESPACE, Expression, Variables, names
+from kaa.api.cel.admission import Expression, Variables, names
 from kaa.api.cel.instants import parse_timestamp
 from kaa.api.cel.library import KUBERNETES, MUTATING
+from kaa.api.cel.limits import PER_CALL, PER_OBJECT
+from kaa.api.cel.mutation import named_type
 from kaa.api.cel.structs import view as struct_view
+from kaa.api.cel.variables import NAMESPACE
 from kaa.api.custom import CustomObject
 from kaa.api.types.core_v1 import Namespace
 
 from ..webhooks.review import kind_of, resource_of, user_info
 from ..webhooks.sight import Shape, Sight
 
-PER_CALL = 1_000_000  # units of cost of one expression
-BUDGET = 10_000_000  # of all expressions of a policy on one object
-CONDITIONS_BUDGET = BUDGET // 4
 NO_BUDGET = "validation failed due to running out of cost budget, no further validation rules will be run"
 
 
@@ -38,9 +38,7 @@ def environment(*, params: bool, authorizer: bool, mutating: bool = False) -> En
     found = names(params=DYN if params else None, authorizer=authorizer)
     if not mutating:
         return Environment(found, KUBERNETES)
-    from .mutations import type_named  # only mutating policies write objects out
-
-    return Environment(found, MUTATING, types=type_named)
+    return Environment(found, MUTATING, types=named_type)
 
 
 # ------------------------------------------------------------------------------------------------------ evaluating
@@ -65,7 +63,7 @@ class Outcome:
 class Purse:
     """What is left to spend."""
 
-    left: int = BUDGET
+    left: int = PER_OBJECT
 
     def pay(self, cost: int) -> None:
         """Raises BudgetSpent."""
