@@ -31,8 +31,7 @@ from kaa.api.types.admissionregistration_v1 import (
 )
 from kaa.api.types.meta_v1 import ManagedFieldsEntry
 
-from ..admission.base import Attributes, Chain
-from ..admission.plugin import Passive
+from ..admission.base import Attributes, Chain, Consultant
 from ..authz.base import Authorizer
 from ..cacher import Cacher
 from ..view import View
@@ -92,7 +91,7 @@ class Phase:
         return Configured(bound, hooks) if bound or hooks else None
 
 
-class DynamicAdmission(Passive):
+class DynamicAdmission(Consultant):
     """``before`` is put in by whoever builds the chain: the built-in plugins that come first.
 
     ``versions.custom`` is put in by whoever serves custom resources.
@@ -111,6 +110,10 @@ class DynamicAdmission(Passive):
         validating = ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration
         self._mutating = Phase(cacher, mutating, self._mutating_library)
         self._validating = Phase(cacher, validating, self._validating_library)
+
+    @property
+    def busy(self) -> bool:
+        return self._validating.current(self._conditions) is not None
 
     async def admit(self, attributes: Attributes, view: View) -> None:
         configured = self._mutating.current(self._conditions)
@@ -146,7 +149,7 @@ class DynamicAdmission(Passive):
 
     async def validate(self, attributes: Attributes, view: View) -> None:
         configured = self._validating.current(self._conditions)
-        if configured is None:
+        if configured is None or attributes.consulted:
             return
         sight = self._sight(attributes, view, Stage.VALIDATING)
         if sight is None:
