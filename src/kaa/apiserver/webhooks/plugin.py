@@ -61,33 +61,39 @@ class Phase:
     Asking costs a comparison of revisions: that is all a write pays in a cluster without webhooks and policies.
     """
 
-    __slots__ = ("_caches", "_kinds", "_library", "_make_library", "_seen", "_view", "held")
+    __slots__ = ("_caches", "_conditions", "_held", "_kinds", "_library", "_make_library", "_seen", "_view")
 
-    def __init__(self, cacher: Cacher, kinds: Sequence[type[Any]], make_library: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        cacher: Cacher,
+        kinds: Sequence[type[Any]],
+        make_library: Callable[[], Any],
+        conditions: CompileConditions,
+    ) -> None:
         """``kinds``: of policies, of their bindings, of configurations of webhooks."""
-        self._view, self._kinds, self._make_library = cacher, kinds, make_library
+        self._view, self._kinds, self._make_library, self._conditions = cacher, kinds, make_library, conditions
         self._caches = tuple(cacher.of(kind) for kind in kinds)
         self._library: Any = None
-        self._seen = (-1, -1, -1)
-        self.held: Configured | None = None
+        self._seen = -1
+        self._held: Configured | None = None
 
-    def current(self, conditions: CompileConditions) -> Configured | None:
+    def current(self) -> Configured | None:
         """None when there is nothing."""
         first, second, third = self._caches
-        seen = first.changed, second.changed, third.changed
+        seen = first.changed + second.changed + third.changed  # revisions only grow, and so does their sum
         if seen != self._seen:
             self._seen = seen
-            self.held = self._compiled(conditions)
-        return self.held
+            self._held = self._compiled()
+        return self._held
 
-    def _compiled(self, conditions: CompileConditions) -> Configured | None:
+    def _compiled(self) -> Configured | None:
         policies, bindings, configurations = (list(self._view.list(kind)) for kind in self._kinds)
         bound: Sequence[Any] = ()
         if policies and bindings:
             if self._library is None:
                 self._library = self._make_library()
             bound = self._library.bound(policies, bindings)
-        hooks = hooks_of(configurations, conditions)
+        hooks = hooks_of(configurations, self._conditions)
         return Configured(bound, hooks) if bound or hooks else None
 
 
@@ -108,15 +114,15 @@ class DynamicAdmission(Consultant):
         self.versions = versions or Versions()
         mutating = MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration
         validating = ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration
-        self._mutating = Phase(cacher, mutating, self._mutating_library)
-        self._validating = Phase(cacher, validating, self._validating_library)
+        self._mutating = Phase(cacher, mutating, self._mutating_library, self._conditions)
+        self._validating = Phase(cacher, validating, self._validating_library, self._conditions)
 
     @property
     def busy(self) -> bool:
-        return self._validating.current(self._conditions) is not None
+        return self._validating.current() is not None
 
     async def admit(self, attributes: Attributes, view: View) -> None:
-        configured = self._mutating.current(self._conditions)
+        configured = self._mutating.current()
         if configured is None:
             return
         sight = self._sight(attributes, view, Stage.MUTATING)
@@ -148,7 +154,7 @@ class DynamicAdmission(Consultant):
         await mutate(configured.hooks, sight, self.caller, hooks)
 
     async def validate(self, attributes: Attributes, view: View) -> None:
-        configured = self._validating.current(self._conditions)
+        configured = self._validating.current()
         if configured is None or attributes.consulted:
             return
         sight = self._sight(attributes, view, Stage.VALIDATING)
