@@ -482,3 +482,42 @@ def test_mutations_are_compiled_when_they_are_written(spec: Json, words: str) ->
         assert words in answer.json()["message"]
 
     serve(test)
+
+
+# -------------------------------------------------------------------------------------------------- escalation
+
+
+@pytest.mark.parametrize(
+    ("rules", "policy_code", "binding_code"),
+    [
+        ([], 422, 422),
+        ([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}], 201, 201),
+        ([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["x"], "verbs": ["get"]}], 422, 201),
+    ],
+    ids=["may read nothing", "may read all", "may read the one"],
+)
+def test_who_writes_a_policy_may_read_its_parameters(rules: list[Json], policy_code: int, binding_code: int) -> None:
+    async def test(lab: Lab) -> None:
+        group = {"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]}
+        rbac = "/apis/rbac.authorization.k8s.io/v1"
+        await post(lab, f"{rbac}/clusterroles", {"metadata": {"name": "writer"}, "rules": [group, *rules]})
+        subject = {"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}
+        role = {"kind": "ClusterRole", "name": "writer", "apiGroup": "rbac.authorization.k8s.io"}
+        body = {"metadata": {"name": "writer"}, "roleRef": role, "subjects": [subject]}
+        await post(lab, f"{rbac}/clusterrolebindings", body)
+        spec = {"matchConstraints": {"resourceRules": [rule()]}, **_PARAM_KIND, **check("params.data.k == 'x'")}
+        where = f"{ADMISSION}/validatingadmissionpolicies"
+        made = await lab.ask("POST", where, {"metadata": {"name": "hers"}, "spec": spec}, Impersonate_User="jane")
+        assert made.status == policy_code, made.body
+        if policy_code == 422:
+            assert (
+                'must have "get" permission on all objects of the referenced paramKind (kind=Secret, apiVersion=v1)'
+                in (made.json()["message"])
+            )
+        await post(lab, where, {"metadata": {"name": "p"}, "spec": spec})
+        ref = {"name": "x", "namespace": "default", "parameterNotFoundAction": "Deny"}
+        bound = {"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"], "paramRef": ref}}
+        made = await lab.ask("POST", f"{ADMISSION}/validatingadmissionpolicybindings", bound, Impersonate_User="jane")
+        assert made.status == binding_code, made.body
+
+    serve(test)
