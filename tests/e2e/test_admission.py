@@ -109,6 +109,9 @@ def test_the_replica_limit_of_the_documentation(kube: Kubectl, registered: list[
         " object.spec.replicas <= 5"
     )
     assert "created" in kube("create deployment small --image=i --replicas=0")
+    path = f"{_API}/validatingadmissionpolicies/{name}"
+    status = until(lambda: kube.api.get(path)["status"], "type checking")
+    assert status == {"observedGeneration": 1, "typeChecking": {}}
     columns = kube(f"get validatingadmissionpolicy {name} --no-headers").split()
     assert columns[:3] == [name, "1", "<unset>"]
 
