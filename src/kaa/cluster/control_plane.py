@@ -83,6 +83,7 @@ class ControlPlane:
                 ready()
                 tasks.create_task(self._components(), name="components")
         finally:
+            self.dynamic.caller.close()
             await self.store.close()
 
     async def _compact(self) -> None:

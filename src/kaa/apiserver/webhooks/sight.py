@@ -226,7 +226,9 @@ class Sight:
         ]
 
     def labels(self, *, old: bool) -> dict[str, str] | None:
-        """The labels of the object (or of the one that it replaces); None when there is none."""
+        """The labels of the object (or of the one that it replaces); None when there is none. A scale has none."""
+        if self.subresource == "scale":
+            return {}
         obj = self.attributes.old if old else self.attributes.object
         metadata = getattr(obj, "metadata", None)
         return None if metadata is None else metadata.labels
