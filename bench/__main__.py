@@ -95,11 +95,11 @@ def read(world: Cluster) -> None:
     remove_pods(world)
 
 
-def wrk(world: Cluster, path: str) -> tuple[float, float, float]:
+def wrk(world: Cluster, path: str, connections: int = 32) -> tuple[float, float, float]:
     """(requests a second, p50, p99 in ms) as wrk sees them."""
     header = f"Authorization: Bearer {world.token}"
     url = f"https://127.0.0.1:{world.config.api_port}{path}"
-    command = ["wrk", "-t1", "-c32", f"-d{READ_S}", "--latency", "-H", header, url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{READ_S}", "--latency", "-H", header, url]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in shown:
         raise RuntimeError(shown)
@@ -130,7 +130,8 @@ def list_(world: Cluster) -> None:
     if count != LISTED:
         raise RuntimeError(f"{count} pods instead of {LISTED}")
     (found,) = together([world.load(path=POD_PATH, total=15, connections=1)])
-    row(f"LIST 5,000 pods, {found.bytes / 1e6:.1f} MB JSON (Go: 7.5 MB)", f"{found.p50:.1f} ms", "20 ms", "78 ms")
+    p50 = wrk(world, POD_PATH, 1)[1] if shutil.which("wrk") else found.p50
+    row(f"LIST 5,000 pods, {found.bytes / 1e6:.1f} MB JSON (Go: 7.5 MB)", f"{p50:.1f} ms", "20 ms", "78 ms")
     resident, _ = world.memory()
     row("resident memory with 5,000 pods, server and agent", f"{resident:.0f} MB", "", "416 MB apiserver")
     remove_pods(world)

@@ -23,6 +23,7 @@ from typing import Any
 
 from kaa.api.clock import Clock, SystemClock
 from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
+from kaa.apiserver.options import ApiServerOptions
 from kaa.client.http import HttpClient
 from kaa.client.inprocess import InProcessClient
 from kaa.client.pipeline import User
@@ -44,8 +45,16 @@ def keys() -> tuple[tempfile.TemporaryDirectory[str], Pki]:
     return folder, pki
 
 
-def cluster_config() -> ClusterConfig:
-    return ClusterConfig(name="lab", data_dir=keys()[0].name, api_port=6443)
+def cluster_config(options: ApiServerOptions | None = None) -> ClusterConfig:
+    options = options or ApiServerOptions()
+    return ClusterConfig(
+        name="lab",
+        data_dir=keys()[0].name,
+        api_port=6443,
+        node_name="lab",
+        node_ip="192.0.2.10",
+        api_server=options,
+    )
 
 
 def admin_tls() -> ssl.SSLContext:
@@ -138,11 +147,17 @@ async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def lab(*, clock: Clock | None = None, http: bool = False, bootstrapped: bool = False) -> AsyncIterator[Lab]:
+async def lab(
+    *,
+    clock: Clock | None = None,
+    http: bool = False,
+    bootstrapped: bool = False,
+    options: ApiServerOptions | None = None,
+) -> AsyncIterator[Lab]:
     """A server that stands while the block runs, with the namespace ``default``."""
     clock = clock or SystemClock(seed=1)
     _, pki = keys()
-    config = cluster_config()
+    config = cluster_config(options)
     plane = control_plane.build(
         config,
         clock,
@@ -169,6 +184,8 @@ async def lab(*, clock: Clock | None = None, http: bool = False, bootstrapped: b
         for task in reversed(running):
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        if plane.audit is not None:
+            plane.audit.close()
         await plane.store.close()
 
 
@@ -186,12 +203,16 @@ def run(
     clock: Clock | None = None,
     http: bool = False,
     bootstrapped: bool = False,
+    options: ApiServerOptions | None = None,
     patience_s: float = PATIENCE_S,
 ) -> None:
     """Let a test use a server of its own; a test that hangs fails."""
 
     async def main() -> None:
-        async with asyncio.timeout(patience_s), lab(clock=clock, http=http, bootstrapped=bootstrapped) as made:
+        async with (
+            asyncio.timeout(patience_s),
+            lab(clock=clock, http=http, bootstrapped=bootstrapped, options=options) as made,
+        ):
             await use(made)
 
     asyncio.run(main())

@@ -20,8 +20,9 @@ from kaa.api.custom import CustomObject, from_document
 from kaa.api.errors import AlreadyExists, Conflict, Forbidden, NotFound
 from kaa.api.names import generate_name
 from kaa.api.resources import Resource
-from kaa.api.types.core_v1 import Namespace
-from kaa.api.types.meta_v1 import DeleteOptions, StatusCause
+from kaa.api.types.autoscaling_v1 import Scale, ScaleSpec, ScaleStatus
+from kaa.api.types.core_v1 import Binding, Namespace, Pod
+from kaa.api.types.meta_v1 import DeleteOptions, ObjectMeta, StatusCause
 from kaa.client.client import Listing, PatchType, WatchEvent, WatchType
 from kaa.client.workqueue import Key
 
@@ -117,12 +118,23 @@ class FakeApi:
 
     async def create(self, obj: Any, *, namespace: str | None = None, subresource: str = "", name: str = "") -> Any:
         await asyncio.sleep(0)
+        if subresource == "binding":
+            return self._bind(obj)
         resource = self._resource(obj)
         self._called("create", resource)
         self.refuse("create", obj)
         self._check_namespace(resource, obj)
-        assert not subresource, "the fake has no POST to subresources"
+        assert not subresource, "the fake has no POST to other subresources"
         return self._create(resource, obj)
+
+    def _bind(self, binding: Binding) -> Binding:
+        """POST to ``pods/NAME/binding``."""
+        resource = scheme.resource_of(Pod)
+        self.refuse("bind", binding)
+        old = self._found(resource, binding.metadata.name or "", binding.metadata.namespace)
+        spec = replace(old.spec, node_name=binding.target.name)
+        self._store(resource, replace(old, spec=spec), WatchType.MODIFIED)
+        return binding
 
     def _check_namespace(self, resource: Resource[Any], obj: Any) -> None:
         """Nothing comes into a namespace that ends."""
@@ -203,6 +215,8 @@ class FakeApi:
         if subresource == "status":
             kept = replace(meta, labels=old.metadata.labels)
             new = replace(old, metadata=kept, status=new.status)
+        elif subresource == "approval":
+            new = replace(old, status=replace(old.status, conditions=new.status.conditions))
         elif subresource == "finalize":
             new = replace(old, spec=new.spec)
         else:
@@ -273,9 +287,33 @@ class FakeApi:
             self._delete(resource, obj, options or DeleteOptions())
 
     async def call(
-        self, resource: Any, name: str, subresource: str, body: Any, answer: Any, namespace: str | None = None
+        self,
+        resource: Any,
+        name: str,
+        subresource: str,
+        body: Any,
+        answer: Any,
+        namespace: str | None = None,
+        *,
+        verb: str = "create",
     ) -> Any:
-        raise NotImplementedError("the fake answers no calls on subresources")
+        await asyncio.sleep(0)
+        if subresource != "scale":
+            raise NotImplementedError(f"the fake answers no calls on {subresource}")
+        row = self._resource(resource)
+        self._called(f"{verb}/scale", row)
+        old = self._found(row, name, namespace)
+        if verb == "update":
+            self.refuse("scale", body)
+            old = self._replace(row, old, replace(old, spec=replace(old.spec, replicas=body.spec.replicas)), "")
+        meta = ObjectMeta(name=name, namespace=namespace, resource_version=old.metadata.resource_version)
+        selector = str(selectors.from_label_selector(old.spec.selector))
+        current = (old.status.replicas if old.status is not None else 0) or 0
+        return Scale(
+            metadata=meta,
+            spec=ScaleSpec(replicas=old.spec.replicas),
+            status=ScaleStatus(replicas=current, selector=selector),
+        )
 
     async def raw(self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json") -> bytes:
         return json.dumps({}).encode()

@@ -38,6 +38,7 @@ from kaa.api.types.core_v1 import (
     ServiceAccount,
 )
 from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
+from kaa.controllers.autoscaling_metrics import MetricsSource
 from kaa.controllers.manager import ControllerManager
 from kaa.controllers.nodes import target_of
 
@@ -62,7 +63,8 @@ NODE_FACTS: dict[str, Any] = {
 class World:
     """``ready``: whether the kubelet makes pods ready; a callable decides for each pod."""
 
-    def __init__(self, *, ready: Any = True, seed: int = 0) -> None:
+    def __init__(self, *, ready: Any = True, seed: int = 0, metrics: MetricsSource | None = None) -> None:
+        self.metrics = metrics
         self.clock = VirtualClock(seed=seed)
         self.api = FakeApi(self.clock)
         self.ready = ready
@@ -71,7 +73,7 @@ class World:
 
     async def __aenter__(self) -> World:
         self.manager = ControllerManager(
-            lambda name: self.api, self.clock, root_ca=b"PEM", issue_legacy=self.issue_legacy
+            lambda name: self.api, self.clock, root_ca=b"PEM", issue_legacy=self.issue_legacy, metrics=self.metrics
         )
         self._task = asyncio.create_task(self.manager.run(), name="manager")
         await self.api.create(Namespace(metadata=ObjectMeta(name="default")))

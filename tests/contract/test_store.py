@@ -20,6 +20,7 @@ from kaa.store.base import (
     Store,
     StoreUnavailable,
 )
+from kaa.store.encryption import AesGcm, EncryptedStore, Transformer
 from kaa.store.memory import MemoryStore
 from kaa.store.sqlite import open_sqlite
 
@@ -36,6 +37,9 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Store]:
             store = MemoryStore()
         case "sqlite":
             store = await open_sqlite(folder / "kaa.db")
+        case "encrypted":
+            transformer = Transformer([(b"k8s:enc:aesgcm:v1:k:", AesGcm(bytes(32)))])
+            store = EncryptedStore(MemoryStore(), lambda key: transformer)
         case _:
             store = await open_sqlite(folder / "kaa.db", cache_bytes=0)
     try:
@@ -44,7 +48,7 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Store]:
         await store.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite, cold"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite, cold", "encrypted"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """Runs a case on a fresh store, and checks that no task is left behind."""
 

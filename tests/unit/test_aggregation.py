@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kaa.api.errors import Forbidden, NotFound
 from kaa.api.types.apiregistration_v1 import APIService, APIServiceCondition, APIServiceSpec, ServiceReference
 from kaa.api.types.core_v1 import Service, ServicePort, ServiceSpec
 from kaa.api.types.discovery_v1 import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
@@ -23,6 +25,7 @@ from kaa.apiserver.aggregation.backend import forwarded_headers, user_headers
 from kaa.apiserver.http import Connection, HttpRequest, HttpResponse, HttpServer
 from kaa.client.pipeline import User
 from kaa.cluster.pki import Pki, Profile
+from kaa.controllers.served import rows_of_document
 from tests import api_lab
 from tests.api_lab import Answer, Lab, chunks, read_answer
 
@@ -47,6 +50,30 @@ RESOURCES = {
 }
 
 
+META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+DOCUMENTS: dict[str, Any] = {
+    "/openapi/v3": {
+        "paths": {
+            PATH[1:]: {"serverRelativeURL": f"/openapi/v3{PATH}?hash=ABC"},
+            "apis/other": {"serverRelativeURL": "/openapi/v3/apis/other?hash=DEF"},
+        }
+    },
+    f"/openapi/v3{PATH}": {"openapi": "3.0.0", "info": {"title": "sample"}},
+    "/openapi/v2": {
+        "swagger": "2.0",
+        "paths": {
+            f"{PATH}/flunders": {"get": {"schema": {"$ref": "#/definitions/example.Flunder"}}},
+            "/apis/": {"get": {}},
+        },
+        "definitions": {
+            "example.Flunder": {"properties": {"metadata": {"$ref": f"#/definitions/{META}"}}},
+            META: {"description": "not the same"},
+            "example.Unused": {},
+        },
+    },
+}
+
+
 @dataclass
 class Sample:
     """The other API server: it remembers what it was asked."""
@@ -62,6 +89,8 @@ class Sample:
             return HttpResponse(500, b"broken", "text/plain")
         if http.wants_upgrade():
             return _echo
+        if path in DOCUMENTS:
+            return HttpResponse(200, json.dumps(DOCUMENTS[path]).encode())
         if path == PATH:
             return HttpResponse(200, json.dumps(RESOURCES).encode())
         if "watch=" in query:
@@ -276,6 +305,28 @@ async def shown_version(lab: Lab) -> dict[str, Any]:
     return version
 
 
+def test_openapi_speaks_of_the_other_server() -> None:
+    async def test(lab: Lab, sample: Sample) -> None:
+        index = (await lab.ask("GET", "/openapi/v3")).json()["paths"]
+        assert index[PATH[1:]]["serverRelativeURL"].endswith("?hash=ABC")
+        assert "apis/other" not in index
+        assert "apis/apps/v1" in index
+        document = await lab.ask("GET", f"/openapi/v3{PATH}?hash=ABC")
+        assert document.json()["info"]["title"] == "sample"
+        first = await lab.ask("GET", "/openapi/v2", Accept_Encoding="gzip")
+        tree = json.loads(gzip.decompress(first.body))
+        assert tree["paths"][f"{PATH}/flunders"]["get"]["schema"] == {"$ref": "#/definitions/example.Flunder"}
+        properties = tree["definitions"]["example.Flunder"]["properties"]
+        assert properties["metadata"]["$ref"] == f"#/definitions/{META}_v2"
+        assert tree["definitions"][f"{META}_v2"] == {"description": "not the same"}
+        assert "properties" in tree["definitions"][META]
+        assert "example.Unused" not in tree["definitions"]
+        again = await lab.ask("GET", "/openapi/v2", If_None_Match=first.headers["etag"])
+        assert again.status == 304
+
+    use(test)
+
+
 def test_a_server_that_fails_is_unavailable_and_its_discovery_stale() -> None:
     async def test(lab: Lab, sample: Sample) -> None:
         sample.healthy = False
@@ -323,6 +374,23 @@ def test_trust_is_the_bundles(bundle: bytes, status: int, words: str) -> None:
         assert (answer.status, words in answer.body.decode()) == (status, True), answer.body
         await lab.client.patch(APIService, NAME, {"spec": {"caBundle": None, "insecureSkipTLSVerify": True}})
         assert (await lab.ask("GET", FLUNDERS)).status == 200
+
+    use(test)
+
+
+def test_components_reach_the_other_server_through_their_client() -> None:
+    async def test(lab: Lab, sample: Sample) -> None:
+        rows = rows_of_document(await lab.client.raw("GET", PATH))
+        assert [row.plural for row in rows] == ["flunders"]
+        await lab.client.delete_collection(rows[0], "default")
+        assert (sample.asked[-1].method, sample.asked[-1].target.decode()) == ("DELETE", FLUNDERS)
+        assert sample.asked[-1].headers["x-remote-user"] == "system:apiserver"
+        with pytest.raises(NotFound):
+            await lab.client.get(rows[0], "none", "default")
+        with pytest.raises(Forbidden):
+            await lab.as_user("nobody").get(rows[0], "one", "default")
+        with pytest.raises(NotFound):
+            await lab.client.raw("GET", "/apis/nowhere.example.com/v1")
 
     use(test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from api_lab import Lab, read_answer, run
@@ -59,6 +60,39 @@ def test_a_watch_that_waits_for_a_version_in_vain_ends_with_an_error_event() -> 
         answer = await lab.ask("GET", f"{MAPS}?{query}")
         assert b'"type":"ERROR"' in answer.body
         assert b"ResourceVersionTooLarge" in answer.body
+
+    run(use, http=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("POST", MAPS, "application/json"),
+        ("PUT", f"{MAPS}/a", "application/json"),
+        ("PATCH", f"{MAPS}/a", "application/merge-patch+json"),
+        ("PATCH", f"{MAPS}/a?fieldManager=x&force=true", "application/apply-patch+yaml"),
+    ],
+)
+def test_text_that_is_no_utf8_is_read_as_go_reads_it(method: str, path: str, kind: str) -> None:
+    body = b'{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"%s"},"data":{"k":"\xff"}}'
+
+    async def use(lab: Lab) -> None:
+        if method != "POST":
+            await lab.client.create(ConfigMap(metadata=ObjectMeta(name="a", namespace="default")))
+        answer = await lab.ask(method, path, body % (b"b" if method == "POST" else b"a"), content_type=kind)
+        assert answer.status in (200, 201), answer.body
+        assert json.loads(answer.body)["data"] == {"k": "\ufffd"}
+
+    run(use, http=True)
+
+
+def test_a_review_asked_for_as_a_table_is_refused() -> None:
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    body = b'{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{}}'
+
+    async def use(lab: Lab) -> None:
+        accept = "application/json;as=Table;v=v1;g=meta.k8s.io"
+        assert (await lab.ask("POST", path, body, accept=accept)).status == 406
 
     run(use, http=True)
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
-from world import World, make_deployment
+from msgspec.structs import replace
+from world import World, make_deployment, make_pod
 
-from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta
+from kaa.api.scheme import convert
+from kaa.api.types.apiextensions_v1 import CustomResourceDefinition
+from kaa.api.types.autoscaling_v1 import Scale, ScaleSpec
+from kaa.api.types.core_v1 import Pod
+from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta, OwnerReference
 from kaa.api.types.policy_v1 import PodDisruptionBudget, PodDisruptionBudgetSpec
 
 
@@ -31,5 +37,85 @@ def test_a_budget_follows_its_pods(least: int | str | None, most: int | str | No
             assert (status.desired_healthy, status.disruptions_allowed) == (wanted, allowed)
             reason = "SufficientPods" if allowed else "InsufficientPods"
             assert [(c.type, c.reason) for c in status.conditions] == [("DisruptionAllowed", reason)]
+
+    asyncio.run(play())
+
+
+def owned_by(kind: str, api_version: str) -> Pod:
+    owner = OwnerReference(api_version=api_version, kind=kind, name="flock", uid="u-flock", controller=True)
+    pod = make_pod("p", node="n1", phase="Running", ready=True)
+    held = replace(pod.metadata, owner_references=(owner,), finalizers=("example.com/held",))  # its owner is a fiction
+    return replace(pod, metadata=held)
+
+
+def make_budget(**spec: Any) -> PodDisruptionBudget:
+    whole = PodDisruptionBudgetSpec(selector=LabelSelector(match_labels={"app": "web"}), **spec)
+    return PodDisruptionBudget(metadata=ObjectMeta(name="web", namespace="default"), spec=whole)
+
+
+FLOCKS = {
+    "metadata": {"name": "flocks.example.com"},
+    "spec": {
+        "group": "example.com",
+        "names": {"kind": "Flock", "plural": "flocks"},
+        "scope": "Namespaced",
+        "versions": [{"name": "v1", "served": True, "storage": True}],
+    },
+    "status": {
+        "acceptedNames": {"kind": "Flock", "plural": "flocks"},
+        "conditions": [{"type": "Established", "status": "True"}],
+        "storedVersions": ["v1"],
+    },
+}
+
+
+def test_any_kind_that_scales_says_what_it_wants() -> None:
+    async def play() -> None:
+        async with World() as world:
+
+            async def call(row: Any, name: str, subresource: str, *more: Any, verb: str = "create") -> Scale:
+                assert (row.plural, name, subresource, verb) == ("flocks", "flock", "scale", "get")
+                return Scale(metadata=ObjectMeta(name=name, uid="u-flock"), spec=ScaleSpec(replicas=5))
+
+            world.api.call = call  # type: ignore[method-assign, assignment]  # the one subresource
+            await world.api.create(convert(CustomResourceDefinition, FLOCKS))
+            world.api.put(owned_by("Flock", "example.com/v1"))
+            await world.api.create(make_budget(max_unavailable=1))
+            await world.settle(rounds=5)
+            (budget,) = world.api.all(PodDisruptionBudget)
+            assert (budget.status.expected_pods, budget.status.desired_healthy) == (5, 4)
+
+    asyncio.run(play())
+
+
+def test_without_a_scale_nothing_may_go() -> None:
+    async def play() -> None:
+        async with World() as world:
+            world.api.put(owned_by("DaemonSet", "apps/v1"))
+            await world.api.create(make_budget(max_unavailable=1))
+            await world.settle(rounds=3)
+            (budget,) = world.api.all(PodDisruptionBudget)
+            (condition,) = budget.status.conditions
+            text = "daemonsets.apps does not implement the scale subresource"
+            assert (condition.status, condition.reason, condition.message) == ("False", "SyncFailed", text)
+            told = "CalculateExpectedPodCountFailed Failed to calculate the number of expected pods"
+            assert f"{told}: {text}" in world.events()
+
+    asyncio.run(play())
+
+
+def test_pods_of_nobody_count_by_number_only() -> None:
+    async def play() -> None:
+        async with World() as world:
+            world.api.put(make_pod("p", node="n1", phase="Running", ready=True))
+            await world.api.create(make_budget(min_available="50%"))
+            await world.settle(rounds=3)
+            assert any(
+                event.startswith(
+                    "UnmanagedPods Pods selected by this PodDisruptionBudget (selector: "
+                    "&LabelSelector{MatchLabels:map[string]string{app: web,},MatchExpressions:[]LabelSelectorRequirement{},})"
+                )
+                for event in world.events()
+            )
 
     asyncio.run(play())

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from world import World, make_pod
 
+from kaa.api.quota import best_effort, matches, usage, used
 from kaa.api.types.core_v1 import (
     ConfigMap,
     Container,
@@ -26,7 +27,7 @@ from kaa.api.types.core_v1 import (
     VolumeResourceRequirements,
 )
 from kaa.api.types.meta_v1 import ObjectMeta
-from kaa.controllers.quota_usage import matches, usage, used
+from kaa.api.values import Quantity
 
 
 def quota(hard: dict[str, str], **spec: object) -> ResourceQuota:
@@ -113,3 +114,9 @@ def test_usage_follows_what_comes_and_goes() -> None:
             assert found.status.used["configmaps"] == "2"
 
     asyncio.run(play())
+
+
+def test_a_pod_with_resources_of_its_own_is_not_best_effort() -> None:
+    bare = make_pod("bare")
+    asking = replace(bare, spec=replace(bare.spec, resources=ResourceRequirements(requests={"cpu": Quantity("1")})))
+    assert [best_effort(bare), best_effort(asking)] == [True, False]

@@ -21,7 +21,7 @@ from kaa.api.types.core_v1 import (
     VolumeResourceRequirements,
 )
 from kaa.api.types.meta_v1 import ObjectMeta
-from kaa.api.types.storage_v1 import StorageClass
+from kaa.api.types.storage_v1 import StorageClass, VolumeAttributesClass
 from kaa.api.values import Quantity
 from kaa.controllers.ttl import step_for
 
@@ -182,6 +182,25 @@ def test_a_claim_in_use_stays_until_its_pod_is_gone() -> None:
         world.api.remove(pod)
         await world.settle()
         assert world.api.all(PersistentVolumeClaim) == []
+
+    in_world(play)
+
+
+def test_an_attributes_class_stays_until_no_claim_names_it() -> None:
+    async def play(world: World) -> None:
+        await add(
+            world,
+            VolumeAttributesClass(metadata=ObjectMeta(name="gold"), driver_name="d.example.com"),
+            make_claim(volume_attributes_class_name="gold"),
+        )
+        held = await world.api.get(VolumeAttributesClass, "gold")
+        assert held.metadata.finalizers == ("kubernetes.io/vac-protection",)
+        await world.api.delete(VolumeAttributesClass, "gold")
+        await world.settle()
+        assert (await world.api.get(VolumeAttributesClass, "gold")).metadata.deletion_timestamp
+        await world.api.delete(PersistentVolumeClaim, "data", "default")
+        await world.settle()
+        assert not (await world.api.list(VolumeAttributesClass)).items
 
     in_world(play)
 

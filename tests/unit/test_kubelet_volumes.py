@@ -43,8 +43,9 @@ from kaa.kubelet.container_config import sub_path
 from kaa.kubelet.env import ConfigError, Sources
 from kaa.kubelet.objects import Objects
 from kaa.kubelet.volumes import VolumeError, Volumes, atomic
-from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter, mount_points
+from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
 from kaa.kubelet.volumes.payload import File
+from kaa.runtime.files import mount_points
 
 
 def files(**contents: str) -> dict[str, File]:

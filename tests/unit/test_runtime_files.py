@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kaa.runtime.files import RefusedError, remove_tree
+from kaa.runtime.files import RefusedError, Trash, mount_points, remove_tree
 
 
 @pytest.fixture
@@ -109,3 +111,65 @@ def test_mounts_are_not_crossed(root: Path, tmp_path: Path, kind: str) -> None:
         subprocess.run(["umount", str(point)], check=True)
     remove_tree(root / "a", root=root)
     assert (outside / "precious").exists()
+
+
+@pytest.fixture
+def trash(tmp_path: Path) -> Iterator[Trash]:
+    made = Trash(tmp_path / "trash")
+    yield made
+    made.close()
+
+
+def emptied(tmp_path: Path) -> bool:
+    deadline = time.monotonic() + 10
+    while any((tmp_path / "trash").iterdir()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def test_what_is_thrown_away_is_gone_at_once_and_removed_later(root: Path, tmp_path: Path, trash: Trash) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    (root / "a/b").mkdir(parents=True)
+    (root / "a/b/link").symlink_to(outside)
+    (root / "top").symlink_to(outside)
+    trash.put(root / "a", root=root)
+    trash.put(root / "top", root=root)
+    trash.put(root / "never/was", root=root)
+    assert list(root.iterdir()) == []
+    assert emptied(tmp_path)
+    assert (outside / "precious").read_text() == "x"
+
+
+@pytest.mark.parametrize("where", ["..", "../outside", "link/inner"])
+def test_nothing_outside_is_thrown_away(root: Path, tmp_path: Path, trash: Trash, where: str) -> None:
+    (tmp_path / "outside/inner").mkdir(parents=True)
+    (root / "link").symlink_to(tmp_path / "outside")
+    with pytest.raises(RefusedError):
+        trash.put(root / where, root=root)
+    assert (tmp_path / "outside/inner").exists()
+
+
+def test_what_an_earlier_life_threw_away_is_removed(tmp_path: Path, trash: Trash) -> None:
+    (tmp_path / "trash/old/inner").mkdir(parents=True)
+    trash.open()
+    assert emptied(tmp_path)
+
+
+@pytest.mark.root
+def test_a_tree_that_holds_a_mount_stays_whole(tmp_path: Path, trash: Trash) -> None:
+    root = tmp_path / "ro ot"
+    (root / "a/point").mkdir(parents=True)
+    (root / "a/file").write_text("x")
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(root / "a/point")], check=True)
+    try:
+        assert mount_points(root) == [root / "a/point"]
+        assert mount_points(tmp_path / "ro") == []
+        with pytest.raises(RefusedError, match="something is mounted there"):
+            trash.put(root / "a", root=root)
+        assert (root / "a/file").read_text() == "x"
+    finally:
+        subprocess.run(["umount", str(root / "a/point")], check=True)

@@ -127,7 +127,7 @@ def document_from_protobuf(data: bytes, find_type: FindType = find_struct) -> Do
 def _json_document(raw: bytes) -> Document:
     try:
         document = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (ValueError, RecursionError) as err:
         raise Malformed(str(err)) from None
     if not isinstance(document, dict):
         raise Malformed("the JSON within is no object")

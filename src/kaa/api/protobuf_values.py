@@ -172,7 +172,7 @@ def _json(data: bytes, position: int, stop: int, depth: int) -> Any:
     raw = _kept(parts(data, position, stop), 1, bytes)
     try:
         return msgspec.json.decode(raw) if raw else None
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (ValueError, RecursionError) as err:
         raise Malformed(f"the JSON within: {err}") from None
 
 

@@ -103,6 +103,19 @@ def from_label_selector(selector: LabelSelector | None) -> Selector:
     )
 
 
+def as_go(selector: LabelSelector | None) -> str:
+    """A label selector as Go prints a pointer to one: events have it that way."""
+    if selector is None:
+        return "nil"
+    labels = "".join(f"{key}: {value}," for key, value in sorted(selector.match_labels.items()))
+    rules = "".join(
+        f"LabelSelectorRequirement{{Key:{each.key},Operator:{each.operator},Values:[{' '.join(each.values)}],}},"
+        for each in selector.match_expressions
+    )
+    expressions = f"[]LabelSelectorRequirement{{{rules}}}"
+    return f"&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:{expressions},}}"
+
+
 def _requirement(r: LabelSelectorRequirement) -> Requirement:
     if r.operator not in ("In", "NotIn", "Exists", "DoesNotExist"):
         raise SelectorError(f'"{r.operator}" is not a valid label selector operator')

@@ -114,11 +114,30 @@ def read(request: Request, resource: Resource[Any], kind: type | None = None) ->
     """The object of a create or update. ``kind`` is the Struct when it is not the resource's own (``Scale``)."""
     if not isinstance(request.body, (bytes, bytearray)):
         return Body(request.body)
+    try:
+        return _read(request, resource, kind, bytes(request.body))
+    except UnicodeDecodeError:
+        return _read(request, resource, kind, as_go_reads(bytes(request.body)))
+
+
+def as_go_reads(data: bytes) -> bytes:
+    """Text with a replacement character for what is no UTF-8."""
+    return data.decode("utf-8", "replace").encode()
+
+
+def json_value(data: bytes) -> Any:
+    """The plain value of JSON as Go reads it. Raises msgspec.DecodeError, RecursionError."""
+    try:
+        return msgspec.json.decode(data)
+    except UnicodeDecodeError:
+        return msgspec.json.decode(as_go_reads(data))
+
+
+def _read(request: Request, resource: Resource[Any], kind: type | None, data: bytes) -> Body:
     expected_kind, expected_version = resource.kind, resource.api_version
     if kind is not None:
         expected_kind, expected_version = kind.KIND, kind.API_VERSION  # type: ignore[attr-defined]  # all kinds have them
     level = request.options.get("fieldValidation") or "Warn"
-    data = bytes(request.body)
     form = media_type(request.content_type)
     fast, text = form in (JSON, ""), form != PROTOBUF
     if resource.custom and kind is None and not text:
@@ -166,7 +185,7 @@ def _spec_in(data: bytes) -> bytes:
     """The bytes of a document's spec; none when they are not worth remembering."""
     try:
         spec = _PARTS.decode(data).spec
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return b""  # told of by who reads the whole
     return bytes(spec) if _SPEC_MIN < len(memoryview(spec)) <= _SPEC_MAX else b""
 

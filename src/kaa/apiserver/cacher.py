@@ -365,6 +365,9 @@ class Cacher:
             found = self._by_kind[kind] = self._by_resource[keys.storage_resource(scheme.resource_of(kind))]
         return found
 
+    def serves(self, resource: Resource[Any]) -> bool:
+        return keys.storage_resource(resource) in self._by_resource
+
     def caches(self) -> Iterable[ResourceCache]:
         return self._by_resource.values()
 

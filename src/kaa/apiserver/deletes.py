@@ -22,7 +22,7 @@ from kaa.store.base import RevisionMismatch
 
 from .admission.base import Attributes, Chain
 from .cacher import Cacher, Entry, stored_bytes
-from .reads import Reader, parse_int64
+from .reads import Reader, parse_int64, parse_limit
 from .writes import RETRIES, Writer, is_finished
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
@@ -147,6 +147,9 @@ class Deleter:
         selection = self._reader.selection(request)
         cache = self._cacher.of(request.resource)
         entries = cache.select(selection.namespace, selection.labels, selection.fields)
+        limit = parse_limit(request.options.get("limit", ""))
+        if limit:
+            entries = entries[:limit]
         for entry in entries:
             namespace, _, name = entry.key.rpartition("/")
             one = Request(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kaa.api.errors import ApiError, InternalError, NotFound, TooLarge
+from kaa.api.errors import ApiError, BadRequest, InternalError, NotFound, TooLarge, Unauthorized
 from kaa.client.client import WatchType
 from kaa.client.pipeline import Request, User
 
@@ -28,6 +28,12 @@ from .metrics import Metrics, Series
 from .pipeline import ApiServer, Outcome, converted_entry, method_not_allowed
 from .reads import Watch
 from .routes import Target
+from .timeouts import time_limit, timed_out
+
+if TYPE_CHECKING:  # loaded only where it is on
+    from .audit.auditor import Trail
+    from .audit.requests import FrontAuditor
+    from .flowcontrol.seating import Seating
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +47,11 @@ _Meaning = tuple[Target, dict[str, str], Series]
 KEPT_MEANINGS = 1024
 
 CONNECTS = frozenset({"log", "exec", "attach", "portforward", "proxy"})
+#: {(group, plural): what those who use it are told}
+_DEPRECATED = {
+    ("", "endpoints"): ("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",),
+    ("", "componentstatuses"): ("v1 ComponentStatus is deprecated in v1.19+",),
+}
 _NOT_FOUND = b"404 page not found\n"
 
 
@@ -56,30 +67,49 @@ class Front:
         paths: dict[str, PathHandler],
         connect: Connector,
         aggregator: Aggregator | None = None,
+        auditor: FrontAuditor | None = None,
+        seating: Seating | None = None,
         request_timeout_s: float = 60.0,
     ) -> None:
         self._api, self._authenticator, self._metrics = api, authenticator, metrics
         self._paths, self._connect = paths, connect
-        self._aggregator = aggregator
+        self._aggregator, self._auditor, self._seating = aggregator, auditor, seating
         self._request_timeout_s = request_timeout_s
         self._known: dict[tuple[str, bytes], _Meaning] = {}
 
     def __call__(self, http: HttpRequest) -> Answer | Awaitable[Answer]:
         began = self._api.clock.monotonic()
         series: Series | None = None
+        trail: Trail | None = None
+        lines = b""
         try:
             target, options, series = self._known.get((http.method, http.target)) or self._understand(http)
-            user = self._user(http)
-            answer = self._dispatch(http, user, target, options)
+            asker = self._asker(http)
+            if self._auditor is not None:
+                trail = self._auditor.arrived(http, asker, target)
+            user = self._acting(http, asker)
+            if trail is not None and user is not asker:
+                trail.impersonated(user)
+            if self._seating is None:
+                answer = self._dispatch(http, user, target, options)
+            else:
+                flow = self._seating.flow(user, target, http.method)
+                lines = flow.lines
+                answer = self._seating.serve(flow, self._dispatch, http, user, target, options, trail)
         except Exception as err:
-            answer = self._failure(http, err)
+            answer = self._failure(http, err, trail)
+        if trail is not None:
+            trail.decided()
+            if self._auditor is not None and not isinstance(answer, Awaitable):
+                answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
             (series or self._metrics.series(None)).observe(answer.status, self._api.clock.monotonic() - began)
+            answer.lines = lines
             if "audit-id" in http.headers:
                 answer.audit_id = http.headers["audit-id"]
             return answer
         if isinstance(answer, Awaitable):
-            return self._finish(http, answer, series or self._metrics.series(None), began)
+            return self._finish(http, answer, series or self._metrics.series(None), began, trail, lines)
         return answer
 
     def _understand(self, http: HttpRequest) -> _Meaning:
@@ -94,30 +124,55 @@ class Front:
             self._known[http.method, http.target] = meaning
         return meaning
 
-    async def _finish(self, http: HttpRequest, waiting: Awaitable[Answer], series: Series, began: float) -> Answer:
+    async def _finish(
+        self,
+        http: HttpRequest,
+        waiting: Awaitable[Answer],
+        series: Series,
+        began: float,
+        trail: Trail | None,
+        lines: bytes,
+    ) -> Answer:
+        inflight = self._metrics.inflight
+        kind = "readOnly" if http.method in ("GET", "HEAD") else "mutating"
+        inflight[kind] += 1
         try:
             answer = await waiting
         except Exception as err:
-            answer = self._failure(http, err)
+            answer = self._failure(http, err, trail)
+        finally:
+            inflight[kind] -= 1
+        if self._auditor is not None and trail is not None:
+            answer = self._auditor.answered(trail, answer)
         if isinstance(answer, HttpResponse):
             series.observe(answer.status, self._api.clock.monotonic() - began)
+            answer.lines = lines
             answer.audit_id = answer.audit_id or http.headers.get("audit-id", "")
         return answer
 
-    def _failure(self, http: HttpRequest, error: Exception) -> HttpResponse:
+    def _failure(self, http: HttpRequest, error: Exception, trail: Trail | None) -> HttpResponse:
         """The answer to what went wrong; what nobody foresaw is logged, and told without its details."""
+        if self._auditor is not None and trail is None and isinstance(error, Unauthorized):
+            self._auditor.unknown(http)
         if isinstance(error, ApiError):
             return self._refusal(http, error)
+        if isinstance(error, RecursionError):  # only what was sent can nest so deeply
+            return self._refusal(http, BadRequest("the object provided is nested too deeply"))
         if isinstance(error, TimeoutError):
-            message = "request did not complete within the allotted timeout"
-            return self._refusal(http, ApiError(message, code=504, reason="Timeout"))
+            return self._refusal(http, timed_out())
+        if trail is not None:
+            trail.panicked()
         log.error("request failed", method=http.method, target=http.target.decode("latin-1"), exc_info=error)
         return self._refusal(http, InternalError("an error on the server prevented the request from succeeding"))
 
-    def _user(self, http: HttpRequest) -> User:
+    def _asker(self, http: HttpRequest) -> User:
+        """Who sends the request. Raises Unauthorized."""
+        credentials = Credentials(http.headers.get("authorization", ""), http.connection.peer_certificate)
+        return self._authenticator.authenticate(credentials, self._api.cacher)
+
+    def _acting(self, http: HttpRequest, user: User) -> User:
+        """Whom the sender acts as: another, if it says so and may."""
         headers = http.headers
-        credentials = Credentials(headers.get("authorization", ""), http.connection.peer_certificate)
-        user = self._authenticator.authenticate(credentials, self._api.cacher)
         for name in headers:
             if name.startswith("impersonate-"):
                 break
@@ -162,14 +217,21 @@ class Front:
             return self._connect(http, request, target)
         self._check_verb(target)
         media = wire.negotiate(headers.get("accept", ""), protobuf=not target.resource.custom)
+        if media.shape == "Table" and "get" not in target.resource.verbs:
+            raise wire.not_acceptable()  # a review is no row
         if "pretty" in options and options["pretty"] in ("true", "1"):
             media = wire.Media(media.format, media.shape, media.version, True)
         if target.verb == "watch":
             return self._watch(request, media)
+        zipped = wire.wants_gzip(headers["accept-encoding"]) if "accept-encoding" in headers else False
+        limit_s = self._request_timeout_s
+        if "timeout" in options:
+            limit_s = time_limit(options["timeout"], limit_s)
         made = self._api.perform(request)
         if isinstance(made, Outcome):
-            return self._render(made, request, media)
-        return self._rendered(made, request, media)
+            answer = self._render(made, request, media)
+            return wire.gzipped(answer) if zipped else answer
+        return self._rendered(made, request, media, zipped, limit_s)
 
     def _check_verb(self, target: Target) -> None:
         resource = target.resource
@@ -187,7 +249,8 @@ class Front:
         service = self._aggregator.serving(target) if self._aggregator is not None else None
         if self._aggregator is not None and service is not None:
             self._api.allow(question_of(http, user, target))
-            return self._aggregator.answer(http, user, service, target)
+            limit_s = time_limit(options.get("timeout", ""), self._request_timeout_s)
+            return self._aggregator.answer(http, user, service, target, limit_s)
         if target.unknown_resource:
             if (target.group, target.version) in self._api.served():
                 self._api.allow(question_of(http, user, target))
@@ -210,12 +273,15 @@ class Front:
 
     # ------------------------------------------------------------------------------------------------ rendering
 
-    async def _rendered(self, made: Awaitable[Outcome], request: Request, media: wire.Media) -> HttpResponse:
-        async with asyncio.timeout(self._request_timeout_s):
-            return self._render(await made, request, media)
+    async def _rendered(
+        self, made: Awaitable[Outcome], request: Request, media: wire.Media, zipped: bool, limit_s: float
+    ) -> HttpResponse:
+        async with asyncio.timeout(limit_s):
+            answer = self._render(await made, request, media)
+        return wire.gzipped(answer) if zipped else answer
 
     def _render(self, outcome: Outcome, request: Request, media: wire.Media) -> HttpResponse:
-        if outcome.entry is not None and media is wire.PLAIN and not outcome.warnings:
+        if outcome.entry is not None and media is wire.PLAIN and not outcome.warnings and not _deprecation(request):
             return HttpResponse(outcome.code, outcome.entry.alone)
         include = request.options.get("includeObject") or "Metadata"
         if outcome.entry is not None:
@@ -230,7 +296,7 @@ class Front:
             )
         else:
             response = wire.struct_response(outcome.code, outcome.object, media)
-        _warn(response, outcome.warnings)
+        _warn(response, (*_deprecation(request), *outcome.warnings))
         return response
 
     # ------------------------------------------------------------------------------------------------ watching
@@ -242,7 +308,7 @@ class Front:
             request.resource = stored
         watch = self._api.reader.open_watch(request)
         request.resource = shown
-        return HttpResponse(200, self._watch_lines(watch, request, media), media.stream_type)
+        return HttpResponse(200, self._watch_lines(watch, request, media), media.stream_type, endless=True)
 
     async def _watch_lines(self, watch: Watch, request: Request, media: wire.Media) -> AsyncIterator[bytes]:
         shown = request.resource
@@ -251,6 +317,9 @@ class Front:
         strategy = self._api.strategy_for(shown)
         first = True
         steps = watch.steps()
+        scope = "namespace" if request.namespace else "cluster"
+        watches, labels = self._metrics.watches, (shown.group, shown.version, shown.plural, scope)
+        watches[labels] = watches.get(labels, 0) + 1
         try:
             async for batch in steps:
                 lines: list[bytes] = []
@@ -268,6 +337,7 @@ class Front:
         except ApiError as err:
             yield wire.error_line(err)
         finally:
+            watches[labels] -= 1
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     def _shaped(
@@ -293,6 +363,10 @@ def question_of(http: HttpRequest, user: User, target: Target) -> Question:
         user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
         target.namespace, target.name,
     )  # fmt: skip
+
+
+def _deprecation(request: Request) -> tuple[str, ...]:
+    return _DEPRECATED.get((request.resource.group, request.resource.plural), ())
 
 
 def _warn(response: HttpResponse, texts: Iterable[str]) -> None:

@@ -30,16 +30,18 @@ BODY_LIMIT = 3 * 1024 * 1024  # bytes, as upstream's
 HEADER_LIMIT = 1024 * 1024
 READ_MAX = 256 * 1024  # bytes that one read of the transport may bring
 HIGH_WATER = 256 * 1024  # bytes waiting in the transport before a writer pauses
+LINGER_S = 0.5  # how long a refused client may go on sending before it is cut: a reset could overtake the answer
 
 _REASONS = {
     101: "Switching Protocols", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 301: "Moved Permanently",
     302: "Found", 304: "Not Modified", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized",
     403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable", 408: "Request Timeout",
     409: "Conflict", 410: "Gone", 413: "Request Entity Too Large", 415: "Unsupported Media Type",
-    422: "Unprocessable Entity", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
+    417: "Expectation Failed", 422: "Unprocessable Entity", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
     500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
     504: "Gateway Timeout",
 }  # fmt: skip
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {code: b"HTTP/1.1 %d %s\r\n" % (code, text.encode()) for code, text in _REASONS.items()}
 
 
@@ -52,6 +54,8 @@ class HttpRequest:
     headers: dict[str, str]
     connection: Connection
     body: bytes = b""
+    last: bool = False  #: no other request follows on this connection
+    old: bool = False  #: HTTP/1.0: it knows no chunks, and a connection that stays must be said
 
     def wants_upgrade(self) -> bool:
         return "upgrade" in self.headers.get("connection", "").lower() and "upgrade" in self.headers
@@ -65,6 +69,7 @@ class HttpResponse:
     body: bytes | AsyncIterator[bytes] = b""
     content_type: str = "application/json"
     headers: list[tuple[str, str]] = field(default_factory=list)
+    endless: bool = False  #: streams that may end after any chunk: a server that stops ends them properly
     lines: bytes = b""  #: header lines that many answers share, as they go on the wire
     audit_id: str = ""  #: the id that the client gave or audit has used; empty: any
 
@@ -112,19 +117,25 @@ def _head_start(status: int, content_type: str) -> bytes:
     return b"%sCache-Control: no-cache, private\r\n%sAudit-Id: " % (line, kind)
 
 
-def head(response: HttpResponse, length: int | None) -> bytes:
-    """The status line and headers; ``length`` None announces chunks."""
+def head(response: HttpResponse, length: int | None, *, old: bool = False) -> bytes:
+    """The status line and headers; ``length`` None announces chunks, or (``old``: HTTP/1.0) says no length."""
     size = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
     more = response.lines
     if response.headers:
         lines = [b"%s: %s\r\n" % (name.encode(), value.encode("utf-8", "replace")) for name, value in response.headers]
         more = b"".join((more, *lines))
     start = _head_start(response.status, response.content_type)
+    if old:
+        start = start.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    if old and length is None:
+        end = b""
+    else:
+        end = size + b"\r\n"
     if response.audit_id:
         named = response.audit_id.encode("latin-1", "replace")
-        return b"%s%s\r\n%s%s%s\r\n\r\n" % (start, named, _Date.now(), more, size)
+        return b"%s%s\r\n%s%s%s\r\n" % (start, named, _Date.now(), more, end)
     number = next(_AuditIds.counter)
-    return b"%s%s%012x\r\n%s%s%s\r\n\r\n" % (start, _AuditIds.process, number, _Date.now(), more, size)
+    return b"%s%s%012x\r\n%s%s%s\r\n" % (start, _AuditIds.process, number, _Date.now(), more, end)
 
 
 @lru_cache(maxsize=1024)
@@ -132,8 +143,13 @@ def _header_name(name: bytes) -> str:
     return name.decode("latin-1").lower()
 
 
+def _plain(status: int, more: str = "") -> HttpResponse:
+    """A refusal of HTTP itself, as Go's server words it."""
+    return HttpResponse(status, f"{status} {_REASONS[status]}{more}".encode(), "text/plain; charset=utf-8")
+
+
 def _heads_too_large() -> HttpResponse:
-    return HttpResponse(431, b"431 Request Header Fields Too Large", "text/plain; charset=utf-8")
+    return _plain(431)
 
 
 class Connection(asyncio.Protocol):
@@ -147,12 +163,15 @@ class Connection(asyncio.Protocol):
         self.peer = ""
         self.memo: dict[Any, Any] = {}  #: whatever the application wants to know again on this connection
         self.closed: asyncio.Event = asyncio.Event()
-        self._waiting: deque[HttpRequest] = deque()
+        self._waiting: deque[HttpRequest | HttpResponse] = deque()  #: requests, and the refusal that ends them
         self._task: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
         self._drained.set()
         self._sink: Callable[[bytes], None] | None = None  #: takes the bytes of an upgraded connection
         self._raw: list[bytes] = []
+        self._ended = False  #: what arrives is not read any more
+        self._continues = False  #: the client waits to be told to send its body, behind other answers
+        self._linger: asyncio.TimerHandle | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -162,7 +181,6 @@ class Connection(asyncio.Protocol):
         self._in_head = True
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._refused: HttpResponse | None = None
 
     # ------------------------------------------------------------------------------------------ from the transport
 
@@ -180,10 +198,12 @@ class Connection(asyncio.Protocol):
         if self._sink is not None:
             self._sink(data)
             return
+        if self._ended:
+            return
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEADER_LIMIT + READ_MAX:
-                self._write(_heads_too_large(), close=True)
+                self._refuse(_heads_too_large())
                 return
         try:
             self._parser.feed_data(data)
@@ -192,7 +212,7 @@ class Connection(asyncio.Protocol):
             if rest:
                 self._raw.append(rest)
         except httptools.HttpParserError:
-            self._write(HttpResponse(400, b"400 Bad Request", "text/plain; charset=utf-8"), close=True)
+            self._refuse(_plain(400))
 
     def eof_received(self) -> bool:
         return False
@@ -201,6 +221,9 @@ class Connection(asyncio.Protocol):
         self._server.connections.discard(self)
         self.closed.set()
         self._drained.set()
+        self._ended = True
+        if self._linger is not None:
+            self._linger.cancel()
         if self._sink is not None:
             self._sink(b"")
         if self._task is not None:
@@ -220,7 +243,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > HEADER_LIMIT:
-            self._refused = _heads_too_large()
+            self._refuse(_heads_too_large())
             return
         key = _header_name(name)
         text = value.decode("latin-1")
@@ -228,43 +251,74 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if "100-continue" in self._headers.get("expect", ""):
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        headers = self._headers
+        if "host" not in headers and self._parser.get_http_version() == "1.1":
+            self._refuse(_plain(400, ": missing required Host header"))
+        length = headers.get("content-length", "")
+        if len(length) > 6 and length.isdigit() and int(length[:20]) > self._server.body_limit:
+            self._refuse(self._server.too_large(int(length[:20])))
+        expected = headers.get("expect")
+        if expected:
+            self._expect(expected)
+
+    def _expect(self, expected: str) -> None:
+        """Tell a client that waits for it to send the body, once the answers before it are out."""
+        if expected.lower() != "100-continue":
+            self._refuse(_plain(417))
+        elif self._task is not None:
+            self._continues = True
+        elif not self._ended:
+            self.transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        if self._ended:
+            return
         if self._body_bytes > self._server.body_limit:
-            self._body.clear()
-            self._refused = self._server.too_large(self._body_bytes)
-        elif self._refused is None:
+            self._refuse(self._server.too_large(self._body_bytes))
+        else:
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        request = HttpRequest(
-            self._parser.get_method().decode(), self._target, self._headers, self, b"".join(self._body)
-        )
-        refused = self._refused
+        if self._ended:
+            return
+        parser = self._parser
+        request = HttpRequest(parser.get_method().decode(), self._target, self._headers, self, b"".join(self._body))
+        if "connection" in request.headers or not parser.should_keep_alive():
+            request.old = parser.get_http_version() == "1.0"
+            request.last = not parser.should_keep_alive()
+        if parser.should_upgrade():  # whatever the answer is: what follows would be another protocol
+            request.last = True
         self._reset()
-        if refused is not None:
-            self._write(refused, close=True)
-        elif self._task is not None:
-            self._waiting.append(request)
-            if len(self._waiting) > 64:
-                self.transport.pause_reading()
-        else:
+        if self._task is None:
             self._answer(request)
+            return
+        self._waiting.append(request)
+        if len(self._waiting) > 64:
+            self.transport.pause_reading()
 
     # ------------------------------------------------------------------------------------------------- answering
+
+    def _refuse(self, refusal: HttpResponse) -> None:
+        """Answer no, in its turn, and read no further."""
+        if self._ended:
+            return
+        self._ended = True
+        self._body.clear()
+        if self._task is None:
+            self._write(refusal, close=True)
+        else:
+            self._waiting.append(refusal)
 
     def _answer(self, request: HttpRequest) -> None:
         answer = self._server.ask(request)
         if isinstance(answer, HttpResponse) and isinstance(answer.body, bytes):
-            self._write(answer, close=self._ends(request), empty=request.method == "HEAD")
+            self._write(answer, request, close=self._ends(request))
         else:
             self._task = self._server.start(self._finish(request, answer), f"http {request.method}")
 
     def _ends(self, request: HttpRequest) -> bool:
-        return request.headers.get("connection", "").lower() == "close" or self._server.closing
+        return request.last or self._server.closing
 
     async def _finish(self, request: HttpRequest, answer: Answer | Awaitable[Answer]) -> None:
         """Answer; an answer that broke off leaves a connection on which nothing more can be said."""
@@ -276,8 +330,8 @@ class Connection(asyncio.Protocol):
 
     async def _finish_all(self, request: HttpRequest, answer: Answer | Awaitable[Answer]) -> None:
         """Await and write one answer, then those that queued behind it."""
-        upcoming: HttpRequest | None = request
-        while upcoming is not None:
+        upcoming: HttpRequest | HttpResponse | None = request
+        while isinstance(upcoming, HttpRequest):
             made = await answer if isinstance(answer, Awaitable) else answer
             if isinstance(made, HttpResponse):
                 await self._send(made, upcoming)
@@ -285,43 +339,85 @@ class Connection(asyncio.Protocol):
                 await made(self)
                 self.transport.close()
                 return
+            if self._ends(upcoming):
+                return
             upcoming = self._waiting.popleft() if self._waiting else None
-            if upcoming is not None:
+            if isinstance(upcoming, HttpRequest):
                 self.transport.resume_reading()
                 answer = self._server.ask(upcoming)
         self._task = None
+        if isinstance(upcoming, HttpResponse):
+            self._write(upcoming, close=True)
+        elif self._continues:
+            self._continues = False
+            self.transport.write(_CONTINUE)
 
     async def _send(self, response: HttpResponse, request: HttpRequest) -> None:
-        empty = request.method == "HEAD"
         if isinstance(response.body, bytes):
-            self._write(response, close=self._ends(request), empty=empty)
+            self._write(response, request, close=self._ends(request))
             await self._drained.wait()
             return
-        chunked = head(response, None)
-        self.transport.write(chunked)
-        body = response.body
-        try:
-            if not empty:
-                async for chunk in body:
-                    if chunk:
-                        self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
-                        if not self._drained.is_set():
-                            await self._drained.wait()
-            self.transport.write(b"0\r\n\r\n")
-        finally:
-            close = getattr(body, "aclose", None)
-            if close is not None:
-                await close()
-        if self._ends(request):
-            self.transport.close()
-
-    def _write(self, response: HttpResponse, *, close: bool = False, empty: bool = False) -> None:
-        assert isinstance(response.body, bytes)
+        close = self._ends(request) or request.old
         if close:
+            request.last = self._ended = True
             response.headers.append(("Connection", "close"))
-        start = head(response, len(response.body))
+        body = response.body
+        ended = b"" if request.old else b"0\r\n\r\n"
+        self.transport.write(head(response, None, old=request.old))
+        try:
+            if request.method == "HEAD":
+                ended = b""
+            else:
+                await self._stream(body, chunked=not request.old)
+        except asyncio.CancelledError:
+            if response.endless and self._server.closing:
+                self.transport.write(ended)
+            raise
+        finally:
+            stop = getattr(body, "aclose", None)
+            if stop is not None:
+                await stop()
+        if ended:
+            self.transport.write(ended)
+        if close:
+            self._hang_up()
+
+    async def _stream(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+        async for chunk in body:
+            if chunk:
+                if chunked:
+                    self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+                else:
+                    self.transport.write(chunk)
+                if not self._drained.is_set():
+                    await self._drained.wait()
+
+    def _write(self, response: HttpResponse, request: HttpRequest | None = None, *, close: bool = False) -> None:
+        assert isinstance(response.body, bytes)
+        old = request is not None and request.old
+        if close or old:
+            response.headers.append(("Connection", "close" if close else "keep-alive"))
+        start = head(response, len(response.body), old=old)
+        empty = request is not None and request.method == "HEAD"
         self.transport.write(start if empty else start + response.body)
         if close:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close; a client that may still be sending is first given the time to read its answer."""
+        self._ended = True
+        self._waiting.clear()
+        if self._in_head and not self._head_bytes:
+            self.transport.close()
+        elif self._linger is None:
+            self.transport.resume_reading()
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.transport.close)
+
+    def shut(self) -> None:
+        """End now, streams at a chunk's end: the server stops."""
+        if self._task is not None:
+            self._task.cancel()
+        else:
             self.transport.close()
 
     # --------------------------------------------------------------------------------------- taking a connection over
@@ -387,7 +483,7 @@ class HttpServer:
                 for server in self._listening:
                     server.close()
                 for connection in list(self.connections):
-                    connection.transport.close()
+                    connection.shut()
 
 
 async def _contained(work: Awaitable[None]) -> None:

@@ -6,6 +6,7 @@ Counting must cost next to nothing per request, so it is plain dictionaries; tex
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 
 from .routes import Target
 
@@ -34,6 +35,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self._series: dict[Labels, Series] = {}
+        #: Requests that are being answered, by whether they may change anything.
+        self.inflight = {"mutating": 0, "readOnly": 0}
+        #: {(group, version, resource, scope): watches that are on}
+        self.watches: dict[tuple[str, str, str, str], int] = {}
+        #: What else has something to tell: each gives whole families.
+        self.sources: list[Callable[[], str]] = []
 
     def series(self, target: Target | None) -> Series:
         """Where requests like this one are counted."""
@@ -65,7 +72,35 @@ class Metrics:
                 lines.append(f'{name}_bucket{{{_text(labels)},le="{bound}"}} {total}')
             lines.append(f"{name}_sum{{{_text(labels)}}} {series.seconds:.6f}")
             lines.append(f"{name}_count{{{_text(labels)}}} {total}")
-        return "\n".join(lines) + "\n"
+        lines += self._gauges()
+        return "\n".join(lines) + "\n" + "".join(source() for source in self.sources)
+
+    def _gauges(self) -> Iterator[str]:
+        name = "apiserver_current_inflight_requests"
+        yield f"# HELP {name} Maximal number of currently used inflight request limit of this apiserver per request kind."
+        yield f"# TYPE {name} gauge"
+        for kind, count in self.inflight.items():
+            yield f'{name}{{request_kind="{kind}"}} {count}'
+        name = "apiserver_longrunning_requests"
+        yield f"# HELP {name} Gauge of all active long-running apiserver requests."
+        yield f"# TYPE {name} gauge"
+        for (group, version, resource, scope), count in sorted(self.watches.items()):
+            labels = ("WATCH", group, version, resource, "", scope)
+            yield f'{name}{{{_text(labels)},component="apiserver"}} {count}'
+
+
+def objects_text(counts: Iterable[tuple[str, str, int]]) -> str:
+    """How many objects are kept: (group, resource, count)."""
+    found = sorted(counts)
+    lines = [
+        "# HELP apiserver_resource_objects Number of stored objects at the time of last check split by kind.",
+        "# TYPE apiserver_resource_objects gauge",
+        *(f'apiserver_resource_objects{{group="{g}",resource="{r}"}} {count}' for g, r, count in found),
+        "# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.",
+        "# TYPE apiserver_storage_objects gauge",
+        *(f'apiserver_storage_objects{{resource="{f"{r}.{g}" if g else r}"}} {count}' for g, r, count in found),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _labels(target: Target | None) -> Labels:

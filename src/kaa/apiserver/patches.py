@@ -129,7 +129,7 @@ def read_patch(request: Request, kind: PatchType) -> Any:
     if not isinstance(body, (bytes, bytearray)):
         return body
     try:
-        patch = msgspec.json.decode(body)
+        patch = bodies.json_value(bytes(body))
     except (msgspec.DecodeError, RecursionError) as err:
         raise BadRequest(f"error decoding patch: {err}") from None
     if kind is PatchType.JSON and not isinstance(patch, list):

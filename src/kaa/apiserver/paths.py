@@ -14,20 +14,13 @@ from .authn.jwt import VerifyingKey
 from .authn.tokens import ISSUER
 from .discovery import VERSION, Discovery
 from .front import PathHandler
+from .health import CHECKS, TEXT, Health
 from .http import Answer, HttpRequest, HttpResponse
 from .metrics import Metrics
 from .openapi import OpenAPI
+from .openapi.documents import Document
 from .pipeline import ApiServer
 
-TEXT = "text/plain; charset=utf-8"
-CHECKS = (
-    "ping",
-    "log",
-    "etcd",
-    "poststarthook/start-apiserver-admission-initializer",
-    "poststarthook/rbac/bootstrap-roles",
-    "poststarthook/scheduling/bootstrap-system-priority-classes",
-)
 _PLAIN_PATHS = (
     "/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2", "/openapi/v3",
     "/openid/v1/jwks", "/version",
@@ -40,8 +33,11 @@ class Paths:
     def __init__(self, api: ApiServer, metrics: Metrics, key: VerifyingKey, server_url: str) -> None:
         self._api, self._metrics, self._key, self._server_url = api, metrics, key, server_url
         self.ready = asyncio.Event()
+        self.health = Health(api, self.ready)
         self.discovery = Discovery(server_url.removeprefix("https://"))
         self.openapi = OpenAPI()
+        #: Adds what other servers say to the two documents that speak of all.
+        self.merge_openapi: Callable[[str, Document], Awaitable[Document]] | None = None
         self.handlers: dict[str, PathHandler] = {
             "/version": lambda http, user, options: HttpResponse(
                 200, msgspec.json.format(msgspec.json.encode(VERSION), indent=2)
@@ -59,8 +55,8 @@ class Paths:
             ),
         }
         for word in ("healthz", "livez", "readyz"):
-            self.handlers[f"/{word}"] = self._health
-            self.handlers[f"/{word}/"] = self._health_check
+            self.handlers[f"/{word}"] = self.health.report
+            self.handlers[f"/{word}/"] = self.health.one
         for path in ("/api", "/apis", "/api/", "/apis/"):
             self.handlers[path] = self._discovery
         for path in ("/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openapi/"):
@@ -85,19 +81,6 @@ class Paths:
         paths = sorted({*_PLAIN_PATHS, *self._group_paths(), *(f"/healthz/{check}" for check in CHECKS)})
         return HttpResponse(200, msgspec.json.format(msgspec.json.encode({"paths": paths}), indent=2))
 
-    def _health(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
-        path = http.target.partition(b"?")[0].decode("latin-1")
-        if path == "/readyz" and not self.ready.is_set():
-            return HttpResponse(500, b"[-]poststarthook failed: not finished\nreadyz check failed\n", TEXT)
-        if "verbose" in options:
-            lines = [f"[+]{check} ok" for check in CHECKS if check not in http.target.decode("latin-1")]
-            return HttpResponse(200, "\n".join([*lines, f"{path[1:]} check passed\n"]).encode(), TEXT)
-        return HttpResponse(200, b"ok", TEXT)
-
-    def _health_check(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
-        check = http.target.partition(b"?")[0].decode("latin-1").split("/", 2)[2]
-        return HttpResponse(200, b"ok", TEXT) if check in CHECKS else HttpResponse(404, b"404 page not found\n", TEXT)
-
     def _discovery(self, http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
         path = http.target.partition(b"?")[0].decode("latin-1").rstrip("/")
         found = self.discovery.document(path, http.headers.get("accept", ""))
@@ -118,6 +101,8 @@ class Paths:
         )
         if found is None:
             return HttpResponse(404, b"404 page not found\n", TEXT)
+        if self.merge_openapi is not None and path.rstrip("/") in ("/openapi/v2", "/openapi/v3"):
+            found = await self.merge_openapi(path, found)
         asked = options.get("hash")
         if asked and found.hash and asked != found.hash:
             return HttpResponse(301, b"", "", [("Location", f"{path}?hash={found.hash}")])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from kaa.api.clock import Clock
 from kaa.api.errors import ApiError, MethodNotAllowed, NotFound
@@ -53,6 +53,16 @@ BUILT_IN_VERSIONS = frozenset((resource.group, resource.version) for resource in
 Virtual = Callable[[Request, Any], Awaitable[Outcome]]
 
 
+class Elsewhere(Protocol):
+    """What answers for resources and paths that other servers keep."""
+
+    async def call(self, request: Request) -> Answer: ...
+
+    def watch(self, request: Request) -> AsyncIterator[WatchEvent[Any]]: ...
+
+    async def raw(self, user: User, method: str, path: str, body: bytes, content_type: str) -> bytes: ...
+
+
 class ApiServer:
     """The API server's inside. ``run`` keeps the caches true; ``perform`` answers what is already authorized."""
 
@@ -77,6 +87,7 @@ class ApiServer:
         self.custom: dict[tuple[str, str, str], Resource[Any]] = {}
         #: Paths that are no resource: {path: answer}, for both transports
         self.raw_paths: dict[str, Callable[[User], bytes]] = {}
+        self.elsewhere: Elsewhere | None = None
 
     def find(self, group: str, version: str, plural: str) -> Resource[Any] | None:
         return resource_by_path(group, version, plural) or self.custom.get((group, version, plural))
@@ -236,6 +247,9 @@ class ApiServer:
     async def call(self, request: Request) -> Answer:
         """``client.pipeline.Pipeline.call``."""
         self.authorize(request)
+        if self.elsewhere is not None and self._is_elsewhere(request.resource):
+            return await self.elsewhere.call(request)
+        self._known(request.resource)
         made = self.perform(request)
         outcome = made if isinstance(made, Outcome) else await made
         if outcome.listing is not None:
@@ -254,6 +268,9 @@ class ApiServer:
     def watch(self, request: Request) -> AsyncIterator[WatchEvent[Any]]:
         """``client.pipeline.Pipeline.watch``."""
         self.authorize(request)
+        if self.elsewhere is not None and self._is_elsewhere(request.resource):
+            return self.elsewhere.watch(request)
+        self._known(request.resource)
         shown = request.resource
         request = replace(request, resource=keys.storage_resource(shown))
         return self._watched(self.reader.open_watch(request), shown)
@@ -272,13 +289,23 @@ class ApiServer:
         finally:
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
 
+    def _known(self, resource: Resource[Any]) -> None:
+        """A client in this process may ask for what has never been served, or is no more."""
+        if resource.custom and not self.cacher.serves(resource):
+            raise NotFound("the server could not find the requested resource")
+
     async def raw(self, user: User, method: str, path: str, body: bytes, content_type: str) -> bytes:
         """``client.pipeline.Pipeline.raw``."""
         self.allow(Question(user, method.lower(), path=path))
         answer = self.raw_paths.get(path)
-        if answer is None:
-            raise NotFound("the server could not find the requested resource")
-        return answer(user)
+        if answer is not None:
+            return answer(user)
+        if self.elsewhere is not None:
+            return await self.elsewhere.raw(user, method, path, body, content_type)
+        raise NotFound("the server could not find the requested resource")
+
+    def _is_elsewhere(self, resource: Resource[Any]) -> bool:
+        return resource.custom and (resource.group, resource.version, resource.plural) not in self.custom
 
 
 def converted_entry(entry: Entry, resource: Resource[Any]) -> Entry:

@@ -218,7 +218,10 @@ class Reader:
             if asked not in ("", "0"):
                 wait_for = parse_version(asked)
         else:
-            cache.replay(watcher, parse_version(asked))
+            after = parse_version(asked)
+            if after > self._cacher.revision:
+                watcher = LateWatcher(watcher, after)
+            cache.replay(watcher, after)
         cache.watchers.add(watcher)
         timeout = parse_limit(options.get("timeoutSeconds", ""))
         return Watch(
@@ -231,8 +234,22 @@ class Reader:
             timeout_s=float(timeout) if timeout else self._clock.random.uniform(1800, 3600),
             clock=self._clock,
             wait_for=wait_for,
-            revision=self._cacher.revision,
+            revision=max(self._cacher.revision, watcher.after if isinstance(watcher, LateWatcher) else NO_REVISION),
         )
+
+
+class LateWatcher(Watcher):
+    """A watcher from a revision to come: what happens up to it is not told."""
+
+    __slots__ = ("after",)
+
+    def __init__(self, watcher: Watcher, after: Revision) -> None:
+        super().__init__(watcher.namespace.removesuffix("/"), watcher.labels, watcher.fields)
+        self.after = after
+
+    def offer(self, change: Change) -> None:
+        if change.revision > self.after:
+            super().offer(change)
 
 
 WatchStep = tuple[WatchType, Entry | None, Change | None]
@@ -278,7 +295,7 @@ class Watch:
                 elif watcher.ended:
                     return
                 elif self.bookmarks:
-                    self.revision = self.cacher.revision
+                    self.revision = max(self.revision, self.cacher.revision)
                     yield [(WatchType.BOOKMARK, None, None)]
         finally:
             self.close()

@@ -134,8 +134,10 @@ class Client(Protocol):
         body: Any,
         answer: type[T],
         namespace: str | None = None,
+        *,
+        verb: str = "create",
     ) -> T:
-        """POST ``body`` to a subresource that answers with another type: eviction, token."""
+        """Ask a subresource that answers with another type: POST to eviction or token; ``get`` and ``update`` a scale."""
         ...
 
     async def raw(self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json") -> bytes:

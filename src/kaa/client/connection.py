@@ -12,7 +12,8 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 import httptools
@@ -140,6 +141,16 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self.reusable = False
         self._transport.abort()
+
+
+class Asks(Protocol):
+    """Where requests are sent."""
+
+    def ask(
+        self, method: str, path: str, headers: Headers, body: bytes = b""
+    ) -> AbstractAsyncContextManager[Connection]: ...
+
+    def close(self) -> None: ...
 
 
 class Pool:

@@ -20,7 +20,7 @@ from kaa.api.resources import Resource
 from kaa.api.types.meta_v1 import DeleteOptions, ListMeta, Status
 
 from .client import Kind, Listing, PatchType, WatchEvent, WatchType
-from .connection import Connection, Pool
+from .connection import Asks, Connection, Pool
 from .inprocess import list_options, parent_of, watch_options
 
 T = TypeVar("T")
@@ -44,7 +44,8 @@ class _Meta(msgspec.Struct):
 
 
 class HttpClient:
-    """``client.Client`` on a server at ``url``. ``token`` is asked for with each request, since tokens are renewed."""
+    """``client.Client`` on a server at ``url``. ``token`` is asked for with each request, since tokens are renewed;
+    ``pool`` takes the place of connections to ``url``."""
 
     def __init__(
         self,
@@ -53,9 +54,10 @@ class HttpClient:
         agent: str,
         *,
         token: Callable[[], str] | None = None,
+        pool: Asks | None = None,
     ) -> None:
         self._url, self._token = url.rstrip("/"), token
-        self._pool = Pool(self._url, tls, {"User-Agent": agent, "Accept": "application/json"})
+        self._pool: Asks = pool or Pool(self._url, tls, {"User-Agent": agent, "Accept": "application/json"})
 
     def _headers(self, content_type: str) -> dict[str, str]:
         headers = {"Content-Type": content_type} if content_type else {}
@@ -202,9 +204,13 @@ class HttpClient:
         body: Any,
         answer: type[T],
         namespace: str | None = None,
+        *,
+        verb: str = "create",
     ) -> T:
         path = resource.path(namespace, name, subresource)
-        return scheme.decode(answer, await self._send("POST", path, write(body), content_type="application/json"))
+        data = b"" if body is None else write(body)
+        kind = "application/json" if data else ""
+        return scheme.decode(answer, await self._send(METHODS[verb], path, data, content_type=kind))
 
     async def raw(self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json") -> bytes:
         return await self._send(method, path, body, content_type=content_type if body else "")
@@ -212,6 +218,10 @@ class HttpClient:
     async def close(self) -> None:
         self._pool.close()
         await asyncio.sleep(0)
+
+
+#: {verb: HTTP method}
+METHODS = {"get": "GET", "create": "POST", "update": "PUT"}
 
 
 def write(obj: Any) -> bytes:

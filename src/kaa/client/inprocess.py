@@ -156,8 +156,10 @@ class InProcessClient:
         body: Any,
         answer: type[T],
         namespace: str | None = None,
+        *,
+        verb: str = "create",
     ) -> T:
-        request = self._request("create", resource, namespace, name, subresource=subresource, body=body)
+        request = self._request(verb, resource, namespace, name, subresource=subresource, body=body)
         made: T = (await self._pipeline.call(request)).object
         return made
 

@@ -161,3 +161,14 @@ class LeaderElector:
         log.info("leader election", lease=self._name, identity=self.identity, what=what)
         if self._events is not None and self._seen is not None:
             self._events.event(self._seen, "Normal", "LeaderElection", f"{self.identity} {what}")
+
+
+async def lead_forever(make: Callable[[], LeaderElector], lead: Callable[[], Awaitable[None]]) -> None:
+    """Be a candidate until cancelled: ``lead`` runs, made anew, for as long as the lease is held, each time it is."""
+    while True:
+        try:
+            await make().run(lead)
+        except LostLease as err:
+            log.warning("leadership lost", error=str(err))
+        else:
+            return

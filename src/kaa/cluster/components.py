@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import ServiceAccount
@@ -11,7 +11,9 @@ from kaa.apiserver.authn.tokens import service_account_groups
 from kaa.client.client import Client
 from kaa.client.events import EventRecorder
 from kaa.client.informer import Informers
+from kaa.client.leases import LeaderElector, lead_forever
 from kaa.client.pipeline import User
+from kaa.controllers.certificate_authority import Authority
 from kaa.controllers.manager import SHARED, ControllerManager
 from kaa.scheduler.scheduler import Scheduler
 
@@ -34,22 +36,56 @@ def controller_user(name: str) -> User:
 
 
 async def run_components(
-    config: ClusterConfig, clock: Clock, client_of: ClientOf, issue_legacy: Callable[[ServiceAccount, str], str]
+    config: ClusterConfig,
+    clock: Clock,
+    client_of: ClientOf,
+    issue_legacy: Callable[[ServiceAccount, str], str],
+    *,
+    elect: bool = False,
 ) -> None:
-    """Run them until cancelled."""
-    root_ca = Pki(config.pki_dir, clock).ca.read_bytes()
+    """Run them until cancelled. ``elect``: there may be others of this cluster, and of each kind one acts at a time.
 
-    def controller_client(name: str) -> Client:
-        user = MANAGER if name == SHARED else controller_user(name)
-        return client_of(user, "kube-controller-manager")
+    A server alone on its store needs no election: the lock on the store is one, and leases would be written for nobody.
+    """
 
-    manager = ControllerManager(controller_client, clock, root_ca=root_ca, issue_legacy=issue_legacy)
-    scheduling = client_of(SCHEDULER, "kube-scheduler")
-    recorder = EventRecorder(scheduling, clock, "default-scheduler")
-    informers = Informers(scheduling, clock)
-    scheduler = Scheduler(scheduling, clock, recorder, informers=informers)
+    async def manage() -> None:
+        pki = Pki(config.pki_dir, clock)
+        root_ca = pki.ca.read_bytes()
+        authority = Authority(root_ca, pki.key("ca").read_bytes())
+
+        def controller_client(name: str) -> Client:
+            user = MANAGER if name == SHARED else controller_user(name)
+            return client_of(user, "kube-controller-manager")
+
+        manager = ControllerManager(
+            controller_client, clock, root_ca=root_ca, issue_legacy=issue_legacy, authority=authority
+        )
+        await manager.run()
+
+    async def schedule() -> None:
+        client = client_of(SCHEDULER, "kube-scheduler")
+        recorder = EventRecorder(client, clock, "default-scheduler")
+        informers = Informers(client, clock)
+        scheduler = Scheduler(client, clock, recorder, informers=informers)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(recorder.run(), name="scheduler/events")
+            tasks.create_task(informers.run(), name="scheduler/informers")
+            tasks.create_task(scheduler.run(), name="scheduler")
+
+    identity = f"{config.node_name}_{config.name}"
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(manager.run(), name="controllers")
-        tasks.create_task(recorder.run(), name="scheduler/events")
-        tasks.create_task(informers.run(), name="scheduler/informers")
-        tasks.create_task(scheduler.run(), name="scheduler")
+        for user, component, work in (
+            (MANAGER, "kube-controller-manager", manage),
+            (SCHEDULER, "kube-scheduler", schedule),
+        ):
+            run = elected(client_of(user, component), clock, component, identity, work) if elect else work()
+            tasks.create_task(run, name=component)
+
+
+async def elected(client: Client, clock: Clock, lease: str, identity: str, lead: Callable[[], Awaitable[None]]) -> None:
+    """Be a candidate for a lease until cancelled, and do what its holder does while it is held."""
+    events = EventRecorder(client, clock, lease)
+    async with asyncio.TaskGroup() as tasks:
+        telling = tasks.create_task(events.run(), name=f"{lease}/events")
+        await lead_forever(lambda: LeaderElector(client, clock, events, lease, identity=identity), lead)
+        telling.cancel()

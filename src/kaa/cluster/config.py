@@ -14,6 +14,8 @@ from typing import Literal
 
 import msgspec
 
+from kaa.apiserver.options import ApiServerOptions
+
 DEFAULT_NAME = "kaa"
 API_PORT, KUBELET_PORT = 6443, 10250
 DOMAIN = "cluster.local"
@@ -36,6 +38,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Literal["oci", "simulated"] = "oci"
     listen: tuple[str, ...] = ("127.0.0.1",)
     domain: str = DOMAIN
+    api_server: ApiServerOptions = ApiServerOptions()
 
     @property
     def root(self) -> Path:

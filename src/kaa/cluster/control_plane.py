@@ -11,7 +11,7 @@ import importlib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -21,6 +21,8 @@ from kaa.api.resources import Resource
 from kaa.apiserver.admission.plugins import default_chain
 from kaa.apiserver.aggregation.aggregator import Aggregator
 from kaa.apiserver.aggregation.backend import Identity
+from kaa.apiserver.aggregation.calls import RemoteCalls
+from kaa.apiserver.aggregation.openapi import RemoteOpenAPI
 from kaa.apiserver.authn.chain import DefaultAuthenticator
 from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
 from kaa.apiserver.authn.tokens import ISSUER, TokenIssuer
@@ -28,9 +30,16 @@ from kaa.apiserver.authz.union import DefaultAuthorizer
 from kaa.apiserver.bootstrap import objects
 from kaa.apiserver.cacher import Cacher
 from kaa.apiserver.connect import Connector
+from kaa.apiserver.encryption import encrypted
+from kaa.apiserver.flowcontrol import report
+from kaa.apiserver.flowcontrol.control import FlowControl
+from kaa.apiserver.flowcontrol.seating import Seating
+from kaa.apiserver.flowcontrol.upkeep import keep
 from kaa.apiserver.front import Front, body_too_large
-from kaa.apiserver.http import HttpServer
-from kaa.apiserver.metrics import Metrics
+from kaa.apiserver.health import TEXT
+from kaa.apiserver.http import HttpRequest, HttpResponse, HttpServer
+from kaa.apiserver.metrics import Metrics, objects_text
+from kaa.apiserver.options import ApiServerOptions
 from kaa.apiserver.paths import Paths
 from kaa.apiserver.pipeline import ApiServer
 from kaa.apiserver.registry import ServiceRanges, build_strategies
@@ -45,6 +54,9 @@ from kaa.store.sqlite import open_sqlite
 from . import addons
 from .config import ClusterConfig
 from .pki import Pki
+
+if TYPE_CHECKING:
+    from kaa.apiserver.audit.setup import Audit
 
 log = structlog.get_logger("kaa.apiserver")
 
@@ -65,9 +77,11 @@ class ControlPlane:
     issuer: TokenIssuer
     aggregator: Aggregator
     dynamic: DynamicAdmission
+    audit: Audit | None = None
+    seating: Seating | None = None
 
     def client(self, user: User, agent: str) -> InProcessClient:
-        return InProcessClient(self.api, user, agent)
+        return InProcessClient(self.api if self.audit is None else self.audit.pipeline, user, agent)
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled."""
@@ -79,11 +93,21 @@ class ControlPlane:
                 tasks.create_task(self.server.run(), name="http")
                 tasks.create_task(self._compact(), name="compactor")
                 tasks.create_task(self.aggregator.run(), name="aggregator")
+                if self.seating is not None:
+                    tasks.create_task(self.seating.control.run(), name="flow control")
+                    keeping = keep(self.api.cacher, self.client(SYSTEM, "kube-apiserver"), self.clock)
+                    tasks.create_task(keeping, name="flow control/objects")
                 self.paths.ready.set()
                 ready()
                 tasks.create_task(self._components(), name="components")
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.paths.health.stopping.set()
         finally:
             self.dynamic.caller.close()
+            if self.audit is not None:
+                self.audit.close()
             await self.store.close()
 
     async def _compact(self) -> None:
@@ -131,9 +155,62 @@ def build(
     aggregator = Aggregator(
         cacher, InProcessClient(api, SYSTEM, "kube-aggregator"), clock, paths.discovery, front_proxy(config, clock)
     )
-    front = Front(api, authenticator, metrics, paths=paths.handlers, connect=connector, aggregator=aggregator)
+    api.elsewhere = RemoteCalls(aggregator)
+    paths.merge_openapi = RemoteOpenAPI(aggregator).merged
+    auditor = auditor_of(config.api_server, api)
+    seating = seating_of(config.api_server, cacher)
+    metrics.sources.append(lambda: objects_text(stored_counts(cacher)))
+    metrics.sources.append(aggregator.metrics)
+    if seating is not None:
+        expose(seating.control, metrics, paths)
+    front = Front(
+        api,
+        authenticator,
+        metrics,
+        paths=paths.handlers,
+        connect=connector,
+        aggregator=aggregator,
+        auditor=auditor.front if auditor is not None else None,
+        seating=seating,
+        request_timeout_s=config.api_server.request_timeout,
+    )
     server = HttpServer(front, too_large=body_too_large)
-    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, dynamic)
+    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, dynamic, auditor, seating)
+
+
+def stored_counts(cacher: Cacher) -> list[tuple[str, str, int]]:
+    """(group, resource, how many) of what is kept."""
+    return [(cache.resource.group, cache.resource.plural, len(cache.entries)) for cache in cacher.caches()]
+
+
+def expose(control: FlowControl, metrics: Metrics, paths: Paths) -> None:
+    """Flow control's metrics, and its debug paths."""
+
+    def dump(http: HttpRequest, user: User, options: dict[str, str]) -> HttpResponse:
+        text = report.table(control, http.target.partition(b"?")[0].decode("latin-1"))
+        if text is None:
+            return HttpResponse(404, b"404 page not found\n", TEXT)
+        return HttpResponse(200, text.encode(), TEXT)
+
+    metrics.sources.append(lambda: report.metrics(control))
+    paths.handlers[report.ROOT] = dump
+
+
+def seating_of(options: ApiServerOptions, cacher: Cacher) -> Seating | None:
+    """Priority and fairness, unless it is switched off."""
+    if not options.enable_priority_and_fairness:
+        return None
+    total = options.max_requests_inflight + options.max_mutating_requests_inflight
+    return Seating(FlowControl(cacher, cacher.clock, total=total, patience_s=options.request_timeout), cacher)
+
+
+def auditor_of(options: ApiServerOptions, api: ApiServer) -> Audit | None:
+    """Audit as the options ask for it; its modules are read only then."""
+    if not options.audit_policy_file:
+        return None
+    from kaa.apiserver.audit.setup import build_audit
+
+    return build_audit(options, api)
 
 
 def front_proxy(config: ClusterConfig, clock: Clock) -> Identity | None:
@@ -147,7 +224,7 @@ async def serve(config: ClusterConfig) -> None:
     """Run the control plane of a cluster on its addresses until cancelled."""
     clock = SystemClock()
     pki = Pki(config.pki_dir, clock)
-    store = await open_sqlite(config.root / "store.db")
+    store = encrypted(await open_sqlite(config.root / "store.db"), config.api_server.encryption_provider_config)
     plane = build(
         config,
         clock,

@@ -12,9 +12,11 @@ from msgspec.structs import replace
 
 from kaa.api import selectors
 from kaa.api.clock import parse_time
+from kaa.api.errors import ApiError, NotFound
 from kaa.api.types.apps_v1 import Deployment, ReplicaSet, StatefulSet
+from kaa.api.types.autoscaling_v1 import Scale
 from kaa.api.types.core_v1 import Pod, ReplicationController
-from kaa.api.types.meta_v1 import Condition
+from kaa.api.types.meta_v1 import Condition, OwnerReference
 from kaa.api.types.policy_v1 import PodDisruptionBudget, PodDisruptionBudgetStatus
 from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
@@ -23,9 +25,16 @@ from .controller import Context, Controller
 from .owners import controller_of
 from .pods import is_finished, is_ready
 from .rolling import scaled
+from .served import Served
 
+UNMANAGED = (
+    "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB"
+    " cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set"
+    ' ".spec.minAvailable" field of the PDB to an integer value.'
+)
 #: An eviction that was granted but not carried out for this long counts no more.
 FORGET_EVICTION_S = 120.0
+TRY_AGAIN_S = 15.0
 
 
 def desired(budget: PodDisruptionBudget, pods: int, scale: int) -> tuple[int, int]:
@@ -77,14 +86,39 @@ def status_of(budget: PodDisruptionBudget, pods: Sequence[Pod], scale: int, now:
     )
 
 
+def failed_safe(budget: PodDisruptionBudget, error: str, stamp: str) -> PodDisruptionBudgetStatus:
+    """The status while nobody knows how many pods there should be: nothing may go."""
+    old = next((c for c in budget.status.conditions if c.type == "DisruptionAllowed"), None)
+    condition = Condition(
+        type="DisruptionAllowed",
+        status="False",
+        reason="SyncFailed",
+        message=error,
+        observed_generation=budget.status.observed_generation,
+        last_transition_time=old.last_transition_time if old is not None and old.status == "False" else stamp,
+    )
+    others = tuple(c for c in budget.status.conditions if c.type != "DisruptionAllowed")
+    return replace(budget.status, disruptions_allowed=0, conditions=(*others, condition))
+
+
+def needs_scale(budget: PodDisruptionBudget) -> bool:
+    """Whether a budget speaks of a share of what should be, not of a number."""
+    return budget.spec.max_unavailable is not None or isinstance(budget.spec.min_available, str)
+
+
+class NoScale(Exception):
+    """How many pods there should be cannot be found out."""
+
+
 class Disruptions(Controller[Key]):
     """Keys are budgets."""
 
     name = "disruption-controller"
     component = "controllermanager"
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, served: Served) -> None:
         super().__init__(context)
+        self.served = served
         self.budgets = self.watch(PodDisruptionBudget, self._on_budget)
         self.pods = self.watch(Pod, self._on_pod)
         self.owners = {
@@ -117,21 +151,57 @@ class Disruptions(Controller[Key]):
             return None
         wanted = selectors.from_label_selector(budget.spec.selector)
         pods = [pod for pod in self.pods.in_namespace(key.namespace, wanted) if not is_finished(pod)]
-        status = status_of(budget, pods, self._scale(pods), self.clock.now(), self.now())
-        if status != budget.status:
-            written = await self.client.update_status(replace(budget, status=status))
-            await self.budgets.shows(written.metadata.resource_version)
+        if not pods:
+            self.events.event(budget, "Normal", "NoPods", "No matching pods found")
+        try:
+            scale = await self._scale(budget, pods) if needs_scale(budget) else 0
+        except (NoScale, ApiError) as err:
+            text = f"Failed to calculate the number of expected pods: {err}"
+            self.events.event(budget, "Warning", "CalculateExpectedPodCountFailed", text)
+            await self._write(budget, failed_safe(budget, str(err), self.now()))
+            return TRY_AGAIN_S
+        status: PodDisruptionBudgetStatus = status_of(budget, pods, scale, self.clock.now(), self.now())
+        await self._write(budget, status)
         ends = [parse_time(when) + FORGET_EVICTION_S - self.clock.now() for when in status.disrupted_pods.values()]
         return max(0.1, min(ends)) if ends else None
 
-    def _scale(self, pods: Iterable[Pod]) -> int:
-        """What the controllers of pods want to have together, each counted once."""
+    async def _write(self, budget: PodDisruptionBudget, status: PodDisruptionBudgetStatus) -> None:
+        if status != budget.status:
+            written = await self.client.update_status(replace(budget, status=status))
+            await self.budgets.shows(written.metadata.resource_version)
+
+    async def _scale(self, budget: PodDisruptionBudget, pods: Iterable[Pod]) -> int:
+        """What the controllers of pods want to have together, each counted once. Raises NoScale or ApiError."""
         found: dict[str, int] = {}
+        alone = False
         for pod in pods:
-            owner = self._top(pod)
+            owner, ref = self._top(pod), controller_of(pod)
             if owner is not None:
                 found[owner.metadata.uid] = 1 if owner.spec.replicas is None else owner.spec.replicas
+            elif ref is None:
+                alone = True
+            elif ref.uid not in found:
+                found[ref.uid] = await self._asked_scale(pod, ref)
+        if alone:
+            self.events.event(
+                budget, "Warning", "UnmanagedPods", UNMANAGED.format(selectors.as_go(budget.spec.selector))
+            )
         return sum(found.values())
+
+    async def _asked_scale(self, pod: Pod, ref: OwnerReference) -> int:
+        """The replicas of an owner of any other kind, by its scale subresource."""
+        row = self.served.by_kind(ref.api_version, ref.kind)
+        if row is None:
+            raise NoScale(f'found no controllers for pod "{pod.metadata.name}"')
+        if not row.custom and row.subresource("scale") is None:
+            raise NoScale(f"{row.group_resource} does not implement the scale subresource")
+        try:
+            scale = await self.client.call(row, ref.name, "scale", None, Scale, pod.metadata.namespace, verb="get")
+        except NotFound as err:
+            raise NoScale(f"{row.group_resource} does not implement the scale subresource") from err
+        if scale.metadata.uid not in (None, ref.uid):
+            raise NoScale(f'found no controllers for pod "{pod.metadata.name}"')
+        return scale.spec.replicas or 0
 
     def _top(self, pod: Pod) -> Any:
         """The workload behind a pod: its ReplicaSet's Deployment rather than the set."""

@@ -18,7 +18,8 @@ from kaa.api.errors import NotFound
 from kaa.api.types.core_v1 import Node, Pod, Service
 from kaa.api.types.discovery_v1 import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from kaa.api.types.meta_v1 import ObjectMeta
-from kaa.client.informer import key_of
+from kaa.client.client import Client
+from kaa.client.informer import Indexer, Informer, key_of
 from kaa.client.workqueue import Key
 
 from . import service_pods
@@ -133,10 +134,20 @@ def plan(
     for family in families_of(service):
         if not any(each == family for each, _ in wanted):
             wanted[family, ()] = []
+    return fit(metadata_of(service), wanted, slices, most)
+
+
+def fit(
+    meta: ObjectMeta, wanted: Mapping[tuple[str, Ports], Sequence[Endpoint]], slices: Sequence[EndpointSlice], most: int
+) -> Plan:
+    """Decide which slices to write so that they hold ``wanted``: {(address type, ports): endpoints}.
+
+    ``meta`` is what a new slice says of itself; labels and owners of standing ones are kept to it.
+    """
     standing: dict[tuple[str, Ports], list[EndpointSlice]] = defaultdict(list)
     for each in slices:
         standing[each.address_type, each.ports].append(each)
-    made = [_fit(service, key, endpoints, standing.pop(key, []), most) for key, endpoints in wanted.items()]
+    made = [_fit(meta, key, endpoints, standing.pop(key, []), most) for key, endpoints in wanted.items()]
     obsolete = tuple(each for group in standing.values() for each in group)
     return Plan(
         tuple(each for part in made for each in part.create),
@@ -146,7 +157,7 @@ def plan(
 
 
 def _fit(
-    service: Service,
+    meta: ObjectMeta,
     key: tuple[str, Ports],
     endpoints: Sequence[Endpoint],
     slices: Sequence[EndpointSlice],
@@ -162,16 +173,14 @@ def _fit(
     if left and roomy:
         left = _fill(kept[max(roomy, key=lambda name: len(kept[name]))], left, most)
     create = [
-        EndpointSlice(
-            metadata=metadata_of(service), address_type=key[0], endpoints=tuple(left[at : at + most]), ports=key[1]
-        )
+        EndpointSlice(metadata=meta, address_type=key[0], endpoints=tuple(left[at : at + most]), ports=key[1])
         for at in range(0, len(left), most)
     ]
-    return _as_plan(service, key, slices, kept, create)
+    return _as_plan(meta, key, slices, kept, create)
 
 
 def _as_plan(
-    service: Service,
+    meta: ObjectMeta,
     key: tuple[str, Ports],
     slices: Sequence[EndpointSlice],
     kept: Mapping[str | None, list[Endpoint]],
@@ -181,14 +190,13 @@ def _as_plan(
     if not full and not create:  # a service with nobody behind it still has a slice that says so
         full = list(slices[:1])
         if not full:
-            create = [EndpointSlice(metadata=metadata_of(service), address_type=key[0], ports=key[1])]
+            create = [EndpointSlice(metadata=meta, address_type=key[0], ports=key[1])]
     delete = tuple(each for each in slices if each not in full)
-    written = ((each, _written(service, each, kept[each.metadata.name])) for each in full)
+    written = ((each, _written(meta, each, kept[each.metadata.name])) for each in full)
     return Plan(tuple(create), tuple(new for old, new in written if new != old), delete)
 
 
-def _written(service: Service, old: EndpointSlice, endpoints: Sequence[Endpoint]) -> EndpointSlice:
-    wanted = metadata_of(service)
+def _written(wanted: ObjectMeta, old: EndpointSlice, endpoints: Sequence[Endpoint]) -> EndpointSlice:
     meta = replace(old.metadata, labels=wanted.labels, owner_references=wanted.owner_references)
     return replace(old, metadata=meta, endpoints=tuple(endpoints))
 
@@ -225,7 +233,7 @@ class EndpointSlices(Controller[Key]):
         services = context.informers.of(Service)
         services.add_index(service_pods.BY_SELECTOR, service_pods.selector_words)
         self.slices = context.informers.of(EndpointSlice)
-        self.slices.add_index(BY_SERVICE, _service_words)
+        self.slices.add_index(BY_SERVICE, of_manager(MANAGER))
         self.nodes = self.watch(Node, self._on_node)
         self.services = self.watch(Service, self._on_service)
         self.watch(EndpointSlice, self._on_slice)
@@ -264,35 +272,37 @@ class EndpointSlices(Controller[Key]):
         slices = [each for each in standing if each.metadata.deletion_timestamp is None]
         slices.sort(key=lambda each: each.metadata.name or "")
         pods = service_pods.pods_of(service, self.pods)
-        await self._apply(plan(service, pods, slices, self._zones(pods)))
+        await apply(self.client, self.slices, plan(service, pods, slices, self._zones(pods)))
 
     def _zones(self, pods: Iterable[Pod]) -> dict[str, str]:
         names = {pod.spec.node_name or "" for pod in pods}
         nodes = (self.nodes.get(name) for name in names)
         return {n.metadata.name or "": n.metadata.labels[ZONE] for n in nodes if n and ZONE in n.metadata.labels}
 
-    async def _apply(self, wanted: Plan) -> None:
-        """Write slices, and wait until the cache shows them: a slice written twice would be two."""
-        work = [
-            *(self.client.create(each) for each in wanted.create),
-            *(self.client.update(each) for each in wanted.update),
-        ]
-        results = await in_parallel(work, at_once=10)
-        written = [each for each in results if isinstance(each, EndpointSlice)]
-        await self.slices.shows(newest([each.metadata.resource_version for each in written]))
-        for each in wanted.delete:
-            try:
-                await self.client.delete(EndpointSlice, each.metadata.name or "", each.metadata.namespace)
-            except NotFound:
-                continue
-        await self.slices.gone(wanted.delete)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+
+async def apply(client: Client, informer: Informer[EndpointSlice], wanted: Plan) -> None:
+    """Write slices, and wait until the cache shows them: a slice written twice would be two."""
+    work = [*(client.create(each) for each in wanted.create), *(client.update(each) for each in wanted.update)]
+    results = await in_parallel(work, at_once=10)
+    written = [each for each in results if isinstance(each, EndpointSlice)]
+    await informer.shows(newest([each.metadata.resource_version for each in written]))
+    for each in wanted.delete:
+        try:
+            await client.delete(EndpointSlice, each.metadata.name or "", each.metadata.namespace)
+        except NotFound:
+            continue
+    await informer.gone(wanted.delete)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
 
 
-def _service_words(each: EndpointSlice) -> tuple[str, ...]:
-    """Our slices under ``namespace/service``."""
-    if each.metadata.labels.get(MANAGED_BY) != MANAGER:
-        return ()
-    return (f"{each.metadata.namespace}/{each.metadata.labels.get(SERVICE_NAME, '')}",)
+def of_manager(manager: str) -> Indexer[EndpointSlice]:
+    """An index of a manager's slices by ``namespace/service``."""
+
+    def words(each: EndpointSlice) -> tuple[str, ...]:
+        if each.metadata.labels.get(MANAGED_BY) != manager:
+            return ()
+        return (f"{each.metadata.namespace}/{each.metadata.labels.get(SERVICE_NAME, '')}",)
+
+    return words

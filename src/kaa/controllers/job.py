@@ -25,7 +25,23 @@ from kaa.client.workqueue import Key
 
 from . import job_policy
 from .controller import Context, Controller, count
-from .job_tally import FINALIZER, INDEX, Tally, enlist, finished_at, index_of, is_indexed, parse_indexes, settle, tally
+from .job_tally import (
+    FAILURES,
+    FINALIZER,
+    IGNORED_FAILURES,
+    INDEX,
+    Tally,
+    enlist,
+    failures_of,
+    finished_at,
+    index_of,
+    is_indexed,
+    next_failures,
+    parse_indexes,
+    replaces_only_failed,
+    settle,
+    tally,
+)
 from .owners import BY_CONTROLLER, ORPHANS, add_owner_indexes, claim, controller_of, newest, plan_claims
 from .podcontrol import PodControl
 from .pods import deletion_order, from_template, is_active, is_ready, is_terminating
@@ -50,10 +66,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``create``: completion indexes of pods to add (-1: none has one); ``delete``: pods to drop."""
+    """``create``: completion indexes of pods to add (-1: none has one); ``delete``: pods to drop. ``wait_s``: seconds
+    after which more can be added, if time alone holds that back."""
 
     create: tuple[int, ...] = ()
     delete: tuple[Pod, ...] = ()
+    wait_s: float | None = None
 
 
 def condition_of(job: Job, type: str) -> JobCondition | None:
@@ -84,6 +102,19 @@ def _failure(job: Job, found: Tally, pods: Sequence[Pod], now: float) -> Verdict
     left = deadline_in(job, now)
     if left is not None and left <= 0:
         return Verdict("FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline")
+    return _failed_by_indexes(job, found)
+
+
+def _failed_by_indexes(job: Job, found: Tally) -> Verdict | None:
+    """Too many indexes have failed; or some have, and the others are complete."""
+    spent, most = len(found.failed_indexes), job.spec.max_failed_indexes
+    if job.spec.backoff_limit_per_index is None or not spent:
+        return None
+    if most is not None and spent > most:
+        text = "Job has exceeded the specified maximal number of failed indexes"
+        return Verdict("FailureTarget", "MaxFailedIndexesExceeded", text)
+    if spent + len(found.indexes) >= (job.spec.completions or 0):
+        return Verdict("FailureTarget", "FailedIndexes", "Job has failed indexes")
     return None
 
 
@@ -132,24 +163,39 @@ def plan(job: Job, found: Tally, now: float) -> Plan:
         return Plan(delete=tuple(deletion_order(active, {}, now)[: min(surplus, BURST)]))
     waits = found.terminating if job.spec.pod_replacement_policy == "Failed" else 0
     missing = min(max(0, wanted - waits - len(active)), BURST)
-    return Plan(create=_missing_indexes(job, found, missing) if is_indexed(job) else (-1,) * missing)
+    if not is_indexed(job):
+        return Plan(create=(-1,) * missing)
+    indexes = _missing_indexes(job, found, missing)
+    waits_s = {index: _pause_of(found.delayed.get(index), now) for index in indexes}
+    later = [wait for wait in waits_s.values() if wait > 0]
+    return Plan(create=tuple(i for i in indexes if waits_s[i] <= 0), wait_s=min(later, default=None))
 
 
 def _missing_indexes(job: Job, found: Tally, limit: int) -> tuple[int, ...]:
-    taken = found.indexes | {index_of(pod) for pod in found.active}
+    taken = found.indexes | found.failed_indexes | {index_of(pod) for pod in found.active}
+    if replaces_only_failed(job):
+        taken |= {index_of(pod) for pod in found.leaving}
     free = (index for index in range(job.spec.completions or 0) if index not in taken)
     return tuple(index for index, _ in zip(free, range(limit), strict=False))
 
 
-def pod_of(job: Job, index: int) -> Pod:
-    """A new pod of a job; ``index`` -1 for a job that is not indexed."""
+def _pause_of(failed: Pod | None, now: float) -> float:
+    """Seconds until an index whose last pod failed may be tried again."""
+    if failed is None:
+        return 0.0
+    return Backoff(sum(failures_of(failed)) + 1, finished_at(failed)).wait(now)
+
+
+def pod_of(job: Job, index: int, replaced: Pod | None = None) -> Pod:
+    """A new pod of a job; ``index`` -1 for a job that is not indexed. ``replaced``: the failed pod that it follows."""
     name = job.metadata.name or ""
     pod = from_template(job.spec.template, job, generate_name=f"{name}-" if index < 0 else f"{name}-{index}-")
     meta = replace(pod.metadata, finalizers=(*pod.metadata.finalizers, FINALIZER))
     if index < 0:
         return replace(pod, metadata=meta)
     word = {INDEX: str(index)}
-    meta = replace(meta, annotations={**meta.annotations, **word}, labels={**meta.labels, **word})
+    notes = {**meta.annotations, **word, **_failure_notes(job, replaced)}
+    meta = replace(meta, annotations=notes, labels={**meta.labels, **word})
     source = EnvVarSource(field_ref=ObjectFieldSelector(field_path=f"metadata.labels['{INDEX}']"))
     variable = EnvVar(name="JOB_COMPLETION_INDEX", value_from=source)
     spec = replace(
@@ -159,6 +205,14 @@ def pod_of(job: Job, index: int) -> Pod:
         init_containers=tuple(_with_variable(each, variable) for each in pod.spec.init_containers),
     )
     return replace(pod, metadata=meta, spec=spec)
+
+
+def _failure_notes(job: Job, replaced: Pod | None) -> dict[str, str]:
+    """What a pod says of the failures before it, where each index has a limit of its own."""
+    if job.spec.backoff_limit_per_index is None:
+        return {}
+    counted, ignored = next_failures(job, replaced)
+    return {FAILURES: str(counted), **({IGNORED_FAILURES: str(ignored)} if ignored else {})}
 
 
 def _with_variable(container: Any, variable: EnvVar) -> Any:
@@ -186,10 +240,10 @@ class Backoff:
     failures: int = 0
     last: float = 0.0
 
-    def after(self, found: Tally, now: float) -> Backoff:
+    def after(self, found: Tally) -> Backoff:
         """What it is once these pods are counted."""
-        ends = [(finished_at(pod, now), False) for pod in found.new_failed]
-        ends += [(finished_at(pod, now), True) for pod in found.new_succeeded]
+        ends = [(finished_at(pod), False) for pod in found.new_failed]
+        ends += [(finished_at(pod), True) for pod in found.new_succeeded]
         made = self
         for moment, well in sorted(ends):
             made = Backoff() if well else Backoff(made.failures + 1, moment)
@@ -282,8 +336,10 @@ class Jobs(Controller[Key]):
             job = replace(job, status=replace(job.status, start_time=self.now()))
         found = tally(job, pods)
         uid = job.metadata.uid or ""
-        backoff = self._backoffs.get(uid, Backoff()).after(found, now)
+        backoff = self._backoffs.get(uid, Backoff()).after(found)
         ends = verdict(job, found, pods, now)
+        if ends is not None or job.metadata.deletion_timestamp is not None:
+            found = found.final(job)
         status, error, wait = await self._act(job, found, ends, backoff)
         pods = self.pods.by_index(BY_CONTROLLER, uid)
         status = _counted(status, pods)
@@ -322,11 +378,15 @@ class Jobs(Controller[Key]):
         wanted = plan(job, found, self.clock.now())
         if wanted.delete:
             return status, await self._drop(job, wanted.delete), None
-        wait = backoff.wait(self.clock.now())
+        alone = job.spec.backoff_limit_per_index is not None
+        wait = 0.0 if alone else backoff.wait(self.clock.now())
         if wanted.create and wait > 0:
             return status, None, wait
-        _, error = await self.control.create(job, [pod_of(job, index) for index in wanted.create])
-        return status, error, None
+        made = [pod_of(job, index, found.delayed.get(index)) for index in wanted.create]
+        _, error = await self.control.create(job, made)
+        if made and found.delayed:
+            self.queue.add(key_of(job))  # others carry the failures now: those that did can be counted
+        return status, error, wanted.wait_s
 
     async def _suspend(self, job: Job, found: Tally) -> tuple[JobStatus, Exception | None, float | None]:
         error = await self._drop(job, found.active)
@@ -353,7 +413,9 @@ class Jobs(Controller[Key]):
         listed = {*uncounted.succeeded, *uncounted.failed} if uncounted else set()
         pods = self.pods.by_index(BY_CONTROLLER, job.metadata.uid or "")
         indexed = {pod.metadata.uid for pod in found.new_succeeded} if is_indexed(job) else set()
+        held = {pod.metadata.uid for pod in found.delayed.values()}
         counted = [p for p in pods if p.metadata.uid in listed | indexed or job_policy.is_ignored(job, p)]
+        counted = [pod for pod in counted if pod.metadata.uid not in held]
         await self._free_all(counted)
         pods = self.pods.by_index(BY_CONTROLLER, job.metadata.uid or "")
         tracked = {pod.metadata.uid or "" for pod in pods if FINALIZER in pod.metadata.finalizers}

@@ -14,6 +14,10 @@ from kaa.api.clock import Clock
 from kaa.client.client import Client
 from kaa.client.informer import Informers
 
+from .autoscaling_metrics import MetricsSource
+from .bootstrap import BootstrapSigner, TokenCleaner
+from .certificate_authority import Authority
+from .certificates import CertificateApprover, CertificateCleaner, CertificateSigner
 from .clusterrole_aggregation import ClusterRoleAggregation
 from .controller import SHARED as SHARED
 from .controller import Context, Controller
@@ -23,19 +27,24 @@ from .deployment import Deployments
 from .disruption import Disruptions
 from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
+from .endpointslicemirroring import EndpointSliceMirroring
+from .ephemeralvolume import EphemeralVolumes
 from .garbagecollector import GarbageCollector
+from .horizontalpodautoscaler import HorizontalPodAutoscalers
 from .job import Jobs
 from .namespace import Namespaces
 from .nodelifecycle import NodeLifecycle
 from .persistentvolume import PersistentVolumes
 from .podgc import PodGC
 from .replicaset import ReplicaSets, ReplicationControllers
+from .resourceclaim import ResourceClaims
 from .resourcequota import ResourceQuotas
 from .rootca import RootCAPublisher
 from .served import Served
 from .serviceaccount import ServiceAccounts
+from .servicecidrs import ServiceCIDRs
 from .statefulset import StatefulSets
-from .storage_protection import ClaimProtection, VolumeProtection
+from .storage_protection import AttributesClassProtection, ClaimProtection, VolumeProtection
 from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttl import TTL
@@ -46,10 +55,19 @@ from .validatingadmissionpolicystatus import ValidatingAdmissionPolicyStatus
 class ControllerManager:
     """``client_for(name)`` is a client with the identity of ``system:serviceaccount:kube-system:NAME``; for the name
     ``shared-informers`` that of ``system:kube-controller-manager``. ``root_ca`` is the PEM text that pods trust.
-    ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are."""
+    ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are.
+    ``authority`` signs certificates; without it requests for them stay unsigned. ``metrics`` is what autoscalers go by: the
+    metrics APIs, unless given."""
 
     def __init__(
-        self, client_for: Callable[[str], Client], clock: Clock, *, root_ca: bytes, issue_legacy: Issue | None = None
+        self,
+        client_for: Callable[[str], Client],
+        clock: Clock,
+        *,
+        root_ca: bytes,
+        issue_legacy: Issue | None = None,
+        authority: Authority | None = None,
+        metrics: MetricsSource | None = None,
     ) -> None:
         self.informers = Informers(client_for(SHARED), clock)
         context = Context(client_for, self.informers, clock)
@@ -66,17 +84,28 @@ class ControllerManager:
             DaemonSets(context),
             EndpointSlices(context),
             EndpointsController(context),
+            EndpointSliceMirroring(context),
             PodGC(context),
             NodeLifecycle(context),
             TaintEviction(context),
-            Disruptions(context),
+            Disruptions(context, served),
+            CertificateApprover(context),
+            *([CertificateSigner(context, authority)] if authority is not None else ()),
+            CertificateCleaner(context),
             Jobs(context),
             CronJobs(context),
             TTLAfterFinished(context),
             ResourceQuotas(context, served),
+            HorizontalPodAutoscalers(context, served, metrics),
             PersistentVolumes(context),
             ClaimProtection(context),
             VolumeProtection(context),
+            AttributesClassProtection(context),
+            EphemeralVolumes(context),
+            ResourceClaims(context),
+            BootstrapSigner(context),
+            TokenCleaner(context),
+            ServiceCIDRs(context),
             TTL(context),
             ValidatingAdmissionPolicyStatus(context),
             Namespaces(context, served),

@@ -21,12 +21,7 @@ from kaa.api.types.core_v1 import (
     Pod,
 )
 from kaa.api.types.storage_v1 import StorageClass
-from kaa.client.informer import Informer, key_of
-from kaa.client.workqueue import Key
-
-from .controller import Context, Controller
-from .pods import is_finished
-from .volume_match import (
+from kaa.api.volume_match import (
     BETA_PROVISIONER,
     BIND_COMPLETED,
     BOUND_BY_CONTROLLER,
@@ -37,12 +32,18 @@ from .volume_match import (
     best,
     bound_claim,
     bound_volume,
+    claim_names,
     class_of,
     default_class,
     is_for,
     mismatch,
     unbound_volume,
 )
+from kaa.client.informer import Informer, key_of
+from kaa.client.workqueue import Key
+
+from .controller import Context, Controller
+from .pods import is_finished
 
 RESYNC_S = 15.0
 BY_CLAIM = "namespace and claim"
@@ -52,9 +53,7 @@ AVAILABLE, RELEASED, FAILED = "Available", "Released", "Failed"
 
 def claims_of(pod: Pod) -> tuple[str, ...]:
     """``namespace/name`` of each claim a pod uses, those made for it alone included."""
-    names = [v.persistent_volume_claim.claim_name for v in pod.spec.volumes if v.persistent_volume_claim]
-    names += [f"{pod.metadata.name}-{volume.name}" for volume in pod.spec.volumes if volume.ephemeral]
-    return tuple(f"{pod.metadata.namespace}/{name}" for name in names)
+    return tuple(f"{pod.metadata.namespace}/{name}" for name, _ in claim_names(pod))
 
 
 class PersistentVolumes(Controller[Key]):

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from kaa.api import quantity, scheme
 from kaa.api.errors import NotFound
+from kaa.api.quota import counted_kind, used
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service
 from kaa.api.values import Quantity
@@ -23,7 +24,6 @@ from kaa.client.workqueue import Key
 from .controller import Context, Controller
 from .graph import slim
 from .pods import is_finished
-from .quota_usage import counted_kind, used
 from .served import Served
 
 RESYNC_S = 300.0

@@ -1,6 +1,6 @@
-"""Claims and volumes in use outlive their deletion: finalizers that go when nobody uses them any more.
+"""Claims, volumes and attributes classes in use outlive their deletion: finalizers that go when nobody uses them any more.
 
-Source: kubernetes pkg/controller/volume/pvcprotection, pvprotection.
+Source: kubernetes pkg/controller/volume/pvcprotection, pvprotection, vacprotection.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from kaa.api.errors import NotFound
 from kaa.api.types.core_v1 import PersistentVolume, PersistentVolumeClaim, Pod
+from kaa.api.types.storage_v1 import VolumeAttributesClass
 from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
@@ -19,6 +20,8 @@ from .persistentvolume import BY_CLAIM, claims_of
 
 CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
 VOLUME_FINALIZER = "kubernetes.io/pv-protection"
+CLASS_FINALIZER = "kubernetes.io/vac-protection"
+BY_CLASS = "volume-attributes-class"
 
 
 def plan(obj: Any, finalizer: str, *, used: bool) -> Any:
@@ -100,6 +103,51 @@ class VolumeProtection(Controller[Key]):
             return
         bound = volume.status is not None and volume.status.phase == "Bound"
         wanted = plan(volume, VOLUME_FINALIZER, used=bound)
+        if wanted is not None:
+            try:
+                await self.client.update(wanted)
+            except NotFound:
+                return
+
+
+def classes_of(obj: PersistentVolumeClaim | PersistentVolume) -> set[str]:
+    """The names of the attributes classes that a claim or volume has, had until now, or is to get."""
+    names = {obj.spec.volume_attributes_class_name}
+    if isinstance(obj, PersistentVolumeClaim):
+        names.add(obj.status.current_volume_attributes_class_name)
+        if obj.status.modify_volume_status is not None:
+            names.add(obj.status.modify_volume_status.target_volume_attributes_class_name)
+    return {name for name in names if name}
+
+
+class AttributesClassProtection(Controller[Key]):
+    """Keys are attributes classes."""
+
+    name = "volumeattributesclass-protection-controller"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.classes = self.watch(VolumeAttributesClass, self._on_class)
+        self.claims = self.watch(PersistentVolumeClaim, self._on_user)
+        self.volumes = self.watch(PersistentVolume, self._on_user)
+        self.claims.add_index(BY_CLASS, classes_of)
+        self.volumes.add_index(BY_CLASS, classes_of)
+
+    def _on_class(self, old: VolumeAttributesClass | None, new: VolumeAttributesClass | None) -> None:
+        if new is not None:
+            self.queue.add(key_of(new))
+
+    def _on_user(self, old: Any, new: Any) -> None:
+        """What a claim or volume no longer names may be free."""
+        for name in (classes_of(old) if old is not None else set()) - (classes_of(new) if new is not None else set()):
+            self.queue.add(Key("", name))
+
+    async def reconcile(self, key: Key) -> None:
+        found = self.classes.by_key(key)
+        if found is None:
+            return
+        users = (*self.claims.by_index(BY_CLASS, key.name), *self.volumes.by_index(BY_CLASS, key.name))
+        wanted = plan(found, CLASS_FINALIZER, used=bool(users))
         if wanted is not None:
             try:
                 await self.client.update(wanted)

@@ -71,6 +71,7 @@ class BridgePodNetwork:
         self._bridge = 0  #: its link index
         #: One change at a time: the kernel holds one lock for all links anyway.
         self._changing = asyncio.Lock()
+        self._leaving: set[str] = set()  #: sandboxes that wait to be disconnected
 
     @property
     def mtu(self) -> int:
@@ -137,7 +138,7 @@ class BridgePodNetwork:
                     await self._load_host_ports()
             except BaseException as err:
                 if known is None:
-                    await asyncio.shield(self._release(sandbox_id))
+                    await asyncio.shield(self._release({sandbox_id}))
                 if isinstance(err, OSError):
                     raise RuntimeFailure(f"connect sandbox {sandbox_id} to {self.name}: {err}") from err
                 raise
@@ -167,25 +168,27 @@ class BridgePodNetwork:
                 there.add_default_route(link.index, gateway)
 
     async def detach(self, sandbox_id: str) -> None:
-        """Take back links, addresses and host ports; unknown sandboxes are fine."""
+        """Take back links, addresses and host ports; unknown sandboxes are fine. Whoever else waits is taken along."""
+        self._leaving.add(sandbox_id)
         async with self._changing:
-            await self._release(sandbox_id)
+            if sandbox_id in self._leaving:
+                await self._release(set(self._leaving))
 
-    async def _release(self, sandbox_id: str) -> None:
-        lease = self._leases.get(sandbox_id)
+    async def _release(self, sandbox_ids: set[str]) -> None:
         try:
-            await asyncio.to_thread(self._disconnect, sandbox_id)
+            await asyncio.to_thread(self._disconnect, sandbox_ids)
         except OSError as err:
-            raise RuntimeFailure(f"disconnect sandbox {sandbox_id}: {err}") from err
-        if lease is None:
-            return
-        self._leases.free(sandbox_id)
-        if lease.ports:
+            raise RuntimeFailure(f"disconnect {', '.join(sorted(sandbox_ids))}: {err}") from err
+        leases = [lease for name in sandbox_ids if (lease := self._leases.get(name)) is not None]
+        for name in sandbox_ids:
+            self._leases.free(name)
+        self._leaving -= sandbox_ids
+        if any(lease.ports for lease in leases):
             await self._load_host_ports()
 
-    def _disconnect(self, sandbox_id: str) -> None:
+    def _disconnect(self, sandbox_ids: set[str]) -> None:
         with Netlink() as kernel:
-            kernel.delete_link(self._port_name(sandbox_id))
+            kernel.delete_links(self._port_name(name) for name in sandbox_ids)
 
     async def keep_only(self, sandbox_ids: frozenset[str]) -> None:
         """Detach every sandbox that is not named, and remove bridge ports that belong to nobody."""

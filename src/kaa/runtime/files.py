@@ -6,9 +6,18 @@ with ``O_NOFOLLOW``, so that no name is looked up twice, and compare each folder
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import secrets
 import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -25,20 +34,66 @@ def remove_tree(path: Path, *, root: Path) -> None:
     Raises: RefusedError: ``path`` is not below ``root``, passes a symlink or a mount on its way, or holds a mount point. What
             comes before the mount point in the walk is gone by then; the mount's own content is untouched.
     """
+    with contextlib.suppress(FileNotFoundError), _parent(path, root) as (parent, name, mount):
+        _remove(parent, name, str(path), mount)
+
+
+@contextlib.contextmanager
+def _parent(path: Path, root: Path) -> Iterator[tuple[int, str, int]]:
+    """(the open folder that holds ``path``, its name there, the mount that everything must lie on)."""
     parts = _below(path, root)
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        mount = mount_id(here)  # looked up once: everything on the way and inside must lie on this mount
+        mount = mount_id(here)
         for name in parts[:-1]:
             here = _descend(here, name, mount)
-        _remove(here, parts[-1], str(path), mount)
-    except FileNotFoundError:
-        return
+        yield here, parts[-1], mount
     finally:
         os.close(here)
+
+
+class Trash:
+    """A folder for trees that nobody needs any more: they are gone at once, and removed by one thread when it comes to it.
+
+    What a process leaves here is removed by the next. Trees on another file system are removed on the spot.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._remover = ThreadPoolExecutor(1, "trash")
+
+    def open(self) -> None:
+        """Begin to remove what an earlier life left."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for entry in self._folder.iterdir():
+            self._remover.submit(self._remove, entry)
+
+    def put(self, path: Path, *, root: Path) -> None:
+        """Take ``path`` away from its place. Arguments and refusals as ``remove_tree``'s, but nothing is gone when it refuses."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        doomed = self._folder / secrets.token_hex(8)
+        try:
+            with _parent(path, root) as (parent, name, _):
+                for point in mount_points(path):
+                    raise RefusedError(f"refusing to take {path} away: something is mounted there, at {point}")
+                os.rename(name, doomed, src_dir_fd=parent)
+        except FileNotFoundError:
+            return
+        except OSError as err:
+            if err.errno != errno.EXDEV:
+                raise
+            remove_tree(path, root=root)
+            return
+        self._remover.submit(self._remove, doomed)
+
+    def _remove(self, doomed: Path) -> None:
+        try:
+            remove_tree(doomed, root=self._folder)
+        except OSError as err:
+            log.warning("a tree is not removed", path=str(doomed), error=str(err))
+
+    def close(self) -> None:
+        self._remover.shutdown(wait=False, cancel_futures=True)
 
 
 def _below(path: Path, root: Path) -> tuple[str, ...]:
@@ -88,6 +143,27 @@ def _remove(folder: int, name: str, shown: str, mount: int) -> None:
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=folder)
+
+
+_ESCAPES = {b" ": b"\\040", b"\t": b"\\011", b"\n": b"\\012"}
+
+
+def mount_points(path: Path) -> list[Path]:
+    """Where something is mounted at or below a folder, as /proc/self/mountinfo tells."""
+    wanted = os.fsencode(path).replace(b"\\", b"\\134")
+    for character, escape in _ESCAPES.items():
+        wanted = wanted.replace(character, escape)
+    table = Path("/proc/self/mountinfo").read_bytes()
+    if b" %s" % wanted not in table:
+        return []
+    points = (line.split(b" ", 5)[4] for line in table.splitlines())
+    return [_unescaped(point) for point in points if point == wanted or point.startswith(wanted + b"/")]
+
+
+def _unescaped(point: bytes) -> Path:
+    for character, escape in _ESCAPES.items():
+        point = point.replace(escape, character)
+    return Path(os.fsdecode(point.replace(b"\\134", b"\\")))
 
 
 def mount_id(descriptor: int) -> int:

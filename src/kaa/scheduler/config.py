@@ -17,8 +17,13 @@ from .plugins.node_ports import NodePorts
 from .plugins.node_resources_balanced_allocation import NodeResourcesBalancedAllocation
 from .plugins.node_resources_fit import NodeResourcesFit, Strategy
 from .plugins.node_unschedulable import NodeUnschedulable
+from .plugins.node_volume_limits import NodeVolumeLimits
 from .plugins.pod_topology_spread import PodTopologySpread, WorkloadSelector
 from .plugins.taint_toleration import TaintToleration
+from .plugins.volume_binding import VolumeBinding
+from .plugins.volume_restrictions import VolumeRestrictions
+from .plugins.volume_zone import VolumeZone
+from .volumes import Volumes
 
 #: {plugin: weight of its score}
 DEFAULT_WEIGHTS = {
@@ -53,8 +58,10 @@ class SchedulerConfig:
     min_candidate_nodes: int = 100
 
 
-def plugins(config: SchedulerConfig, workload: WorkloadSelector | None = None) -> list[Plugin]:
-    """The plugins in upstream's order: a node is refused by the first that refuses it."""
+def plugins(
+    config: SchedulerConfig, workload: WorkloadSelector | None = None, volumes: Volumes | None = None
+) -> list[Plugin]:
+    """The plugins in upstream's order: a node is refused by the first that refuses it. Those of storage need ``volumes``."""
     every: list[Plugin] = [
         NodeUnschedulable(),
         NodeName(),
@@ -62,6 +69,8 @@ def plugins(config: SchedulerConfig, workload: WorkloadSelector | None = None) -
         NodeAffinity(),
         NodePorts(),
         NodeResourcesFit(config.scoring_strategy),
+        *([VolumeRestrictions(volumes), NodeVolumeLimits(volumes)] if volumes is not None else ()),
+        *([VolumeBinding(volumes), VolumeZone(volumes)] if volumes is not None else ()),
         PodTopologySpread(workload if config.default_spreading else None),
         InterPodAffinity(config.hard_pod_affinity_weight),
         NodeResourcesBalancedAllocation(),

@@ -11,7 +11,7 @@ Source: kubernetes/kubernetes pkg/scheduler/schedule_one.go, framework.FitError.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -24,6 +24,8 @@ from .template import Template
 
 #: Passes kept: one per template lately seen.
 PASSES_MAX = 64
+#: Plugins that may give several reasons for one node.
+SEVERAL_REASONS = frozenset({"NodeResourcesFit", "VolumeBinding"})
 NO_NODES = "no nodes available to schedule pods"
 
 
@@ -162,7 +164,7 @@ class Pass:
         told = np.zeros(undecided.size, np.bool_)
         for rejection in found.rejections():
             rows = rejection.rows & undecided
-            if name != "NodeResourcesFit":  # the only one that gives several reasons for one node
+            if name not in SEVERAL_REASONS:
                 rows &= ~told
             count = int(np.count_nonzero(rows))
             if not count:
@@ -197,6 +199,11 @@ class Passes:
         if len(self._kept) > PASSES_MAX:
             self._kept.popitem(last=False)
         return found
+
+    def drop(self, concerned: Callable[[Template], bool]) -> None:
+        """What plugins know besides nodes and pods changed for some templates: those anew."""
+        for template in [template for template in self._kept if concerned(template)]:
+            del self._kept[template]
 
     def clear(self) -> None:
         """What plugins know besides nodes and pods changed: everything anew."""

@@ -103,6 +103,17 @@ class StillFilter:
         yield Rejection(~self.mask, self._reason, self._resolvable)
 
 
+class StillFilters(StillFilter):
+    """A still filter with several reasons."""
+
+    def __init__(self, mask: Mask, rejections: Sequence[Rejection]) -> None:
+        super().__init__(mask, "")
+        self._rejections = rejections
+
+    def rejections(self) -> Iterator[Rejection]:
+        yield from self._rejections
+
+
 class Score(Protocol):
     """A template's scores. ``raw`` counts as it stands when ``local``; else ``normalized`` turns it into 0..100."""
 
@@ -166,6 +177,10 @@ class Reserver(Protocol):
     name: str
 
     def reserve(self, pod: Pod, node: str) -> Status: ...
+
+    def waits(self, pod: Pod) -> bool:
+        """Whether ``pre_bind`` has to wait for others, perhaps for minutes."""
+        ...
 
     def unreserve(self, pod: Pod, node: str) -> None: ...
 

@@ -17,7 +17,7 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -175,12 +175,14 @@ class SchedulingQueue:
 
     # -------------------------------------------------------------------------------------------- waking
 
-    def wake(self, event: ClusterEvent) -> None:
-        """Something happened: pods it may help are tried again, after what is left of their backoff."""
+    def wake(self, event: ClusterEvent, concerned: Callable[[Template], bool] | None = None) -> None:
+        """Something happened: pods it may help (``concerned``, if given, says whom else than the event does) are tried
+        again, after what is left of their backoff."""
         self._event_count += 1
         self._events.append(event)
         for entry in [e for e in self._unschedulable.values() if not e.woken_by or event in e.woken_by]:
-            self._retry(entry)
+            if concerned is None or concerned(entry.template):
+                self._retry(entry)
 
     def next_due(self) -> float | None:
         """When ``pop`` may have something that it has not now (monotonic); None: not by time alone."""

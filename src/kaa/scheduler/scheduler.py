@@ -30,11 +30,13 @@ from kaa.client.workqueue import Key
 from .columns import Mask
 from .config import SchedulerConfig, plugins
 from .cycle import Diagnosis, Pass, Passes, rejecting
-from .framework import ClusterEvent, Recorder, Status
+from .framework import ClusterEvent, Plugin, Recorder, Status
+from .plugins.volume_binding import BIND_TIMEOUT_S, VolumeBinder
 from .preemption import Candidate, Preemptor, eligible, uid_of
 from .queue import Entry, SchedulingQueue
 from .snapshot import Snapshot, same_for_scheduling
 from .template import Template
+from .volumes import Volumes
 from .workloads import Workloads
 
 log = structlog.get_logger(__name__)
@@ -63,8 +65,7 @@ class Scheduler:
         self._client, self._clock, self._recorder = client, clock, recorder
         self.config = config or SchedulerConfig()
         self.nodes = Snapshot()
-        self._workloads = Workloads(informers, self._workload_changed)
-        self._plugins = plugins(self.config, self._workloads.selector)
+        self._plugins: list[Plugin] = []
         self._passes = Passes(self.nodes, self._plugins, self.config.weights)
         self._preemptor = Preemptor(
             self.nodes,
@@ -78,6 +79,11 @@ class Scheduler:
             max_backoff_s=self.config.max_backoff_s,
             flush_s=self.config.unschedulable_flush_s,
         )
+        self._workloads = Workloads(informers, self._workload_changed)
+        self._volumes = Volumes(informers, self._storage_changed)
+        self._plugins += plugins(self.config, self._workloads.selector, self._volumes)
+        self._reservers = (VolumeBinder(self._volumes, self.nodes, client, clock), *self.config.reservers)
+        self._slow: asyncio.TaskGroup | None = None  #: of bindings that wait for volumes, each with its own limit
         self._jobs: asyncio.Queue[Job] = asyncio.Queue(self.config.binding_queue)
         self._assumed: dict[str, Entry] = {}  #: {pod uid: placed, its node not seen on the pod yet}
         self._nominated: dict[str, tuple[Pod, Template, str]] = {}  #: {pod uid: waits for its victims on a node}
@@ -95,19 +101,24 @@ class Scheduler:
         for informer in self._synced:
             await informer.synced.wait()
         await self._workloads.synced()
+        await self._volumes.synced()
         async with asyncio.TaskGroup() as tasks:
+            self._slow = tasks
             for number in range(self.config.binders):
                 tasks.create_task(self._work(), name=f"scheduler/binder-{number}")
             tasks.create_task(self._decide(), name="scheduler/decide")
 
     async def _work(self) -> None:
         while True:
-            job = await self._jobs.get()
-            try:
-                async with asyncio.timeout(CALL_TIMEOUT_S):
-                    await job()
-            except Exception as err:  # the worker's edge: what failed is level-triggered and comes again
-                log.warning("scheduler job failed", error=str(err), kind=type(err).__name__)
+            await self._perform(await self._jobs.get(), CALL_TIMEOUT_S)
+
+    @staticmethod
+    async def _perform(job: Job, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await job()
+        except Exception as err:  # the worker's edge: what failed is level-triggered and comes again
+            log.warning("scheduler job failed", error=str(err), kind=type(err).__name__)
 
     async def _decide(self) -> None:
         while True:
@@ -179,11 +190,15 @@ class Scheduler:
         self.nodes.add_pod(entry.pod, node, entry.template)
         self._assumed[uid] = entry
         self._nominated.pop(uid, None)
-        for reserver in self.config.reservers:
+        for reserver in self._reservers:
             status = reserver.reserve(entry.pod, node)
             if not status.ok:
                 return self._unassumed(entry, node, status)
-        return lambda: self._bind(entry, node)
+        if self._slow is None or not any(reserver.waits(entry.pod) for reserver in self._reservers):
+            return lambda: self._bind(entry, node)
+        waiting = self._perform(lambda: self._bind(entry, node), BIND_TIMEOUT_S + CALL_TIMEOUT_S)
+        self._slow.create_task(waiting, name=f"scheduler/bind/{entry.key}")
+        return None
 
     def _unassumed(self, entry: Entry, node: str, status: Status) -> Job:
         self._forget(entry, node)
@@ -197,7 +212,7 @@ class Scheduler:
         if self._assumed.pop(uid, None) is None:
             return
         self.nodes.remove_pod(uid)
-        for reserver in reversed(self.config.reservers):
+        for reserver in reversed(self._reservers):
             reserver.unreserve(entry.pod, node)
 
     def _reject(self, entry: Entry, diagnosis: Diagnosis) -> Job:
@@ -242,7 +257,7 @@ class Scheduler:
         """Bind an assumed pod. A failure takes it back and requeues it; a pod that is gone is dropped."""
         pod = entry.pod
         try:
-            for reserver in self.config.reservers:
+            for reserver in self._reservers:
                 status = await reserver.pre_bind(pod, node)
                 if not status.ok:
                     raise BindingRefused(status.reason)
@@ -263,7 +278,8 @@ class Scheduler:
             self._forget(entry, node)
             self.queue.failed(entry)
             self.queue.wake(ClusterEvent.POD_DELETE)
-            await self._report(pod, "SchedulerError", f"binding rejected: {err}")
+            refused = isinstance(err, BindingRefused)
+            await self._report(pod, "SchedulerError", str(err) if refused else f"binding rejected: {err}")
         else:
             self.queue.done(entry)
             where = f"{pod.metadata.namespace}/{pod.metadata.name} to {node}"
@@ -386,6 +402,10 @@ class Scheduler:
         self.nodes.set_namespace(named.metadata.name or "", new.metadata.labels if new else None)
         if old is None or new is None or old.metadata.labels != new.metadata.labels:
             self.queue.wake(ClusterEvent.NAMESPACE_LABEL)
+
+    def _storage_changed(self, concerned: Callable[[Template], bool]) -> None:
+        self._passes.drop(concerned)
+        self.queue.wake(ClusterEvent.STORAGE, concerned)
 
     def _workload_changed(self) -> None:
         self._passes.clear()

@@ -16,7 +16,9 @@ import msgspec
 
 from kaa.api import quantity
 from kaa.api.selectors import NOTHING, Requirement, Selector, from_label_selector
-from kaa.api.types.core_v1 import Container, Pod, PodAffinityTerm, ResourceRequirements
+from kaa.api.types.core_v1 import Container, Pod, PodAffinityTerm, ResourceRequirements, Volume
+from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.api.volume_match import claim_names
 
 #: What a container that asks for nothing is taken to use when nodes are scored (upstream: schedutil).
 DEFAULT_CPU_MILLIS = 100
@@ -52,6 +54,15 @@ class HostPort:
     port: int
 
 
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A device that pods of one node share only if the kind allows reading together, and all only read."""
+
+    kind: str
+    name: tuple[str, ...]
+    read_only: bool
+
+
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Template:
     """All that scheduling asks of a pod. Compared by identity: ``Templates.of`` gives alike pods the same one."""
@@ -72,6 +83,8 @@ class Template:
     anti_affinity: tuple[Term, ...]
     preferred: tuple[Term, ...]  #: of anti-affinity with negative weight
     affine: bool  #: any of the four above
+    claims: tuple[tuple[str, bool], ...]  #: names of claims, and whether each is made for this pod alone
+    disks: tuple[Disk, ...]  #: devices that may not be shared
 
 
 class Templates:
@@ -110,9 +123,18 @@ def _telling(pod: Pod) -> tuple[object, ...]:
         spec.host_network,
         [(c.image, c.ports, c.resources) for c in spec.containers],
         [(c.image, c.ports, c.resources, c.restart_policy) for c in spec.init_containers],
-        [v.persistent_volume_claim or (v.ephemeral is not None and (v.name, meta.name)) for v in spec.volumes],
+        [_storage(v, meta) for v in spec.volumes],
         spec.resource_claims,
     )
+
+
+def _storage(volume: Volume, meta: ObjectMeta) -> object:
+    """What of a volume concerns where its pod may go; False for the others."""
+    if volume.persistent_volume_claim is not None:
+        return volume.persistent_volume_claim
+    if volume.ephemeral is not None:
+        return volume.name, meta.name, meta.uid
+    return volume.csi or volume.gce_persistent_disk or volume.aws_elastic_block_store or volume.iscsi or volume.rbd
 
 
 def build(pod: Pod, key: bytes, asked_node: str = "") -> Template:
@@ -137,6 +159,8 @@ def build(pod: Pod, key: bytes, asked_node: str = "") -> Template:
         anti_affinity=anti,
         preferred=preferred,
         affine=bool(affinity or anti or preferred),
+        claims=claim_names(pod),
+        disks=tuple(_disks(pod)),
     )
 
 
@@ -210,6 +234,19 @@ def normal_image(name: str) -> str:
     return name if name.rfind(":") > name.rfind("/") else f"{name}:latest"
 
 
+def _disks(pod: Pod) -> Iterable[Disk]:
+    for volume in pod.spec.volumes:
+        if (gce := volume.gce_persistent_disk) is not None:
+            yield Disk("gce", (gce.pd_name,), bool(gce.read_only))
+        elif (ebs := volume.aws_elastic_block_store) is not None:
+            yield Disk("ebs", (ebs.volume_id,), False)
+        elif (iscsi := volume.iscsi) is not None:
+            yield Disk("iscsi", (iscsi.iqn,), bool(iscsi.read_only))
+        elif (rbd := volume.rbd) is not None:
+            for monitor in rbd.monitors:
+                yield Disk("rbd", (monitor, rbd.pool or "rbd", rbd.image), bool(rbd.read_only))
+
+
 # ------------------------------------------------------------------------------------------------------- affinity
 
 
@@ -247,4 +284,4 @@ def with_label_keys(
     return Selector(selector.requirements + tuple(extra)) if extra else selector
 
 
-__all__ = ["HostPort", "Template", "Templates", "Term", "amounts_of", "normal_image", "pod_requests"]
+__all__ = ["Disk", "HostPort", "Template", "Templates", "Term", "amounts_of", "normal_image", "pod_requests"]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from msgspec.structs import replace
 
 from kaa.api import quantity
+from kaa.api.quota import Amounts
 from kaa.api.types.core_v1 import (
     Container,
     LimitRange,
@@ -23,7 +24,7 @@ from kaa.api.values import Quantity
 from ..view import View
 from .base import Attributes
 from .plugin import Passive, refuse
-from .pod_resources import Amounts, pod_amounts, shown
+from .pod_resources import pod_amounts, shown
 
 ANNOTATION = "kubernetes.io/limit-ranger"
 

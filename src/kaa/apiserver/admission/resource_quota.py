@@ -20,14 +20,14 @@ from fractions import Fraction
 from typing import Any
 
 from kaa.api import quantity
+from kaa.api.quota import Amounts, matches, unnamed, usage
 from kaa.api.types.core_v1 import Pod
 from kaa.api.types.core_v1 import ResourceQuota as Quota
 
 from ..view import View
 from .base import Attributes
 from .plugin import Passive, refuse
-from .pod_resources import Amounts, listed
-from .quota_usage import matches, unnamed, usage
+from .pod_resources import listed
 
 PENDING_S = 10.0
 KEPT_USAGES = 50_000
@@ -59,10 +59,10 @@ class ResourceQuota(Passive):
         quotas = [q for q in view.list(Quota, request.namespace) if matches(q, attributes.object)]
         if not quotas:
             return
-        resource = request.resource
-        asked = usage(attributes.object, resource.plural, resource.group)
+        kind, now = request.resource.group_resource, view.clock.now()
+        asked = usage(attributes.object, kind, now)
         if attributes.operation == "UPDATE" and attributes.old is not None:
-            asked = _increase(asked, usage(attributes.old, resource.plural, resource.group))
+            asked = _increase(asked, usage(attributes.old, kind, now))
         for quota in sorted(quotas, key=lambda q: q.metadata.name or ""):
             self._check(quota, attributes, asked, view)
         if attributes.operation == "CREATE" and not attributes.dry_run:
@@ -94,22 +94,23 @@ class ResourceQuota(Passive):
         for obj in (*view.list(resource.type, namespace), *self._waiting(resource.type, namespace, view)):
             if scoped and not matches(quota, obj):
                 continue
-            counted = self._usage(obj, resource.plural, resource.group)
+            counted = self._usage(obj, resource.group_resource, view.clock.now())
             for key in total:
                 amount = counted.get(key)
                 if amount is not None:
                     total[key] += amount
         return total
 
-    def _usage(self, obj: Any, plural: str, group: str) -> Amounts:
+    def _usage(self, obj: Any, kind: str, now: float) -> Amounts:
+        """Kept by revision, but for what is being deleted: what that counts for changes with time alone."""
         key = (obj.metadata.uid or "", obj.metadata.resource_version or "")
-        if not key[1]:
-            return usage(obj, plural, group)
+        if not key[1] or obj.metadata.deletion_timestamp is not None:
+            return usage(obj, kind, now)
         found = self._usages.get(key)
         if found is None:
             if len(self._usages) >= KEPT_USAGES:
                 self._usages.clear()
-            found = self._usages[key] = usage(obj, plural, group)
+            found = self._usages[key] = usage(obj, kind, now)
         return found
 
     def _waiting(self, kind: type[Any], namespace: str, view: View) -> list[Any]:

@@ -17,7 +17,6 @@ import structlog
 
 from kaa.api.clock import Clock
 from kaa.api.errors import AlreadyExists, ApiError, NotFound
-from kaa.api.selectors import EVERYTHING
 from kaa.api.types.apiextensions_v1 import CustomResourceDefinition
 from kaa.api.types.apiregistration_v1 import APIService
 from kaa.api.types.core_v1 import Service
@@ -26,12 +25,13 @@ from kaa.api.types.meta_v1 import APIResourceList
 from kaa.client.client import Client
 from kaa.client.pipeline import User
 
-from ..cacher import Cacher, Change, Watcher
+from ..cacher import Cacher, Change
 from ..discovery import Discovery
+from ..hearing import Hearer
 from ..http import Answer, HttpRequest, HttpResponse, new_audit_id
 from ..routes import Target
 from . import registration
-from .availability import LOCAL, Keeper, said_local, write_condition
+from .availability import AGGREGATOR, LOCAL, Keeper, said_local, write_condition
 from .backend import Backend, Identity
 from .discovered import RemoteVersion
 from .proxy import forward, unavailable
@@ -39,7 +39,6 @@ from .resolve import SERVICE_NAME, Unresolved, address_of, is_available, slices_
 
 log = structlog.get_logger(__name__)
 
-REQUEST_S = 60.0
 LONG_SUBRESOURCES = frozenset({"attach", "exec", "log", "portforward", "proxy"})
 
 
@@ -49,7 +48,8 @@ class Aggregator:
     def __init__(
         self, cacher: Cacher, client: Client, clock: Clock, discovery: Discovery, identity: Identity | None
     ) -> None:
-        self._view, self._client, self._clock = cacher, client, clock
+        self._view, self._client, self.clock = cacher, client, clock
+        self.user = AGGREGATOR  #: who asks the other servers for what all clients are told
         self._discovery, self._identity = discovery, identity
         self._backends: dict[str, Backend] = {}
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
@@ -63,6 +63,10 @@ class Aggregator:
         found = self._view.get(APIService, f"{version}.{group}")
         return found if found is not None and found.spec.service is not None else None
 
+    def remote(self) -> list[APIService]:
+        """The APIServices of other servers."""
+        return [one for one in self._view.list(APIService) if one.spec.service is not None]
+
     def serving(self, target: Target) -> APIService | None:
         """The APIService of a request that is not for this server; None when it is."""
         if target.unknown_resource:
@@ -72,14 +76,17 @@ class Aggregator:
                 return self.find(group, version)
         return None
 
-    async def answer(self, http: HttpRequest, user: User, service: APIService, target: Target) -> Answer:
-        """Hand an authorized request on."""
+    async def answer(
+        self, http: HttpRequest, user: User, service: APIService, target: Target, limit_s: float
+    ) -> Answer:
+        """Hand an authorized request on. ``limit_s``: seconds until its answer must begin, unless it is a watch or the
+        like."""
         address = self.address(service)
         if address is None:
             return unavailable()
         endless = target.verb == "watch" or target.subresource in LONG_SUBRESOURCES
         audit_id = http.headers.get("audit-id") or new_audit_id()
-        timeout_s = None if endless else REQUEST_S
+        timeout_s = None if endless else limit_s
         answer = await forward(http, user, self.backend(service), address, audit_id=audit_id, timeout_s=timeout_s)
         if isinstance(answer, HttpResponse):
             answer.audit_id = audit_id
@@ -93,7 +100,7 @@ class Aggregator:
             return None
         found = self._view.get(Service, reference.name or "", reference.namespace or "")
         try:
-            return address_of(found, slices_of(self._view, reference), reference, self._clock.random)
+            return address_of(found, slices_of(self._view, reference), reference, self.clock.random)
         except Unresolved as err:
             log.warning("no server behind an APIService", name=service.metadata.name, error=str(err))
             return None
@@ -112,10 +119,10 @@ class Aggregator:
     async def run(self) -> None:
         """Keep conditions, discovery and automatic APIServices true until cancelled."""
         hearers = [
-            _Hearer(self._view, APIService, self._on_service),
-            _Hearer(self._view, Service, self._on_backing),
-            _Hearer(self._view, EndpointSlice, self._on_slice),
-            _Hearer(self._view, CustomResourceDefinition, lambda change: self._changed.set()),
+            Hearer(self._view, APIService, self._on_service),
+            Hearer(self._view, Service, self._on_backing),
+            Hearer(self._view, EndpointSlice, self._on_slice),
+            Hearer(self._view, CustomResourceDefinition, lambda change: self._changed.set()),
         ]
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -158,13 +165,13 @@ class Aggregator:
         services = {one.metadata.name or "": one for one in self._view.list(APIService)}
         for service in services.values():
             if service.spec.service is None and not said_local(service):
-                await write_condition(self._client, service, LOCAL, self._clock)
+                await write_condition(self._client, service, LOCAL, self.clock)
         remote = {name: one for name, one in services.items() if one.spec.service is not None}
         for name in [name for name in self._keepers if name not in remote]:
             self._forget(name)
         for name, service in remote.items():
             if name not in self._keepers or self._keepers[name][1].done():
-                keeper = Keeper(name, self._view, self._client, self._clock, self._identity, self._heard)
+                keeper = Keeper(name, self._view, self._client, self.clock, self._identity, self._heard)
                 task = tasks.create_task(keeper.run(), name=f"apiservice/{name}")
                 self._keepers[name] = keeper, task
                 self._heard(service, None)
@@ -190,6 +197,17 @@ class Aggregator:
     def _show(self) -> None:
         self._discovery.serve_remote(self._remote.values())
 
+    def metrics(self) -> str:
+        """Which APIServices are not available, in the Prometheus exposition."""
+        name = "aggregator_unavailable_apiservice"
+        lines = [
+            f"# HELP {name} Gauge of APIServices which are marked as unavailable broken down by APIService name.",
+            f"# TYPE {name} gauge",
+        ]
+        for service in sorted(self._view.list(APIService), key=lambda one: one.metadata.name or ""):
+            lines.append(f'{name}{{name="{service.metadata.name}"}} {0 if is_available(service) else 1}')
+        return "\n".join(lines) + "\n"
+
     # ------------------------------------------------------------------------------------------------ registration
 
     async def _register(self) -> None:
@@ -209,19 +227,3 @@ class Aggregator:
             return
         except ApiError as err:
             log.warning("an APIService was not written", name=service.metadata.name, error=str(err))
-
-
-class _Hearer(Watcher):
-    """Tells of each change of a kind at once, and keeps none."""
-
-    def __init__(self, cacher: Cacher, kind: Any, tell: Callable[[Change], None]) -> None:
-        super().__init__("", EVERYTHING, ())
-        self._tell = tell
-        self._cache = cacher.of(kind)
-        self._cache.watchers.add(self)
-
-    def offer(self, change: Change) -> None:
-        self._tell(change)
-
-    def stop(self) -> None:
-        self._cache.watchers.discard(self)

@@ -24,6 +24,7 @@ from kaa.api.types.meta_v1 import APIResourceList
 from kaa.client.client import Client
 from kaa.client.pipeline import User
 
+from ..hearing import rest
 from ..view import View
 from .backend import Backend, BadTrust, Identity, user_headers
 from .resolve import AVAILABLE, Doubt, Unresolved, address_of, doubt_of, slices_of, with_condition
@@ -71,21 +72,11 @@ class Keeper:
                     return
                 passed = await self._checked(service)
                 failures = 0 if passed else failures + 1
-                await self._rest(RESYNC_S if passed else min(FIRST_RETRY_S * 2 ** (failures - 1), LAST_RETRY_S))
+                seconds = RESYNC_S if passed else min(FIRST_RETRY_S * 2 ** (failures - 1), LAST_RETRY_S)
+                await rest(self._changed, self._clock, seconds)
         finally:
             if self._backend is not None:
                 self._backend.close()
-
-    async def _rest(self, seconds: float) -> None:
-        waits = (
-            asyncio.ensure_future(self._clock.sleep(seconds)),
-            asyncio.ensure_future(self._changed.wait()),
-        )
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
     async def _checked(self, service: APIService) -> bool:
         try:

@@ -115,7 +115,7 @@ def _read(request: Request) -> tuple[Json, list[str]]:
 def _decoded(data: bytes) -> Any:
     """JSON is what clients send most; anything else is YAML."""
     try:
-        return msgspec.json.decode(data)
+        return bodies.json_value(data)
     except (msgspec.DecodeError, RecursionError):
         pass
     try:

@@ -170,8 +170,23 @@ def request_value(sight: Sight, shape: Shape) -> dict[str, Any]:
 
 
 def namespace_value(namespace: Namespace | None) -> Any:
+    """``namespaceObject``, made once a revision of the namespace."""
     if namespace is None:
         return None
+    key = namespace.metadata.uid or "", namespace.metadata.resource_version or ""
+    found = _namespaces.get(key)
+    if found is None:
+        if len(_namespaces) >= KEPT_NAMESPACES:
+            _namespaces.clear()
+        found = _namespaces[key] = _namespace_value(namespace)
+    return found
+
+
+KEPT_NAMESPACES = 256
+_namespaces: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def _namespace_value(namespace: Namespace) -> dict[str, Any]:
     document: dict[str, Any] = {
         key: inner for key, inner in _plain(struct_view(namespace)).items() if key in NAMESPACE.fields
     }

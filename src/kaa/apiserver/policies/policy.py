@@ -174,17 +174,24 @@ def _bound_invocations(
 
 async def values_of(invocation: Invocation[Any], sight: Sight, around: Surroundings) -> dict[str, Any]:
     """The variables of a policy's expressions. Raises ApiError."""
-    shape = invocation.shape
-    made = {
+    shape, obj = invocation.shape, sight.attributes.object
+    kept = sight.variables.get(shape)
+    if kept is None or kept[0] is not obj:
+        kept = sight.variables[shape] = obj, await _values(shape, sight, around)
+    if invocation.policy.object.spec.param_kind is None:
+        return kept[1]
+    return {**kept[1], "params": object_value(invocation.param)}
+
+
+async def _values(shape: Shape, sight: Sight, around: Surroundings) -> dict[str, Any]:
+    """What all policies see alike of a write."""
+    return {
         "object": object_value(await sight.object(shape)),
         "oldObject": object_value(await sight.old(shape)),
         "request": request_value(sight, shape),
         "namespaceObject": namespace_value(_namespace(sight)),
         **authorization.values(around.authorizer, sight, shape),
     }
-    if invocation.policy.object.spec.param_kind is not None:
-        made["params"] = object_value(invocation.param)
-    return made
 
 
 def _namespace(sight: Sight) -> Namespace | None:

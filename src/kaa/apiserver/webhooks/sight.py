@@ -116,6 +116,8 @@ class Sight:
         self.namespace = self._namespace()
         #: {(which object, shape): it}, of the objects that it was made of
         self._shown: dict[tuple[bool, Shape], tuple[Any, Any]] = {}
+        #: What policies have made of it, for the next policy: {shape: (the object, the variables of expressions)}
+        self.variables: dict[Shape, tuple[Any, dict[str, Any]]] = {}
 
     def _name(self) -> str:
         request, attributes = self.attributes.request, self.attributes

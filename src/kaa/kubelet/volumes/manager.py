@@ -26,7 +26,7 @@ from kaa.api.types.core_v1 import (
     VolumeProjection,
 )
 from kaa.client.client import Client
-from kaa.runtime.files import remove_tree
+from kaa.runtime.files import Trash
 
 from ..env import ConfigError, Sources
 from ..objects import Objects
@@ -56,6 +56,7 @@ class Volumes:
         self._client, self._clock, self._objects = client, clock, objects
         self._root, self._mounter = root, mounter
         self._tokens = Tokens(client, clock)
+        self._trash = Trash(root / "trash")
 
     def pod_dir(self, uid: str) -> Path:
         return self._root / "pods" / uid
@@ -191,10 +192,11 @@ class Volumes:
     def _remove(self, uid: str) -> None:
         folder = self.pod_dir(uid)
         self._mounter.unmount_below(folder)
-        remove_tree(folder, root=self._root / "pods")
+        self._trash.put(folder, root=self._root / "pods")
 
     def known_uids(self) -> list[str]:
-        """Pods that have a folder here."""
+        """Pods that have a folder here. What an earlier life threw away is no longer among them."""
+        self._trash.open()
         pods = self._root / "pods"
         return [entry.name for entry in pods.iterdir() if entry.is_dir()] if pods.is_dir() else []
 

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from kaa.runtime.files import mount_points
+
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _MS_NOSUID, _MS_NODEV = 2, 4
 
@@ -45,22 +47,10 @@ class SystemMounter:
         self._check(done, path)
 
     def unmount_below(self, path: Path) -> None:
-        for point in sorted(mount_points(path), key=len, reverse=True):
-            self._check(self._libc.umount2(os.fsencode(point), _MNT_DETACH | _UMOUNT_NOFOLLOW), Path(point))
+        for point in sorted(mount_points(path), key=lambda point: len(point.parts), reverse=True):
+            self._check(self._libc.umount2(os.fsencode(point), _MNT_DETACH | _UMOUNT_NOFOLLOW), point)
 
     def _check(self, done: int, path: Path) -> None:
         if done != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), str(path))
-
-
-def mount_points(path: Path) -> list[str]:
-    """Where something is mounted at or below a folder, as /proc/self/mountinfo tells."""
-    below = str(path) + "/"
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8") as table:
-        for line in table:
-            point = line.split()[4].encode().decode("unicode_escape")
-            if point == str(path) or point.startswith(below):
-                found.append(point)
-    return found

@@ -28,6 +28,7 @@ from ..base import (
     RuntimeEvent,
     RuntimeFailure,
 )
+from ..files import Trash
 from . import conmon
 from .bundle import Facts, resources_spec
 from .cgroups import Cgroups
@@ -72,8 +73,10 @@ class Containers:
         snapshots: Snapshots,
         events: Events,
         threads: Threads,
+        trash: Trash,
     ) -> None:
-        self.folder = Folder(root / "containers", ContainerRecord)
+        self.folder = Folder(root / "containers", ContainerRecord, trash)
+        self.trash = trash
         self.bundles = run_dir / "containers"
         self.clock, self.engine, self.snapshots, self.events, self.threads = clock, engine, snapshots, events, threads
         self.cgroups = Cgroups()
@@ -335,7 +338,7 @@ class Containers:
         else:
             conmon.delete(self.engine, record.id)
         self.snapshots.release(record.id)
-        remove_tree(self.bundle(record.id))
+        self.trash.put(self.bundle(record.id), root=self.bundles)
         self.folder.forget(record.id)
 
     def reap(self, record: ContainerRecord) -> bool:

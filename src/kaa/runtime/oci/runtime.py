@@ -45,6 +45,7 @@ from ..base import (
     SandboxConfig,
     Streams,
 )
+from ..files import Trash
 from . import sandbox as namespaces
 from .archive import import_archive
 from .bundle import Facts, User
@@ -89,14 +90,15 @@ class OciRuntime:
         """Raises RuntimeFailure when runc (or crun) or conmon is not installed."""
         self.root, self.run_dir, self.clock, self.network = root.absolute(), run_dir.absolute(), clock, network
         self.engine = Engine(find_engine(runtime_binary), self.run_dir / "engine", find_conmon(), self._shelter)
-        self.snapshots = Snapshots(self.root)
+        self.trash = Trash(self.root / "trash")
+        self.snapshots = Snapshots(self.root, self.trash)
         self.images = ImageStore(self.root / "images", self.snapshots)
         self.threads, self._events = Threads(), Events()
         self.containers = Containers(
-            self.root, self.run_dir, clock, self.engine, self.snapshots, self._events, self.threads
+            self.root, self.run_dir, clock, self.engine, self.snapshots, self._events, self.threads, self.trash
         )
         self.sandboxes: dict[str, _LiveSandbox] = {}
-        self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord)
+        self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord, self.trash)
         self._images_lock = asyncio.Lock()
         self._disk: dict[str, tuple[float, tuple[int, int]]] = {}
         self._warned_shelter = False
@@ -108,6 +110,7 @@ class OciRuntime:
         """Open the stores and take up what an earlier process left. Call once, before anything else."""
         for folder in (self.root, self.run_dir, self.run_dir / "sandboxes"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        await self.threads.run(self.trash.open)
         await self.threads.run(self.snapshots.open)
         await self.threads.run(self.images.open)
         for record in await self.threads.run(lambda: list(self._sandbox_folder.load())):
@@ -140,6 +143,7 @@ class OciRuntime:
         self._events.close()
         await self.threads.run(self.containers.cgroups.remove, MONITORS)  # stays while a conmon is in it
         self.threads.close()
+        self.trash.close()
 
     def _shelter(self, pid: int) -> None:
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import structlog
 
+from ..files import Trash
 from .files import remove_tree, tree_size, write_atomic
 from .linux import CLONE_FS, mount, unmount, unshare
 from .unpack import ByteSource, LayerError, Limits, unpack_layer
@@ -38,7 +39,8 @@ def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
 class Snapshots:
     """Everything below ``root/layers`` and ``root/writable``. All methods block: call them in a thread."""
 
-    def __init__(self, root: Path, *, limits: Limits | None = None) -> None:
+    def __init__(self, root: Path, trash: Trash | None = None, *, limits: Limits | None = None) -> None:
+        self._trash = trash or Trash(root / "trash")
         self.layers, self.writable = root / "layers", root / "writable"
         self.limits = limits or Limits()
         self.overlay = True
@@ -132,7 +134,7 @@ class Snapshots:
         """Unmount and remove a container's root."""
         base = self.writable / container_id
         unmount(str(base / "rootfs"))
-        remove_tree(base)
+        self._trash.put(base, root=self.writable)
 
     def sweep_layers(self, keep: Iterable[str]) -> None:
         """Remove every layer that is not named by its chain id."""

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from ..base import Container, ContainerConfig, ContainerState, Sandbox, SandboxConfig, SandboxState
+from ..files import Trash
 from .files import remove_tree, write_atomic
 
 log = structlog.get_logger(__name__)
@@ -110,8 +111,8 @@ Record = TypeVar("Record", SandboxRecord, ContainerRecord)
 class Folder(Generic[Record]):
     """Records of one kind below a folder."""
 
-    def __init__(self, path: Path, kind: type[Record]) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: type[Record], trash: Trash) -> None:
+        self.path, self._trash = path, trash
         self._decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(kind)
 
     def save(self, record: Record) -> None:
@@ -130,4 +131,4 @@ class Folder(Generic[Record]):
                 remove_tree(folder)
 
     def forget(self, record_id: str) -> None:
-        remove_tree(self.path / record_id)
+        self._trash.put(self.path / record_id, root=self.path)

@@ -59,7 +59,7 @@ def matching(template: Template, nodes: Snapshot) -> Mask:
     """Rows whose nodes match the pod's nodeSelector and its required node affinity."""
     mask = nodes.alive.copy()
     for key, value in template.pod.spec.node_selector.items():
-        mask &= _label_mask(NodeSelectorRequirement(key=key, operator="In", values=(value,)), nodes)
+        mask &= values_mask(key, (value,), nodes)
     terms = _required(template)
     if terms is not None:
         some = np.zeros(nodes.size, np.bool_)
@@ -93,6 +93,11 @@ def term_mask(term: NodeSelectorTerm, nodes: Snapshot) -> Mask:
     for requirement in term.match_fields:
         mask &= _field_mask(requirement, nodes)
     return mask
+
+
+def values_mask(key: str, values: Sequence[str], nodes: Snapshot) -> Mask:
+    """Rows whose label has one of the values."""
+    return _label_mask(NodeSelectorRequirement(key=key, operator="In", values=tuple(values)), nodes)
 
 
 def _label_mask(requirement: NodeSelectorRequirement, nodes: Snapshot) -> Mask:

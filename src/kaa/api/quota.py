@@ -1,6 +1,6 @@
 """What objects count for in a quota, and which quotas look at them. No I/O.
 
-The admission plugin of the API server counts by the same rules; a room may not import from its neighbour.
+The admission plugin refuses by these rules, the controller tells by them: one count, wherever it is made.
 
 Source: kubernetes pkg/quota/v1/evaluator/core; apiserver pkg/quota/v1/generic.
 """
@@ -12,12 +12,10 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from kaa.api import quantity
-from kaa.api.clock import parse_time
-from kaa.api.types.core_v1 import Container, PersistentVolumeClaim, Pod, ResourceQuota, Service
-from kaa.api.values import Quantity
-
-from .pods import is_finished
+from . import quantity
+from .clock import parse_time
+from .types.core_v1 import Container, PersistentVolumeClaim, Pod, ResourceQuota, Service
+from .values import Quantity
 
 #: {what a quota may count: how much, in base units}
 Amounts = dict[str, Fraction]
@@ -36,6 +34,8 @@ BARE = frozenset(
     )
 )
 STORAGE_CLASS = ".storageclass.storage.k8s.io/"
+#: Asked for in a quota, these must be named by every container of a new pod.
+COMPULSORY = ("cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory")
 _OF_SERVICES = frozenset({"services", "services.nodeports", "services.loadbalancers"})
 
 
@@ -51,7 +51,8 @@ def counted_kind(name: str) -> str:
 
 
 def usage(obj: Any, kind: str, now: float) -> Amounts:
-    """What one object counts for. A finished pod, or one that outstayed its end, counts only as an object."""
+    """What one object of ``kind`` (``plural[.group]``) counts for. A finished pod, or one that outstayed its end, counts
+    only as an object."""
     amounts = {f"count/{kind}": ONE}
     if isinstance(obj, Pod):
         return amounts | (_pod(obj) if charged(obj, now) else {})
@@ -66,7 +67,7 @@ def usage(obj: Any, kind: str, now: float) -> Amounts:
 
 def charged(pod: Pod, now: float) -> bool:
     meta = pod.metadata
-    if is_finished(pod):
+    if pod.status.phase in ("Failed", "Succeeded"):
         return False
     if meta.deletion_timestamp is None or meta.deletion_grace_period_seconds is None:
         return True
@@ -195,8 +196,9 @@ def _named(name: str, operator: str, values: Iterable[str]) -> bool:
 
 
 def best_effort(pod: Pod) -> bool:
-    """Whether no container asks for or limits processor or memory."""
+    """Whether neither the pod nor a container asks for or limits processor or memory."""
     held = [each.resources for each in (*pod.spec.containers, *pod.spec.init_containers)]
+    held += [pod.spec.resources] if pod.spec.resources is not None else []
     return not any(name in r.requests or name in r.limits for r in held for name in ("cpu", "memory"))
 
 
@@ -210,6 +212,20 @@ def _crosses_namespaces(pod: Pod) -> bool:
         if any(term.namespaces or term.namespace_selector is not None for term in terms):
             return True
     return False
+
+
+def unnamed(pod: Pod, hard: Iterable[str]) -> str:
+    """What a quota demands of each container and which do not name it: ``must specify requests.cpu for: a,b``."""
+    lacking = []
+    for name in sorted(set(hard).intersection(COMPULSORY)):
+        resource, which = name.rpartition(".")[2], "limits" if name.startswith("limits.") else "requests"
+        if pod.spec.resources is not None and resource in getattr(pod.spec.resources, which):
+            continue
+        containers = (*pod.spec.containers, *pod.spec.init_containers)
+        without = {c.name for c in containers if resource not in getattr(c.resources, which)}
+        if without:
+            lacking.append(f"{name} for: {','.join(sorted(without))}")
+    return "must specify " + "; ".join(lacking) if lacking else ""
 
 
 # ------------------------------------------------------------------------------------------------ totals

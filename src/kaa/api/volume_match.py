@@ -1,5 +1,7 @@
 """Which volume a claim gets, and what a claim and a volume say of each other. No I/O.
 
+The binder and the scheduler both decide by it: what the one would call a fit the other may rely on.
+
 Source: kubernetes pkg/controller/volume/persistentvolume (index.go), component-helpers storage/volume.
 """
 
@@ -11,9 +13,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kaa.api import quantity, selectors
-from kaa.api.types.core_v1 import ObjectReference, PersistentVolume, PersistentVolumeClaim
-from kaa.api.types.storage_v1 import StorageClass
+from . import quantity, selectors
+from .types.core_v1 import ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod
+from .types.storage_v1 import StorageClass
 
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 BOUND_BY_CONTROLLER = "pv.kubernetes.io/bound-by-controller"
@@ -62,24 +64,54 @@ def mismatch(volume: PersistentVolume, claim: PersistentVolumeClaim) -> str:
     return ""
 
 
-def best(
-    claim: PersistentVolumeClaim, volumes: Iterable[PersistentVolume], *, delayed: bool
-) -> PersistentVolume | None:
-    """The volume a claim gets: the one set aside for it, else of the free ones that fit that with the fewest access modes,
-    the smallest. When binding is delayed, only what is set aside: the scheduler chooses among the rest."""
+def candidates(
+    claim: PersistentVolumeClaim, volumes: Iterable[PersistentVolume], *, delayed: bool = False
+) -> list[PersistentVolume]:
+    """The volumes a claim may get: the one set aside for it, else all free ones that fit. When binding is delayed, only
+    what is set aside: the scheduler chooses among the rest."""
     selector = selectors.from_label_selector(claim.spec.selector) if claim.spec.selector is not None else None
     free = []
     for volume in sorted(volumes, key=lambda each: each.metadata.name or ""):
         if (volume.spec.volume_mode or "Filesystem") != (claim.spec.volume_mode or "Filesystem"):
             continue
         if is_for(volume, claim):
-            if capacity(volume) >= asked(claim):
-                return volume
+            if capacity(volume) >= asked(claim) and volume.metadata.deletion_timestamp is None:
+                return [volume]
         elif not delayed and _is_free(volume) and not mismatch(volume, claim):
             free.append(volume)
-    if selector is not None:
-        free = [volume for volume in free if selector.matches(volume.metadata.labels)]
-    return min(free, key=lambda each: (len(each.spec.access_modes), capacity(each)), default=None)
+    return free if selector is None else [volume for volume in free if selector.matches(volume.metadata.labels)]
+
+
+def best(
+    claim: PersistentVolumeClaim, volumes: Iterable[PersistentVolume], *, delayed: bool
+) -> PersistentVolume | None:
+    """Of the candidates that with the fewest access modes, the smallest."""
+    found = candidates(claim, volumes, delayed=delayed)
+    return min(found, key=lambda each: (len(each.spec.access_modes), capacity(each)), default=None)
+
+
+def is_bound(claim: PersistentVolumeClaim) -> bool:
+    """Whether a claim's binding is complete: written on both ends, and said so."""
+    return bool(claim.spec.volume_name) and BIND_COMPLETED in claim.metadata.annotations
+
+
+def claim_names(pod: Pod) -> tuple[tuple[str, bool], ...]:
+    """The claims a pod uses, each with whether it is made for this pod alone: ``((data, False), (web-0-scratch, True))``."""
+    found = []
+    for volume in pod.spec.volumes:
+        if volume.persistent_volume_claim is not None:
+            found.append((volume.persistent_volume_claim.claim_name, False))
+        elif volume.ephemeral is not None:
+            found.append((f"{pod.metadata.name}-{volume.name}", True))
+    return tuple(found)
+
+
+def foreign_claim_fault(pod: Pod, claim: PersistentVolumeClaim) -> str:
+    """Why a claim cannot be a pod's own, made for one of its ``ephemeral`` volumes; empty when it can."""
+    if any(owner.controller and owner.uid == pod.metadata.uid for owner in claim.metadata.owner_references):
+        return ""
+    where = claim.metadata.namespace
+    return f"PVC {where}/{claim.metadata.name} was not created for pod {where}/{pod.metadata.name} (pod is not owner)"
 
 
 def _is_free(volume: PersistentVolume) -> bool:

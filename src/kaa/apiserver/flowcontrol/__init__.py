@@ -1,0 +1,1 @@
+"""Priority and fairness: who waits when the API server is busy."""

@@ -1,0 +1,126 @@
+"""Whatever goes wrong on the way, every seed ends in what was declared: no pod too many, none too few, none forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+from fault_world import FaultWorld
+from job_world import make_job
+from msgspec.structs import replace
+from world import make_deployment, make_template
+
+from kaa.api.types.apps_v1 import Deployment, ReplicaSet, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy
+from kaa.api.types.batch_v1 import Job
+from kaa.api.types.core_v1 import Pod
+from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta
+
+#: ``KAA_FAULT_SEEDS=1000 pytest tests/property/test_controllers_faults.py`` searches further.
+SEEDS = range(int(os.environ.get("KAA_FAULT_SEEDS", "12")))
+
+
+def pods_of(world: FaultWorld, app: str) -> list[Pod]:
+    return [pod for pod in world.api.all(Pod) if pod.metadata.labels.get("app") == app]
+
+
+def change(world: FaultWorld, kind: Any, name: str, **spec: Any) -> None:
+    old = next(obj for obj in world.api.all(kind) if obj.metadata.name == name)
+    generation = (old.metadata.generation or 0) + 1
+    meta = replace(old.metadata, generation=generation)
+    world.api.put(replace(old, metadata=meta, spec=replace(old.spec, **spec)))
+
+
+def check_owners(world: FaultWorld) -> None:
+    """Nobody is left of what is gone."""
+    uids = {obj.metadata.uid for kind in (Deployment, ReplicaSet, StatefulSet, Job) for obj in world.api.all(kind)}
+    for obj in (*world.api.all(Pod), *world.api.all(ReplicaSet)):
+        assert all(owner.uid in uids for owner in obj.metadata.owner_references), obj.metadata.name
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_deployments_end_as_declared(seed: int) -> None:
+    async def run() -> None:
+        async with FaultWorld(seed) as world:
+            world.api.put(make_deployment("web", replicas=4))
+            await world.pass_s(8)
+            change(world, Deployment, "web", template=make_template("web:2"))
+            await world.pass_s(world.random.uniform(2, 10))
+            wanted = world.random.randrange(0, 7)
+            change(world, Deployment, "web", replicas=wanted, template=make_template("web:3"))
+            await world.pass_s(8)
+            await world.calm()
+            pods = pods_of(world, "web")
+            assert len(pods) == wanted
+            assert {pod.spec.containers[0].image for pod in pods} <= {"web:3"}
+            status = world.api.all(Deployment)[0].status
+            assert (status.replicas or 0, status.updated_replicas or 0, status.ready_replicas or 0) == (wanted,) * 3
+            check_owners(world)
+            world.api.remove(world.api.all(Deployment)[0])
+            await world.calm()
+            assert (world.api.all(ReplicaSet), world.api.all(Pod)) == ([], [])
+
+    asyncio.run(run())
+
+
+def make_set(replicas: int) -> StatefulSet:
+    spec = StatefulSetSpec(
+        replicas=replicas,
+        service_name="db",
+        selector=LabelSelector(match_labels={"app": "db"}),
+        template=make_template("db:1", app="db"),
+        pod_management_policy="OrderedReady",
+        update_strategy=StatefulSetUpdateStrategy(type="RollingUpdate"),
+        revision_history_limit=10,
+    )
+    return StatefulSet(metadata=ObjectMeta(name="db", namespace="default"), spec=spec)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_stateful_sets_end_as_declared_and_never_twice(seed: int) -> None:
+    async def run() -> None:
+        async with FaultWorld(seed) as world:
+            world.watcher = lambda: check_identities(world)
+            world.api.put(make_set(3))
+            await world.pass_s(12)
+            change(world, StatefulSet, "db", template=make_template("db:2", app="db"))
+            await world.pass_s(world.random.uniform(2, 10))
+            wanted = world.random.randrange(0, 6)
+            change(world, StatefulSet, "db", replicas=wanted)
+            await world.pass_s(10)
+            await world.calm()
+            pods = pods_of(world, "db")
+            assert sorted(pod.metadata.name or "" for pod in pods) == [f"db-{n}" for n in range(wanted)]
+            assert {pod.spec.containers[0].image for pod in pods} <= {"db:2"}
+            check_owners(world)
+
+    def check_identities(world: FaultWorld) -> None:
+        names = [pod.metadata.name for pod in pods_of(world, "db")]
+        assert len(names) == len(set(names))
+        assert all(name is not None and name.startswith("db-") for name in names)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mode", ["NonIndexed", "Indexed"])
+def test_jobs_count_every_pod_once(seed: int, mode: str) -> None:
+    async def run() -> None:
+        async with FaultWorld(seed) as world:
+            world.ends = lambda pod: "Failed" if world.api.faults and world.random.random() < 0.1 else "Succeeded"
+            world.api.put(make_job(completions=6, parallelism=3, backoff_limit=1000, completion_mode=mode))
+            await world.pass_s(25)
+            await world.calm(4000)
+            job = world.api.all(Job)[0]
+            pods = world.api.all(Pod)
+            assert [c.type for c in job.status.conditions] == ["SuccessCriteriaMet", "Complete"]
+            ended = sum(pod.status.phase == "Succeeded" for pod in pods)
+            counted = job.status.succeeded or 0
+            assert counted == 6 if mode == "Indexed" else 6 <= counted <= ended, "one may end when the job is over"
+            assert (job.status.active or 0, job.status.terminating or 0) == (0, 0)
+            assert not any(pod.metadata.finalizers for pod in pods), "each was counted"
+            uncounted = job.status.uncounted_terminated_pods
+            assert uncounted is None or not (uncounted.succeeded or uncounted.failed)
+
+    asyncio.run(run())

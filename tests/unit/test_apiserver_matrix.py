@@ -1,0 +1,67 @@
+"""Reads, deletions and hostile bodies over real HTTP."""
+
+from __future__ import annotations
+
+import pytest
+from api_lab import Lab, run
+
+from kaa.api.types.core_v1 import ConfigMap
+from kaa.api.types.meta_v1 import ObjectMeta
+
+MAPS = "/api/v1/namespaces/default/configmaps"
+MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
+
+
+async def make(lab: Lab, *names: str) -> None:
+    for name in names:
+        await lab.client.create(ConfigMap(metadata=ObjectMeta(name=name, namespace="default")))
+
+
+def test_a_watch_from_a_revision_to_come_tells_nothing_before_it() -> None:
+    async def use(lab: Lab) -> None:
+        start = lab.plane.api.cacher.revision
+        request = f"{MAPS}?watch=1&timeoutSeconds=1&resourceVersion={start + 2}"
+        reader, writer = await lab.connect()
+        writer.write(f"GET {request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        await make(lab, "a", "b", "c")
+        assert b'"name":"c"' in (told := await reader.readuntil(b'"name":"c"'))
+        assert b'"name":"a"' not in told
+        assert b'"name":"b"' not in told
+        writer.close()
+
+    run(use, http=True)
+
+
+@pytest.mark.parametrize("depth", [700, 100_000])
+def test_nesting_is_refused(depth: int) -> None:
+    bomb = b'{"metadata":{"name":"a"},"data":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
+
+    async def use(lab: Lab) -> None:
+        await make(lab, "a")
+        for level in ("Strict", "Warn", "Ignore"):
+            assert (await lab.ask("POST", f"{MAPS}?fieldValidation={level}", bomb)).status == 400
+            for kind in (MERGE, STRATEGIC):
+                answer = await lab.ask("PATCH", f"{MAPS}/a?fieldValidation={level}", bomb, content_type=kind)
+                assert answer.status == 400
+
+    run(use, http=True)
+
+
+def test_a_collection_is_deleted_up_to_its_limit_and_dry_runs_keep_it() -> None:
+    async def use(lab: Lab) -> None:
+        await make(lab, "a", "b", "c")
+        assert len((await lab.ask("DELETE", f"{MAPS}?dryRun=All")).json()["items"]) == 3
+        assert len((await lab.ask("DELETE", f"{MAPS}?limit=2")).json()["items"]) == 2
+        assert [o["metadata"]["name"] for o in (await lab.ask("GET", MAPS)).json()["items"]] == ["c"]
+
+    run(use, http=True)
+
+
+def test_deprecated_kinds_warn() -> None:
+    async def use(lab: Lab) -> None:
+        told = (await lab.ask("GET", "/api/v1/endpoints")).headers["warning"]
+        assert told == '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"'
+        assert "warning" in (await lab.ask("GET", "/api/v1/componentstatuses/scheduler")).headers
+
+    run(use, http=True)
