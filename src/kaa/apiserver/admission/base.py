@@ -27,16 +27,13 @@ class Attributes:
     warnings: list[str] = field(default_factory=list)
     #: The server made up the name: whoever looks before the object is stored sees ``generateName`` only.
     name_generated: bool = False
-    #: What plugins note for the audit log; None when nobody did: {key: value}
-    annotations: dict[str, str] | None = None
     #: Who takes long to validate has been asked already.
     consulted: bool = False
 
     def annotate(self, key: str, value: str) -> None:
         """Note something for the audit log."""
-        if self.annotations is None:
-            self.annotations = {}
-        self.annotations[key] = value
+        if self.request.note is not None:
+            self.request.note(key, value)
 
     def on(self, plural: str, group: str = "", subresource: str = "") -> bool:
         """Whether the write is on this resource and subresource."""
