@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from api_lab import Answer, Lab, run
+from api_lab import Answer, Lab, cluster_config, run
 from webhook_configs import ADMISSION, CONFIGMAPS, configmap, create, rule
 from webhook_lab import Json
+
+from kaa.cluster.control_plane import bootstrap
 
 Test = Callable[[Lab], Awaitable[None]]
 
@@ -222,6 +224,18 @@ def test_match_conditions(expressions: list[str], failure_policy: str, denied: b
         conditions = [{"name": f"c{n}", "expression": text} for n, text in enumerate(expressions)]
         await policy(lab, {**check("false"), "matchConditions": conditions, "failurePolicy": failure_policy})
         assert (await create(lab)).status == (422 if denied else 201)
+
+    serve(test)
+
+
+def test_a_server_starts_whatever_policies_say() -> None:
+    """A policy, or a webhook that is down, may stand against objects of the server's own: it does without them."""
+
+    async def test(lab: Lab) -> None:
+        await policy(lab, check("false"), constraints={"resourceRules": [rule("clusterroles", operations="CREATE")]})
+        await bootstrap(lab.client, lab.plane.api, cluster_config(), lab.clock)
+        assert (await lab.ask("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/view")).status == 404
+        assert (await lab.ask("GET", "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical")).status == 200
 
     serve(test)
 

@@ -132,7 +132,7 @@ class DynamicAdmission(Consultant):
         try:
             await self._mutate(configured, sight)
         except ApiError as err:
-            raise _with_warnings(err, attributes) from err.__cause__
+            raise _by_others(err, attributes) from err.__cause__
         if attributes.object is not before and before is not None:
             _check_owners(attributes, before)
 
@@ -167,7 +167,7 @@ class DynamicAdmission(Consultant):
                 await validating.validate(configured.policies, sight, self._around)
             await validate(configured.hooks, sight, self.caller)
         except ApiError as err:
-            raise _with_warnings(err, attributes) from err.__cause__
+            raise _by_others(err, attributes) from err.__cause__
 
     def _sight(self, attributes: Attributes, view: View, stage: Stage) -> Sight | None:
         """What is to be seen; None when nobody may."""
@@ -200,9 +200,9 @@ class DynamicAdmission(Consultant):
         return Surroundings(self._cacher, self._authorizer, self.versions.find_kind)
 
 
-def _with_warnings(err: ApiError, attributes: Attributes) -> ApiError:
-    """A refusal carries the warnings that came before it."""
-    err.warnings = tuple(attributes.warnings)
+def _by_others(err: ApiError, attributes: Attributes) -> ApiError:
+    """A refusal carries the warnings that came before it, and that it is somebody else's."""
+    err.warnings, err.dynamic = tuple(attributes.warnings), True
     return err
 
 
