@@ -52,6 +52,8 @@ class Resource(Generic[T]):
     verbs: tuple[str, ...] = STANDARD_VERBS
     subresources: tuple[Subresource, ...] = ()
     custom: bool = field(default=False)
+    #: Of a custom resource: the row of the version that its objects are stored in; None where it is this one.
+    stored_as: Resource[Any] | None = field(default=None, compare=False)
 
     def __hash__(self) -> int:
         return hash((self.group, self.version, self.plural))  # every request looks resources up: not over all fields

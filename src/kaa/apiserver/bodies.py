@@ -7,6 +7,7 @@ the kind does not have.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,14 +111,20 @@ def _go_json_error(text: str) -> str:
     return "unexpected end of JSON input"
 
 
-def read(request: Request, resource: Resource[Any], kind: type | None = None) -> Body:
+#: The paths of fields that a custom resource's schema does not know.
+Unknown = Callable[[Mapping[str, Any]], list[str]]
+
+
+def read(
+    request: Request, resource: Resource[Any], kind: type | None = None, *, unknown: Unknown | None = None
+) -> Body:
     """The object of a create or update. ``kind`` is the Struct when it is not the resource's own (``Scale``)."""
     if not isinstance(request.body, (bytes, bytearray)):
         return Body(request.body)
     try:
-        return _read(request, resource, kind, bytes(request.body))
+        return _read(request, resource, kind, bytes(request.body), unknown)
     except UnicodeDecodeError:
-        return _read(request, resource, kind, as_go_reads(bytes(request.body)))
+        return _read(request, resource, kind, as_go_reads(bytes(request.body)), unknown)
 
 
 def as_go_reads(data: bytes) -> bytes:
@@ -133,7 +140,7 @@ def json_value(data: bytes) -> Any:
         return msgspec.json.decode(as_go_reads(data))
 
 
-def _read(request: Request, resource: Resource[Any], kind: type | None, data: bytes) -> Body:
+def _read(request: Request, resource: Resource[Any], kind: type | None, data: bytes, unknown: Unknown | None) -> Body:
     expected_kind, expected_version = resource.kind, resource.api_version
     if kind is not None:
         expected_kind, expected_version = kind.KIND, kind.API_VERSION  # type: ignore[attr-defined]  # all kinds have them
@@ -145,14 +152,19 @@ def _read(request: Request, resource: Resource[Any], kind: type | None, data: by
             f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}"
         )
     if not fast or resource.custom or level != "Ignore":
-        spec = _spec_in(data) if fast and resource.type is Pod and kind is None else b""
+        spec = _spec_in(data) if fast and not resource.custom and resource.type is Pod and kind is None else b""
         known = _SPECS.get(spec) if spec else None
         if known is not None:
             data = _without(data, spec)
         document = plain_document(data, request.content_type, expected_kind)
         check_kind(document, expected_kind, expected_version)
         warnings = strictness(
-            request, resource, kind or (None if resource.custom else resource.type), document, data if text else b""
+            request,
+            resource,
+            kind or (None if resource.custom else resource.type),
+            document,
+            data if text else b"",
+            unknown,
         )
         obj = make(resource, kind, document, data if fast else None)
         if known is not None:
@@ -247,7 +259,12 @@ def check_kind(document: Any, kind: str, api_version: str) -> None:
 
 
 def strictness(
-    request: Request, resource: Resource[Any], struct: type | None, document: Any, data: bytes
+    request: Request,
+    resource: Resource[Any],
+    struct: type | None,
+    document: Any,
+    data: bytes,
+    unknown: Unknown | None = None,
 ) -> tuple[str, ...]:
     """Fields that the kind does not have, and fields sent twice: refused, warned about or ignored as asked."""
     level = request.options.get("fieldValidation") or "Warn"
@@ -257,7 +274,8 @@ def strictness(
         raise Invalid.of("meta.k8s.io", options, "", [fault])
     if level == "Ignore" or not isinstance(document, dict):
         return ()
-    faults = [f'unknown field "{path}"' for path in _unknown(struct, document)] if struct else []
+    paths = _unknown(struct, document) if struct else unknown(document) if unknown is not None else []
+    faults = [f'unknown field "{path}"' for path in paths]
     faults += [f'duplicate field "{path}"' for path in duplicate_fields(data, document)]
     if faults and level == "Strict":
         raise BadRequest(

@@ -120,7 +120,7 @@ def stored_bytes(resource: Resource[Any], obj: Any) -> bytes:
     metadata = obj.metadata
     if metadata.resource_version is not None:
         obj = replace(obj, metadata=replace(metadata, resource_version=None))
-    if resource.type is Pod:
+    if isinstance(obj, Pod):
         obj = replace(obj, spec=_spec_bytes(obj.spec))
     return scheme.encode(obj.document() if isinstance(obj, CustomObject) else obj)
 
@@ -232,6 +232,10 @@ class ResourceCache:
         value = kv.value
         if obj is None:
             obj = read_object(resource, value)
+            if resource.custom:
+                shown = self.strategy.stored(obj)
+                if shown is not obj:
+                    obj, value = shown, stored_bytes(resource, shown)
         if not value.startswith(_METADATA, len(head)) or not value.startswith(head):
             value = stored_bytes(resource, obj)  # written by another server: same object, its own order of fields
         obj = replace(obj, metadata=replace(obj.metadata, resource_version=str(kv.mod_revision)))

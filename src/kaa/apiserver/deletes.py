@@ -127,6 +127,9 @@ class Deleter:
         await self._admission.admit(attributes, self._cacher)
         await self._admission.validate(attributes, self._cacher)
         strategy = self._writer.strategy_for(resource)
+        if strategy.deletion_finalizers and obj.metadata.deletion_timestamp is None:
+            finalizers = tuple(dict.fromkeys((*obj.metadata.finalizers, *strategy.deletion_finalizers)))
+            obj = replace(obj, metadata=replace(obj.metadata, finalizers=finalizers))
         asked = options.grace_period_seconds
         decision = decide(obj, options, strategy.grace_s(obj, asked), self._cacher.clock.now())
         if decision.remove:

@@ -32,8 +32,13 @@ _STORED_AS = {
 _VIRTUAL = frozenset({"bindings", "componentstatuses"})
 
 
-@lru_cache(maxsize=None)
 def storage_resource(resource: Resource[Any]) -> Resource[Any]:
+    """The row of the version that objects are stored in."""
+    return (resource.stored_as or resource) if resource.custom else _built_in_storage(resource)
+
+
+@lru_cache(maxsize=None)
+def _built_in_storage(resource: Resource[Any]) -> Resource[Any]:
     stored = _STORED_AS.get((resource.group, resource.version, resource.plural))
     if stored is None:
         return resource

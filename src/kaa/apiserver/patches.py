@@ -24,7 +24,6 @@ from .patch.json_patch import apply_json_patch
 from .patch.merge import merge_patch
 from .patch.strategic import strategic_merge
 from .patch.type_view import zero_of
-from .registry.scale import scale_of, with_scale
 from .writes import Writer, Written
 
 Convert = Callable[[Any], Any]
@@ -38,8 +37,15 @@ class Patcher:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
-    async def patch(self, request: Request, *, convert_in: Convert = _same, convert_out: Convert = _same) -> Written:
-        """Patch an object. ``convert_in`` shows the stored object as the version that the patch speaks of."""
+    async def patch(
+        self,
+        request: Request,
+        shown: Resource[Any] | None = None,
+        *,
+        convert_in: Convert = _same,
+        convert_out: Convert = _same,
+    ) -> Written:
+        """Patch an object. ``convert_in`` shows the stored object as the version that the patch speaks of, ``shown``."""
         kind = patch_type(request)
         if kind is PatchType.APPLY:
             from .patch.apply import Applier  # the one format that needs the field sets
@@ -48,17 +54,17 @@ class Patcher:
             applier = Applier(self._writer)
             return await (applier.apply(request) if same else applier.apply(request, convert_in, convert_out))
         patch = read_patch(request, kind)
-        shown = request.resource if convert_in is _same else None
+        resource = shown or request.resource
+        unknown = getattr(self._writer.strategy_for(resource), "unknown_fields", None) if resource.custom else None
         warnings: list[str] = []
 
         def change(old: Any) -> Any:
             if old is None:
                 return None
             view = convert_in(old)
-            resource = shown or scheme.resource_of(view)
             if resource.custom:
                 document = apply_patch(kind, view.document(), patch, None)
-                warnings[:] = bodies.strictness(request, resource, None, document, b"")
+                warnings[:] = bodies.strictness(request, resource, None, document, b"", unknown)
                 return convert_out(bodies.make(resource, None, document, None))
             touched = touched_fields(kind, patch, resource.type)
             document = apply_patch(kind, scheme.document(only(view, touched)), patch, resource.type)
@@ -73,10 +79,11 @@ class Patcher:
     async def patch_scale(self, request: Request) -> Written:
         kind = patch_type(request)
         patch = read_patch(request, kind)
+        strategy = self._writer.strategy_for(request.resource)
 
         def change(old: Any) -> Any:
-            document = apply_patch(kind, scheme.document(scale_of(old)), patch, Scale)
-            return with_scale(old, bodies.make(request.resource, Scale, document, None))
+            document = apply_patch(kind, scheme.document(strategy.scale(old)), patch, Scale)
+            return strategy.scaled(old, bodies.make(request.resource, Scale, document, None))
 
         return await self._writer.change(request, change)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from kaa.api.clock import Clock
+from kaa.api.custom import CustomObject
 from kaa.api.errors import ApiError, MethodNotAllowed, NotFound
 from kaa.api.resources import RESOURCES, Resource
 from kaa.api.scheme import encode_inner, resource_by_path
@@ -31,7 +32,6 @@ from .deletes import Deleter
 from .patches import Patcher
 from .reads import ListResult, Reader, Watch
 from .registry.conversion import convert
-from .registry.scale import scale_of, with_scale
 from .registry.strategy import Strategy
 from .writes import Writer, Written
 
@@ -156,13 +156,19 @@ class ApiServer:
         """A resource that is another view of stored objects: the stored version is read or written, then converted."""
         shown, stored = request.resource, keys.storage_resource(request.resource)
         inner = replace(request, resource=stored)
+        if request.subresource == "scale":
+            made = self._perform(inner)
+            return made if isinstance(made, Outcome) else await made
         if request.verb in ("create", "update"):
-            body = bodies.read(request, shown)
+            body = bodies.read(request, shown, unknown=self._unknown(shown))
             inner.body = convert(body.object, stored)
         elif request.verb == "patch":
             outcome = await self._outcome(
                 await self.patcher.patch(
-                    inner, convert_in=lambda obj: convert(obj, shown), convert_out=lambda obj: convert(obj, stored)
+                    inner,
+                    shown,
+                    convert_in=lambda obj: convert(obj, shown),
+                    convert_out=lambda obj: convert(obj, stored),
                 )
             )
             return self._shown(outcome, shown)
@@ -176,7 +182,7 @@ class ApiServer:
         if outcome.listing is not None:
             entries = [converted_entry(entry, resource) for entry in outcome.listing.entries]
             return replace(outcome, listing=replace(outcome.listing, entries=entries))
-        if isinstance(outcome.object, cache.resource.type):
+        if isinstance(outcome.object, CustomObject if resource.custom else cache.resource.type):
             return replace(outcome, object=convert(outcome.object, resource))
         return outcome
 
@@ -191,7 +197,7 @@ class ApiServer:
     async def _get_scale(self, request: Request) -> Outcome:
         found = self.reader.get(request)
         entry = found if isinstance(found, Entry) else await found
-        return Outcome(200, object=scale_of(entry.object()))
+        return Outcome(200, object=self.strategy_for(entry.resource).scale(entry.object()))
 
     async def _create(self, request: Request) -> Outcome:
         resource = request.resource
@@ -201,7 +207,7 @@ class ApiServer:
             return await virtual(request, bodies.read(request, resource, kind).object)
         if request.subresource or request.name:
             raise method_not_allowed()
-        body = bodies.read(request, resource)
+        body = bodies.read(request, resource, unknown=self._unknown(resource))
         return await self._outcome(await self.writer.create(request, body.object, body.warnings))
 
     async def _update(self, request: Request) -> Outcome:
@@ -209,20 +215,22 @@ class ApiServer:
             return await self._update_scale(request)
         if request.subresource and not _is_view(request):
             raise method_not_allowed()
-        body = bodies.read(request, request.resource)
+        body = bodies.read(request, request.resource, unknown=self._unknown(request.resource))
         return await self._outcome(await self.writer.update(request, body.object, body.warnings))
 
     async def _update_scale(self, request: Request) -> Outcome:
+        strategy = self.strategy_for(request.resource)
         scale = bodies.read(request, request.resource, Scale).object
         written = await self.writer.change(
-            request, lambda old: with_scale(old, scale), expected=scale.metadata.resource_version or ""
+            request, lambda old: strategy.scaled(old, scale), expected=scale.metadata.resource_version or ""
         )
-        return Outcome(200, object=scale_of(written.entry.object() if written.entry else written.object))
+        return Outcome(200, object=strategy.scale(written.entry.object() if written.entry else written.object))
 
     async def _patch(self, request: Request) -> Outcome:
         if request.subresource == "scale":
             written = await self.patcher.patch_scale(request)
-            return Outcome(200, object=scale_of(written.entry.object() if written.entry else written.object))
+            scaled = written.entry.object() if written.entry else written.object
+            return Outcome(200, object=self.strategy_for(request.resource).scale(scaled))
         if request.subresource and not _is_view(request):
             raise method_not_allowed()
         return await self._outcome(await self.patcher.patch(request))
@@ -238,6 +246,10 @@ class ApiServer:
             raise method_not_allowed()
         entries = await self.deleter.delete_collection(request)
         return Outcome(200, listing=ListResult(entries, self.cacher.revision))
+
+    def _unknown(self, resource: Resource[Any]) -> bodies.Unknown | None:
+        """What finds the fields that a custom resource's schema does not know."""
+        return getattr(self.strategy_for(resource), "unknown_fields", None) if resource.custom else None
 
     async def _outcome(self, written: Written) -> Outcome:
         return Outcome(written.code, written.entry, written.object, warnings=written.warnings)
@@ -311,6 +323,8 @@ class ApiServer:
 def converted_entry(entry: Entry, resource: Resource[Any]) -> Entry:
     """An entry as another resource shows it."""
     obj = convert(entry.object(), resource)
+    if resource.custom:  # the version stands in the head alone
+        return Entry(resource, entry.key, entry.revision, entry.inner, entry.labels, entry.fields, obj)
     return Entry(resource, entry.key, entry.revision, encode_inner(obj)[1:], entry.labels, entry.fields, obj)
 
 

@@ -30,6 +30,7 @@ from kaa.apiserver.authz.union import DefaultAuthorizer
 from kaa.apiserver.bootstrap import objects
 from kaa.apiserver.cacher import Cacher
 from kaa.apiserver.connect import Connector
+from kaa.apiserver.custom.definitions import Definitions
 from kaa.apiserver.encryption import encrypted
 from kaa.apiserver.flowcontrol import report
 from kaa.apiserver.flowcontrol.control import FlowControl
@@ -76,6 +77,7 @@ class ControlPlane:
     paths: Paths
     issuer: TokenIssuer
     aggregator: Aggregator
+    definitions: Definitions
     dynamic: DynamicAdmission
     audit: Audit | None = None
     seating: Seating | None = None
@@ -90,6 +92,8 @@ class ControlPlane:
                 await self.api.cacher.fill()
                 tasks.create_task(self.api.cacher.follow(), name="cacher")
                 await bootstrap(self.client(SYSTEM, "kube-apiserver"), self.api, self.config, self.clock)
+                await self.definitions.start()
+                tasks.create_task(self.definitions.run(), name="definitions")
                 tasks.create_task(self.server.run(), name="http")
                 tasks.create_task(self._compact(), name="compactor")
                 tasks.create_task(self.aggregator.run(), name="aggregator")
@@ -155,6 +159,8 @@ def build(
     aggregator = Aggregator(
         cacher, InProcessClient(api, SYSTEM, "kube-aggregator"), clock, paths.discovery, front_proxy(config, clock)
     )
+    own = InProcessClient(api, SYSTEM, "kube-apiserver")
+    definitions = Definitions(api, own, strategies, paths.discovery, paths.openapi)
     api.elsewhere = RemoteCalls(aggregator)
     paths.merge_openapi = RemoteOpenAPI(aggregator).merged
     auditor = auditor_of(config.api_server, api)
@@ -175,7 +181,9 @@ def build(
         request_timeout_s=config.api_server.request_timeout,
     )
     server = HttpServer(front, too_large=body_too_large)
-    return ControlPlane(config, clock, store, api, server, paths, issuer, aggregator, dynamic, auditor, seating)
+    return ControlPlane(
+        config, clock, store, api, server, paths, issuer, aggregator, definitions, dynamic, auditor, seating
+    )
 
 
 def stored_counts(cacher: Cacher) -> list[tuple[str, str, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from kaa.api.errors import NotFound
 from kaa.api.resources import Resource
 
 from .core.service_allocation import ServiceRanges
@@ -99,7 +100,16 @@ class Strategies:
             found = self._made[key] = self._make(resource)
         return found
 
+    def __setitem__(self, resource: Resource[Any], strategy: Strategy[Any]) -> None:
+        """Have the strategy of a custom resource, as long as it is served."""
+        self._made[resource.group, resource.version, resource.plural] = strategy
+
+    def pop(self, resource: Resource[Any]) -> Strategy[Any] | None:
+        return self._made.pop((resource.group, resource.version, resource.plural), None)
+
     def _make(self, resource: Resource[Any]) -> Strategy[Any]:
+        if resource.custom:  # it was served a moment ago
+            raise NotFound("the server could not find the requested resource")
         path = STRATEGIES.get((resource.group, resource.plural))
         if path is None:
             return _plain(resource)

@@ -23,8 +23,10 @@ from kaa.api import names
 from kaa.api.fields import FieldError
 from kaa.api.resources import Resource
 from kaa.api.scheme import resource_of
+from kaa.api.types.autoscaling_v1 import Scale
 
 from ..view import View
+from .scale import scale_of, with_scale
 
 T = TypeVar("T")
 
@@ -111,6 +113,21 @@ class Strategy(Generic[T]):
 
     #: The paths that ``fields`` answers.
     field_names: ClassVar[frozenset[str]] = frozenset()
+
+    #: Finalizers that an object gets when it is first asked to go.
+    deletion_finalizers: ClassVar[tuple[str, ...]] = ()
+
+    def scale(self, obj: T) -> Scale:
+        """The scale subresource of an object."""
+        return scale_of(obj)
+
+    def scaled(self, obj: T, scale: Scale) -> T:
+        """The object with what its scale asks for."""
+        return with_scale(obj, scale)
+
+    def stored(self, obj: T) -> T:
+        """An object that was read from the store, as it is shown now."""
+        return obj
 
     def grace_s(self, obj: T, asked: int | None) -> int:
         """How long a deletion leaves the object to end; 0 for kinds that end at once."""

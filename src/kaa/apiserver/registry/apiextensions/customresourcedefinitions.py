@@ -10,11 +10,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kaa.api import fields, names
+from kaa.api import fields, names, scheme
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.apiextensions_v1 import (
     CustomResourceConversion,
     CustomResourceDefinition,
+    CustomResourceDefinitionCondition,
     CustomResourceDefinitionNames,
     CustomResourceDefinitionSpec,
     CustomResourceDefinitionStatus,
@@ -22,10 +23,14 @@ from kaa.api.types.apiextensions_v1 import (
 )
 
 from ...validation.common import METADATA, SPEC, STATUS, faults_of, immutable, is_fully_qualified
+from ...validation.schema_rules import rule_faults
 from ..strategy import Strategy
 from ..tables import created
 from .schemas import schema_faults
 
+#: Held until no object of the resource is left.
+CLEANUP_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
+TERMINATING = "Terminating"
 _SCOPES = ("Cluster", "Namespaced")
 _COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 _BLANK_NAMES = CustomResourceDefinitionNames(kind="", plural="")
@@ -35,6 +40,7 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
     kind = CustomResourceDefinition
     counts_generation = True
     table = created("apiextensions/customresourcedefinitions")
+    deletion_finalizers = (CLEANUP_FINALIZER,)
 
     def default(self, obj: CustomResourceDefinition) -> CustomResourceDefinition:
         spec = obj.spec
@@ -65,6 +71,15 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
         )
         return replace(new, status=replace(status, stored_versions=status.stored_versions + added))
 
+    def prepare_deletion(self, obj: CustomResourceDefinition) -> CustomResourceDefinition:
+        if obj.status is None:
+            return obj
+        text = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"
+        pending = CustomResourceDefinitionCondition(
+            type=TERMINATING, status="True", reason="InstanceDeletionPending", message=text
+        )
+        return replace(obj, status=with_condition(obj.status, pending, obj.metadata.deletion_timestamp or ""))
+
     def validate(self, obj: CustomResourceDefinition) -> list[FieldError]:
         return list(_faults(obj))
 
@@ -82,6 +97,18 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
 
     def validate_status_update(self, new: CustomResourceDefinition, old: CustomResourceDefinition) -> list[FieldError]:
         return list(_stored_versions(new))
+
+
+def with_condition(
+    status: CustomResourceDefinitionStatus, wanted: CustomResourceDefinitionCondition, now: str
+) -> CustomResourceDefinitionStatus:
+    """The status with a condition, whose time is ``now`` where its status is new."""
+    held = next((one for one in status.conditions if one.type == wanted.type), None)
+    if held is None:
+        return replace(status, conditions=(*status.conditions, replace(wanted, last_transition_time=now)))
+    moment = held.last_transition_time if held.status == wanted.status else now
+    made = replace(wanted, last_transition_time=moment)
+    return replace(status, conditions=tuple(made if one is held else one for one in status.conditions))
 
 
 def _default_conversion(given: CustomResourceConversion) -> CustomResourceConversion:
@@ -136,7 +163,8 @@ def _version(version: CustomResourceDefinitionVersion, path: Path) -> Iterator[F
     if version.schema is None or version.schema.open_apiv3_schema is None:
         yield fields.required(at, "schemas are required")
     else:
-        yield from schema_faults(version.schema.open_apiv3_schema, at)
+        faults = list(schema_faults(version.schema.open_apiv3_schema, at))
+        yield from faults or rule_faults(scheme.to_builtins(version.schema.open_apiv3_schema), at)
     scale = version.subresources.scale if version.subresources is not None else None
     if scale is not None:
         here = path.child("subresources", "scale")

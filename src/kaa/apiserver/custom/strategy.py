@@ -1,0 +1,258 @@
+"""What is particular about one version of a custom resource, as its definition says it.
+
+Source: apiextensions-apiserver pkg/registry/customresource/{strategy,status_strategy,validator}.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from kaa.api import fields, scheme, selectors
+from kaa.api.custom import CustomObject
+from kaa.api.errors import MethodNotAllowed, NotFound
+from kaa.api.fields import FieldError, Path
+from kaa.api.resources import Resource
+from kaa.api.types.apiextensions_v1 import CustomResourceDefinition, CustomResourceDefinitionVersion
+from kaa.api.types.autoscaling_v1 import Scale, ScaleSpec, ScaleStatus
+from kaa.api.types.meta_v1 import ObjectMeta
+
+from ..patch.type_view import Node, view_of_schema
+from ..registry.strategy import Strategy
+from ..validation.schema_rules import ABSENT, NOT_CHECKED, OUT_OF_BUDGET, Budget, place_of
+from .columns import as_text, selectable, steps_of, table_of, value_at, with_value
+from .structural import Structural
+from .validation import Check, checker, list_checker
+
+_OF_OBJECTS = ("kind", "apiVersion", "metadata")
+
+
+def schema_of(version: CustomResourceDefinitionVersion) -> Mapping[str, Any]:
+    """The schema of a version as plain JSON; a free object where it has none."""
+    found = version.schema.open_apiv3_schema if version.schema is not None else None
+    return scheme.to_builtins(found) if found is not None else {"x-kubernetes-preserve-unknown-fields": True}
+
+
+class CustomStrategy(Strategy[CustomObject]):
+    counts_generation = True
+
+    def __init__(
+        self,
+        resource: Resource[CustomObject],
+        definition: CustomResourceDefinition,
+        version: CustomResourceDefinitionVersion,
+    ) -> None:
+        self._resource = resource
+        self.definition, self.version = definition, version
+        schema = schema_of(version)
+        properties = {name: one for name, one in (schema.get("properties") or {}).items() if name not in _OF_OBJECTS}
+        content = {**schema, "properties": properties}
+        self.structural = Structural(content)
+        self._checks: list[Check] = [
+            checker(_without_metadata(schema)),
+            *filter(None, (list_checker(content),)),
+        ]
+        self._rules = place_of(schema, root=True)
+        subresources = version.subresources
+        self.has_status = subresources is not None and subresources.status is not None
+        self._scale = subresources.scale if subresources is not None else None
+        self.table = table_of(version)
+        self._selectable = selectable(version)
+        self.type_view: Node = view_of_schema(content)
+        self._warned = _deprecation(resource, version)
+        self.terminating = False  #: the definition is being deleted: nothing new is taken
+
+    @property
+    def resource(self) -> Resource[CustomObject]:
+        return self._resource
+
+    @property
+    def field_names(self) -> frozenset[str]:  # type: ignore[override]  # a definition's own
+        return frozenset(self._selectable)
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def unknown_fields(self, document: Mapping[str, Any]) -> list[str]:
+        """The paths of what the schema does not know, as strict decoding names them."""
+        found: list[str] = []
+        self.structural.pruned({k: v for k, v in document.items() if k not in _OF_OBJECTS}, "", found)
+        return found
+
+    def default(self, obj: CustomObject) -> CustomObject:
+        content = self.structural.filled(self.structural.pruned(obj.content, "", []))
+        return obj if content is obj.content else replace(obj, content=content)
+
+    def stored(self, obj: CustomObject) -> CustomObject:
+        """An object as it is shown now, of whatever version and schema it was stored under."""
+        obj = self.default(obj)
+        version = self._resource.api_version
+        return obj if obj.api_version == version else replace(obj, api_version=version)
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def prepare_create(self, obj: CustomObject) -> CustomObject:
+        if self.terminating:
+            raise MethodNotAllowed("create not allowed while custom resource definition is terminating")
+        if self.has_status and "status" in obj.content:
+            return replace(obj, content={k: v for k, v in obj.content.items() if k != "status"})
+        return obj
+
+    def prepare_update(self, new: CustomObject, old: CustomObject) -> CustomObject:
+        return replace(new, content=_with(new.content, "status", old.content)) if self.has_status else new
+
+    def prepare_status_update(self, new: CustomObject, old: CustomObject) -> CustomObject:
+        metadata = replace(old.metadata, managed_fields=new.metadata.managed_fields)
+        return replace(old, metadata=metadata, content=_with(old.content, "status", new.content))
+
+    def spec_changed(self, new: CustomObject, old: CustomObject) -> bool:
+        if not self.has_status:
+            return new.content != old.content
+        return _with(new.content, "status", {}) != _with(old.content, "status", {})
+
+    def validate(self, obj: CustomObject) -> list[FieldError]:
+        return self._validated(obj, None)
+
+    def validate_update(self, new: CustomObject, old: CustomObject) -> list[FieldError]:
+        return self._validated(new, old)
+
+    def validate_status_update(self, new: CustomObject, old: CustomObject) -> list[FieldError]:
+        return self._validated(new, old)
+
+    def _validated(self, new: CustomObject, old: CustomObject | None) -> list[FieldError]:
+        """The schema's faults; on an update, only of what the update changed."""
+        found: list[FieldError] = []
+        for check in self._checks:
+            check(new.content, "", found)
+        found += self._scale_faults(new)
+        if old is not None and found:
+            held: list[FieldError] = []
+            for check in self._checks:
+                check(old.content, "", held)
+            found = [fault for fault in found if fault not in held or not _same_at(fault.field, new, old)]
+        if self._rules is None:
+            return found
+        if found:
+            return [*found, fields.invalid(Path("<nil>"), None, NOT_CHECKED)]
+        budget = Budget()
+        before = _document(old) if old is not None else ABSENT
+        broken = list(self._rules.faults(_document(new), before, "", budget))
+        if old is not None and broken:
+            known = set(self._rules.faults(_document(old), ABSENT, "", Budget()))
+            kept = [one for one in broken if one not in known or not _same_at(one.field, new, old)]
+            return kept if not budget.spent or kept else [fields.invalid(Path("<nil>"), None, OUT_OF_BUDGET)]
+        return broken
+
+    def warnings(self, obj: CustomObject, old: CustomObject | None) -> Sequence[str]:
+        return self._warned
+
+    def fields(self, obj: CustomObject) -> Mapping[str, str]:
+        if not self._selectable:
+            return {}
+        found = {name: find(obj.content) for name, find in self._selectable.items()}
+        return {name: as_text(values[0]) if values else "" for name, values in found.items()}
+
+    # ------------------------------------------------------------------------------------------------ scale
+
+    def scale(self, obj: CustomObject) -> Scale:
+        """The scale of an object. Raises NotFound when it does not say how many it wants."""
+        given = self._scale
+        assert given is not None
+        wanted = value_at(obj.content, steps_of(given.spec_replicas_path))
+        if wanted is None:
+            message = f'the spec replicas field "{given.spec_replicas_path}" does not exist'
+            raise NotFound(
+                message, name=obj.metadata.name or "", group=self._resource.group, kind=self._resource.plural
+            )
+        current = value_at(obj.content, steps_of(given.status_replicas_path))
+        path = given.label_selector_path
+        selector = value_at(obj.content, steps_of(path)) if path else None
+        metadata: ObjectMeta = obj.metadata
+        return Scale(
+            metadata=ObjectMeta(
+                name=metadata.name,
+                namespace=metadata.namespace,
+                uid=metadata.uid,
+                resource_version=metadata.resource_version,
+                creation_timestamp=metadata.creation_timestamp,
+            ),
+            spec=ScaleSpec(replicas=int(wanted)),
+            status=ScaleStatus(
+                replicas=int(current) if isinstance(current, (int, float)) else 0,
+                selector=selector if isinstance(selector, str) and selector else None,
+            ),
+        )
+
+    def scaled(self, obj: CustomObject, scale: Scale) -> CustomObject:
+        assert self._scale is not None
+        steps = steps_of(self._scale.spec_replicas_path)
+        return replace(obj, content=with_value(obj.content, steps, scale.spec.replicas or 0))
+
+    def _scale_faults(self, obj: CustomObject) -> list[FieldError]:
+        """Replicas must be numbers from 0, whatever the schema says."""
+        given = self._scale
+        if given is None:
+            return []
+        found = []
+        for path in (given.spec_replicas_path, given.status_replicas_path):
+            value = value_at(obj.content, steps_of(path))
+            if isinstance(value, int) and value < 0:
+                detail = "should be a non-negative integer"
+                found.append(fields.invalid(Path(path.removeprefix(".")), value, detail))
+        label = value_at(obj.content, steps_of(given.label_selector_path)) if given.label_selector_path else None
+        if isinstance(label, str) and label:
+            try:
+                selectors.parse_labels(label)
+            except selectors.SelectorError as err:
+                found.append(fields.invalid(Path((given.label_selector_path or "").removeprefix(".")), label, str(err)))
+        return found
+
+
+def _without_metadata(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of the content alone: what all objects have is looked at elsewhere."""
+    properties = {name: one for name, one in (schema.get("properties") or {}).items() if name not in _OF_OBJECTS}
+    required = [name for name in schema.get("required") or () if name not in _OF_OBJECTS]
+    return {**schema, "properties": properties, "required": required}
+
+
+def _document(obj: CustomObject) -> dict[str, Any]:
+    """What rules at the root see."""
+    metadata: dict[str, Any] = {"name": obj.metadata.name or ""}
+    if obj.metadata.generate_name:
+        metadata["generateName"] = obj.metadata.generate_name
+    return {"apiVersion": obj.api_version, "kind": obj.kind, "metadata": metadata, **obj.content}
+
+
+def _with(content: Mapping[str, Any], name: str, of: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` with a field as another has it: absent if it is absent there."""
+    made = {key: value for key, value in content.items() if key != name}
+    if name in of:
+        made[name] = of[name]
+    return made
+
+
+def _same_at(path: str, new: CustomObject, old: CustomObject) -> bool:
+    """Whether an update left the value at a fault's place, so that it stands as it stood."""
+    steps = [step for part in path.split(".") for step in part.replace("]", "").split("[")]
+    before: Any = old.content
+    after: Any = new.content
+    if path == "<nil>":
+        return bool(before == after)
+    for step in steps:
+        before, after = _inner(before, step), _inner(after, step)
+    return bool(before == after)
+
+
+def _inner(value: Any, step: str) -> Any:
+    if isinstance(value, Mapping):
+        return value.get(step, ABSENT)
+    if isinstance(value, list) and step.isdigit() and int(step) < len(value):
+        return value[int(step)]
+    return ABSENT
+
+
+def _deprecation(resource: Resource[Any], version: CustomResourceDefinitionVersion) -> tuple[str, ...]:
+    if not version.deprecated:
+        return ()
+    return (version.deprecation_warning or f"{resource.api_version} {resource.kind} is deprecated",)
