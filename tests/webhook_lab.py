@@ -96,6 +96,7 @@ class Webhook:
     seen: list[tuple[str, Json]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     connections: int = 0
+    handler: Handler | None = None  #: answers from now on
 
     @property
     def ca_bundle(self) -> str:
@@ -171,7 +172,7 @@ async def _one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handl
     path = start.split(" ")[1]
     hook.seen.append((path, review))
     hook.headers.append(headers)
-    made = handler(path.partition("?")[0], review)
+    made = (hook.handler or handler)(path.partition("?")[0], review)
     reply = await made if isinstance(made, Awaitable) else made
     status, kind, body = reply if isinstance(reply, tuple) else (200, "application/json", json.dumps(reply).encode())
     writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)

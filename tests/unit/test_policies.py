@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from api_lab import Answer, Lab, run
+from api_lab import Answer, Lab, cluster_config, run
 from webhook_configs import ADMISSION, CONFIGMAPS, configmap, create, rule
 from webhook_lab import Json
+
+from kaa.cluster.control_plane import bootstrap
 
 Test = Callable[[Lab], Awaitable[None]]
 
@@ -222,6 +224,18 @@ def test_match_conditions(expressions: list[str], failure_policy: str, denied: b
         conditions = [{"name": f"c{n}", "expression": text} for n, text in enumerate(expressions)]
         await policy(lab, {**check("false"), "matchConditions": conditions, "failurePolicy": failure_policy})
         assert (await create(lab)).status == (422 if denied else 201)
+
+    serve(test)
+
+
+def test_a_server_starts_whatever_policies_say() -> None:
+    """A policy, or a webhook that is down, may stand against objects of the server's own: it does without them."""
+
+    async def test(lab: Lab) -> None:
+        await policy(lab, check("false"), constraints={"resourceRules": [rule("clusterroles", operations="CREATE")]})
+        await bootstrap(lab.client, lab.plane.api, cluster_config(), lab.clock)
+        assert (await lab.ask("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/view")).status == 404
+        assert (await lab.ask("GET", "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical")).status == 200
 
     serve(test)
 
@@ -480,5 +494,44 @@ def test_mutations_are_compiled_when_they_are_written(spec: Json, words: str) ->
         answer = await post(lab, f"{ADMISSION}/mutatingadmissionpolicies", body)
         assert answer.status == 422
         assert words in answer.json()["message"]
+
+    serve(test)
+
+
+# -------------------------------------------------------------------------------------------------- escalation
+
+
+@pytest.mark.parametrize(
+    ("rules", "policy_code", "binding_code"),
+    [
+        ([], 422, 422),
+        ([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}], 201, 201),
+        ([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["x"], "verbs": ["get"]}], 422, 201),
+    ],
+    ids=["may read nothing", "may read all", "may read the one"],
+)
+def test_who_writes_a_policy_may_read_its_parameters(rules: list[Json], policy_code: int, binding_code: int) -> None:
+    async def test(lab: Lab) -> None:
+        group = {"apiGroups": ["admissionregistration.k8s.io"], "resources": ["*"], "verbs": ["*"]}
+        rbac = "/apis/rbac.authorization.k8s.io/v1"
+        await post(lab, f"{rbac}/clusterroles", {"metadata": {"name": "writer"}, "rules": [group, *rules]})
+        subject = {"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}
+        role = {"kind": "ClusterRole", "name": "writer", "apiGroup": "rbac.authorization.k8s.io"}
+        body = {"metadata": {"name": "writer"}, "roleRef": role, "subjects": [subject]}
+        await post(lab, f"{rbac}/clusterrolebindings", body)
+        spec = {"matchConstraints": {"resourceRules": [rule()]}, **_PARAM_KIND, **check("params.data.k == 'x'")}
+        where = f"{ADMISSION}/validatingadmissionpolicies"
+        made = await lab.ask("POST", where, {"metadata": {"name": "hers"}, "spec": spec}, Impersonate_User="jane")
+        assert made.status == policy_code, made.body
+        if policy_code == 422:
+            assert (
+                'must have "get" permission on all objects of the referenced paramKind (kind=Secret, apiVersion=v1)'
+                in (made.json()["message"])
+            )
+        await post(lab, where, {"metadata": {"name": "p"}, "spec": spec})
+        ref = {"name": "x", "namespace": "default", "parameterNotFoundAction": "Deny"}
+        bound = {"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"], "paramRef": ref}}
+        made = await lab.ask("POST", f"{ADMISSION}/validatingadmissionpolicybindings", bound, Impersonate_User="jane")
+        assert made.status == binding_code, made.body
 
     serve(test)

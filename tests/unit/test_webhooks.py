@@ -547,3 +547,47 @@ def test_an_eviction_is_seen_and_what_it_does_to_the_pod_is_not() -> None:
         assert seen["operation"] == "CREATE"
 
     serve(yes, test)
+
+
+def test_a_webhook_may_itself_write_what_it_is_asked_about() -> None:
+    """No lock is held while it is asked: neither that of cluster IPs nor that of a namespace's quota."""
+    services = "/api/v1/namespaces/default/services"
+
+    async def test(lab: Lab, hook: Webhook) -> None:
+        quota = {"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "10", "services": "10"}}}
+        await lab.ask("POST", "/api/v1/namespaces/default/resourcequotas", quota)
+        seen: dict[str, Any] = {}
+
+        async def nested(path: str, review: Json) -> Json:
+            request = review["request"]
+            name = request["name"]
+            if name.startswith("inner"):
+                return allow(review)
+            seen[name] = request["object"]
+            if request["kind"]["kind"] == "ConfigMap":
+                made = await create(lab, configmap(f"inner-{name}"))
+            else:
+                body = {"metadata": {"name": f"inner-{name}"}, "spec": {"ports": [{"port": 80}]}}
+                made = await lab.ask("POST", services, body)
+            assert made.status == 201
+            return allow(review)
+
+        hook.handler = nested
+        await configure(lab, "validating", webhook(hook, rules=[rule("configmaps services", "CREATE UPDATE")]))
+        assert (await create(lab, configmap("outer"))).status == 201
+        made = await lab.ask("POST", services, {"metadata": {"name": "outer"}, "spec": {"ports": [{"port": 80}]}})
+        assert made.status == 201
+        assert seen["outer"]["spec"]["clusterIP"] == made.json()["spec"]["clusterIP"]
+
+    serve(yes, test)
+
+
+def test_an_invalid_object_is_shown_to_no_validating_webhook() -> None:
+    async def test(lab: Lab, hook: Webhook) -> None:
+        await configure(lab, "validating", webhook(hook, rules=[rule("configmaps services")]))
+        bad = {"metadata": {"name": "s"}, "spec": {"ports": []}}
+        assert (await lab.ask("POST", "/api/v1/namespaces/default/services", bad)).status == 422
+        assert (await create(lab, {"metadata": {"name": "Bad Name"}})).status == 422
+        assert not hook.seen
+
+    serve(yes, test)

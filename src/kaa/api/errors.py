@@ -31,6 +31,8 @@ class ApiError(Exception):
     reason = "InternalError"
     #: Whether the wire shows ``details: {}`` where there are none, as upstream does for answers that name no object.
     bare_details = False
+    #: A webhook or a policy said so, or could not be asked: it is not this server's own no.
+    dynamic = False
     #: Texts for Warning headers.
     warnings: tuple[str, ...] = ()
 

@@ -56,6 +56,7 @@ class HttpRequest:
     body: bytes = b""
     last: bool = False  #: no other request follows on this connection
     old: bool = False  #: HTTP/1.0: it knows no chunks, and a connection that stays must be said
+    note: Callable[[str, str], None] | None = None  #: takes notes for the audit log
 
     def wants_upgrade(self) -> bool:
         return "upgrade" in self.headers.get("connection", "").lower() and "upgrade" in self.headers

@@ -25,6 +25,7 @@ from .authz.union import DefaultAuthorizer
 from .patch.managed_fields import Tracker
 from .pipeline import ApiServer, Outcome
 from .registry.core import eviction, pod_binding
+from .writes import is_dry_run
 
 _AUTHN, _AUTHZ = "authentication.k8s.io", "authorization.k8s.io"
 
@@ -83,7 +84,7 @@ class Virtuals:
         return Outcome(201, object=answer)
 
     async def _token(self, request: Request, body: Any) -> Outcome:
-        attributes = Attributes(request, "CREATE", body)
+        attributes = Attributes(request, "CREATE", body, dry_run=is_dry_run(request))
         await self._api.admission.admit(attributes, self._api.cacher)
         await self._api.admission.validate(attributes, self._api.cacher)
         answer = token_request.answer(
@@ -95,13 +96,13 @@ class Virtuals:
             audiences=(self._issuer.issuer,),
             user=request.user,
         )
-        return Outcome(201, object=answer)
+        return Outcome(201, object=answer, warnings=attributes.warnings)
 
     async def _bind(self, request: Request, binding: Binding) -> Outcome:
         """Put a pod on its node."""
         name = request.name or binding.metadata.name or ""
         api = self._api
-        attributes = Attributes(request, "CREATE", binding)
+        attributes = Attributes(request, "CREATE", binding, dry_run=is_dry_run(request))
         await api.admission.admit(attributes, api.cacher)
         await api.admission.validate(attributes, api.cacher)
         binding = attributes.object
@@ -114,7 +115,9 @@ class Virtuals:
             return pod_binding.bind(pod, binding, now)
 
         await api.writer.change(inner, change)
-        return Outcome(201, object=Status(metadata=ListMeta(), status="Success", code=201))
+        return Outcome(
+            201, object=Status(metadata=ListMeta(), status="Success", code=201), warnings=attributes.warnings
+        )
 
     async def _evict(self, request: Request, asked: Eviction) -> Outcome:
         """Delete a pod if its disruption budget allows."""
@@ -122,7 +125,8 @@ class Virtuals:
         pod = api.cacher.get(Pod, request.name, request.namespace)
         if pod is None:
             raise NotFound.of(resource_of(Pod), request.name)
-        attributes = Attributes(request, "CREATE", asked)
+        dry_run = is_dry_run(request) or bool(asked.delete_options and asked.delete_options.dry_run)
+        attributes = Attributes(request, "CREATE", asked, dry_run=dry_run)
         await api.admission.admit(attributes, api.cacher)
         await api.admission.validate(attributes, api.cacher)
         asked = attributes.object
@@ -138,7 +142,9 @@ class Virtuals:
         inner = _on_pod(request, request.name)
         inner.verb, inner.body = "delete", options
         await api.deleter.delete(inner)
-        return Outcome(201, object=Status(metadata=ListMeta(), status="Success", code=201))
+        return Outcome(
+            201, object=Status(metadata=ListMeta(), status="Success", code=201), warnings=attributes.warnings
+        )
 
     async def _take(self, request: Request, budget: PodDisruptionBudget) -> None:
         """Write down the disruption that the budget has granted, at the version it was granted on."""

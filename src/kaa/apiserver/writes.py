@@ -112,6 +112,10 @@ class Writer:
         lock = self._pool(strategy, request)
         if lock is None:
             return await self._commit_new(request, strategy, attributes)
+        if self._admission.consults:
+            obj = attributes.object = strategy.allocate(attributes.object, None, self._cacher)
+            self._refuse(request.resource, obj.metadata.name, _creation_faults(strategy, obj))
+            await self._admission.consult(attributes, self._cacher)
         async with lock:
             return await self._commit_new(request, strategy, attributes)
 
@@ -224,6 +228,10 @@ class Writer:
         lock = self._pool(strategy, request) if not request.subresource else None
         if lock is None:
             return await self._commit_change(request, strategy, attributes, entry)
+        if self._admission.consults:
+            new = attributes.object = strategy.allocate(attributes.object, old, cacher)
+            self._refuse(resource, request.name, _update_faults(strategy, request, new, old))
+            await self._admission.consult(attributes, cacher)
         async with lock:
             return await self._commit_change(request, strategy, attributes, entry)
 

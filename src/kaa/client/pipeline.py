@@ -6,7 +6,7 @@ bytes; the in-process client makes one from a call and takes the answer's object
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,6 +46,8 @@ class Request:
     content_type: str = "application/json"
     options: Mapping[str, str] = field(default_factory=dict)
     user_agent: str = ""
+    #: Takes notes for the audit log (key, value), where this request leaves a trail there.
+    note: Callable[[str, str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

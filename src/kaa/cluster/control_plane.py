@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from kaa.api.clock import Clock, SystemClock
-from kaa.api.errors import AlreadyExists, Conflict
+from kaa.api.errors import AlreadyExists, ApiError, Conflict
 from kaa.api.resources import Resource
 from kaa.apiserver.admission.plugins import default_chain
 from kaa.apiserver.aggregation.aggregator import Aggregator
@@ -111,6 +111,7 @@ class ControlPlane:
                 finally:
                     self.paths.health.stopping.set()
         finally:
+            self.dynamic.caller.close()
             if self.audit is not None:
                 self.audit.close()
             await self.store.close()
@@ -299,6 +300,9 @@ async def _create(client: InProcessClient, obj: Any) -> None:
         made = await client.create(obj)
     except AlreadyExists:
         return
+    except ApiError as err:
+        _stood_against(obj, err)
+        return
     status = getattr(obj, "status", None)
     if status is not None and status != made.status:
         from msgspec.structs import replace
@@ -311,3 +315,13 @@ async def _update(client: InProcessClient, obj: Any) -> None:
         await client.update(obj)
     except Conflict:
         return  # somebody else has just written it: the next start looks again
+    except ApiError as err:
+        _stood_against(obj, err)
+
+
+def _stood_against(obj: Any, err: ApiError) -> None:
+    """A webhook that is down, perhaps since it runs here, must not keep the server from starting: the next start tries
+    again. Any other refusal is a fault of ours."""
+    if not err.dynamic:
+        raise err
+    log.warning("bootstrap object not written", kind=obj.KIND, name=obj.metadata.name, error=str(err))

@@ -49,6 +49,7 @@ from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttl import TTL
 from .ttlafterfinished import TTLAfterFinished
+from .validatingadmissionpolicystatus import ValidatingAdmissionPolicyStatus
 
 
 class ControllerManager:
@@ -106,6 +107,7 @@ class ControllerManager:
             TokenCleaner(context),
             ServiceCIDRs(context),
             TTL(context),
+            ValidatingAdmissionPolicyStatus(context),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
         ]

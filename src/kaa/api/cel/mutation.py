@@ -45,9 +45,12 @@ def named_type(name: str) -> ObjectType | None:
     return None
 
 
-def check_names(value: Any) -> None:
-    """Raises EvaluationError where objects inside are of other types than the way to them says; it names them all."""
-    faults = list(_misnamed(value, ROOT))
+def check_names(value: Any, root: str = ROOT) -> None:
+    """Raises EvaluationError where objects inside are of other types than the way to them says; it names them all.
+
+    ``root``: the type of the value itself, for a part of an object.
+    """
+    faults = list(_misnamed(value, root))
     if faults:
         raise EvaluationError("\n".join(faults))
 

@@ -27,14 +27,13 @@ class Attributes:
     warnings: list[str] = field(default_factory=list)
     #: The server made up the name: whoever looks before the object is stored sees ``generateName`` only.
     name_generated: bool = False
-    #: What plugins note for the audit log; None when nobody did: {key: value}
-    annotations: dict[str, str] | None = None
+    #: Who takes long to validate has been asked already.
+    consulted: bool = False
 
     def annotate(self, key: str, value: str) -> None:
         """Note something for the audit log."""
-        if self.annotations is None:
-            self.annotations = {}
-        self.annotations[key] = value
+        if self.request.note is not None:
+            self.request.note(key, value)
 
     def on(self, plural: str, group: str = "", subresource: str = "") -> bool:
         """Whether the write is on this resource and subresource."""
@@ -72,11 +71,21 @@ class Passive:
         return None
 
 
+class Consultant(Passive):
+    """A plugin that validates by asking others, which may take long. It leaves be what is ``consulted`` already."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anybody to ask."""
+        return False
+
+
 class Chain:
     """The plugins in upstream's order."""
 
     def __init__(self, plugins: Sequence[Plugin]) -> None:
         self.plugins = tuple(plugins)
+        self._consultants = [p for p in plugins if isinstance(p, Consultant)]
         #: {plural: the phases of the plugins that look at it}
         self._phases: dict[str, tuple[list[_Phase], list[_Phase]]] = {}
 
@@ -89,6 +98,17 @@ class Chain:
         plural = attributes.request.resource.plural
         for validate in (self._phases.get(plural) or self._concerning(plural))[1]:
             await validate(attributes, view)
+
+    @property
+    def consults(self) -> bool:
+        """Whether ``validate`` may take long, so that who holds a lock then is to ``consult`` before he takes it."""
+        return any(one.busy for one in self._consultants)
+
+    async def consult(self, attributes: Attributes, view: View) -> None:
+        """Ask those who take long; ``validate`` leaves them out from then on."""
+        for one in self._consultants:
+            await one.validate(attributes, view)
+        attributes.consulted = True
 
     def _concerning(self, plural: str) -> tuple[list[_Phase], list[_Phase]]:
         asked = [p for p in self.plugins if not p.kinds or plural in p.kinds]

@@ -13,6 +13,7 @@ from .limit_ranger import LimitRanger
 from .namespace_lifecycle import NamespaceLifecycle
 from .node_restriction import NodeRestriction
 from .pod_security import PodSecurity
+from .policy_params import PolicyParams
 from .priority import Priority
 from .rbac_escalation import RbacEscalation
 from .resource_quota import ResourceQuota
@@ -48,7 +49,7 @@ def default_plugins(
         dynamic.before = Chain(built_in)
     return [
         *built_in,
-        *((dynamic,) if dynamic is not None else ()),
+        *((dynamic, PolicyParams(authorizer, dynamic.versions.find_kind)) if dynamic is not None else ()),
         *((RbacEscalation(authorizer, rbac),) if rbac is not None else ()),
         ResourceQuota(),
     ]

@@ -32,7 +32,7 @@ class FrontAuditor:
     def arrived(self, http: HttpRequest, user: User, target: Target) -> Trail | None:
         """A request of a known user has come; None when the policy passes over it."""
         headers = http.headers
-        return self._auditor.begin(
+        trail = self._auditor.begin(
             attributes(user, target, http.method),
             headers.get("audit-id") or new_audit_id(),
             http.target.decode("latin-1"),
@@ -40,6 +40,9 @@ class FrontAuditor:
             agent=headers.get("user-agent", ""),
             body=lambda: as_json(http.body, headers.get("content-type", "")),
         )
+        if trail is not None:
+            http.note = trail.annotate
+        return trail
 
     def unknown(self, http: HttpRequest) -> None:
         """A request has come with credentials that are none."""
@@ -121,6 +124,7 @@ class AuditedPipeline:
         trail = self._begin(request)
         if trail is None:
             return await self._api.call(request)
+        request.note = trail.annotate
         try:
             self._authorize(request, trail)
             answer = await self._api.call(request)

@@ -6,11 +6,12 @@ Source: pkg/apis/admissionregistration/validation (the CEL parts).
 from __future__ import annotations
 
 from kaa.api.cel import BOOL, NULL, STRING, ListType, Type
+from kaa.api.cel.admission import Variables, compiled
+from kaa.api.cel.mutation import JSON_PATCH
 from kaa.api.types.admissionregistration_v1 import Variable
 
-from .expressions import Variables, compiled, environment
+from .expressions import environment
 from .mutating import root_type
-from .mutations import JSON_PATCH
 
 
 class Check:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kaa.api.cel import BOOL
+from kaa.api.cel.admission import Expression, Variables, compiled
+from kaa.api.cel.limits import MATCH_CONDITIONS
 from kaa.api.types.admissionregistration_v1 import MatchCondition
 
 from ..authz.base import Authorizer
@@ -16,12 +18,8 @@ from ..webhooks.hooks import ConditionsFailed
 from ..webhooks.sight import Shape, Sight
 from . import authorizer as authorization
 from .expressions import (
-    CONDITIONS_BUDGET,
     BudgetSpent,
-    Expression,
     Purse,
-    Variables,
-    compiled,
     environment,
     evaluate,
     object_value,
@@ -40,7 +38,7 @@ def met(
     Raises: ConditionsFailed: one fails, none is false, and the policy is Fail.
     """
     try:
-        outcomes = evaluate(conditions, values, Purse(CONDITIONS_BUDGET), variables)
+        outcomes = evaluate(conditions, values, Purse(MATCH_CONDITIONS), variables)
     except BudgetSpent as err:
         if failure_policy == "Ignore":
             return False

@@ -1,9 +1,9 @@
-"""CEL in admission: what expressions may name, how they are compiled, and how several of them share a budget.
+"""CEL in admission: what expressions see of a write, and how several of them share a budget.
 
-An expression that does not compile is kept with its error: the failure policy decides what comes of it. Variables are
-evaluated when first asked for, once an evaluation of expressions, and charged to whoever asked.
+Variables are evaluated when first asked for, once an evaluation of expressions, and charged to whoever asked. Compiling is
+`kaa.api.cel.admission`'s.
 
-Source: apiserver pkg/admission/plugin/cel (compile.go, condition.go, composition.go); pkg/apis/cel/config.go.
+Source: apiserver pkg/admission/plugin/cel (condition.go, composition.go); pkg/apis/cel/config.go.
 """
 
 from __future__ import annotations
@@ -15,174 +15,30 @@ from typing import Any
 
 import msgspec
 
-from kaa.api.cel import (
-    BOOL,
-    DYN,
-    INT,
-    STRING,
-    TIMESTAMP,
-    CelError,
-    CompileError,
-    Environment,
-    EvaluationError,
-    ListType,
-    MapType,
-    ObjectType,
-    Program,
-    Type,
-)
+from kaa.api.cel import DYN, TIMESTAMP, CelError, Environment, EvaluationError, ObjectType, Type
+from kaa.api.cel.admission import Expression, Variables, names
 from kaa.api.cel.instants import parse_timestamp
 from kaa.api.cel.library import KUBERNETES, MUTATING
-from kaa.api.cel.library.authorization import AUTHORIZER, RESOURCE_CHECK
+from kaa.api.cel.limits import PER_CALL, PER_OBJECT
+from kaa.api.cel.mutation import named_type
 from kaa.api.cel.structs import view as struct_view
+from kaa.api.cel.variables import NAMESPACE
 from kaa.api.custom import CustomObject
-from kaa.api.types.admissionregistration_v1 import Variable
 from kaa.api.types.core_v1 import Namespace
 
 from ..webhooks.review import kind_of, resource_of, user_info
 from ..webhooks.sight import Shape, Sight
 
-PER_CALL = 1_000_000  # units of cost of one expression
-BUDGET = 10_000_000  # of all expressions of a policy on one object
-CONDITIONS_BUDGET = BUDGET // 4
 NO_BUDGET = "validation failed due to running out of cost budget, no further validation rules will be run"
-
-
-def _object(name: str, /, **fields: Type) -> ObjectType:
-    return ObjectType(name, fields)
-
-
-_STRINGS = MapType(STRING, STRING)
-_GVK = _object("kubernetes.GroupVersionKind", group=STRING, version=STRING, kind=STRING)
-_GVR = _object("kubernetes.GroupVersionResource", group=STRING, version=STRING, resource=STRING)
-_USER = _object(
-    "kubernetes.UserInfo",
-    username=STRING,
-    uid=STRING,
-    groups=ListType(STRING),
-    extra=MapType(STRING, ListType(STRING)),
-)
-REQUEST = _object(
-    "kubernetes.AdmissionRequest",
-    kind=_GVK,
-    resource=_GVR,
-    subResource=STRING,
-    requestKind=_GVK,
-    requestResource=_GVR,
-    requestSubResource=STRING,
-    name=STRING,
-    namespace=STRING,
-    operation=STRING,
-    userInfo=_USER,
-    dryRun=BOOL,
-    options=DYN,
-)
-NAMESPACE = _object(
-    "kubernetes.Namespace",
-    metadata=_object(
-        "kubernetes.NamespaceMetadata",
-        name=STRING,
-        generateName=STRING,
-        namespace=STRING,
-        labels=_STRINGS,
-        annotations=_STRINGS,
-        uid=STRING,
-        creationTimestamp=TIMESTAMP,
-        deletionGracePeriodSeconds=INT,
-        deletionTimestamp=TIMESTAMP,
-        generation=INT,
-        resourceVersion=STRING,
-        finalizers=ListType(STRING),
-    ),
-    spec=_object("kubernetes.NamespaceSpec", finalizers=ListType(STRING)),
-    status=_object(
-        "kubernetes.NamespaceStatus",
-        phase=STRING,
-        conditions=ListType(
-            _object(
-                "kubernetes.NamespaceCondition",
-                type=STRING,
-                status=STRING,
-                reason=STRING,
-                message=STRING,
-                lastTransitionTime=TIMESTAMP,
-            )
-        ),
-    ),
-)
-
-
-class _Variables(ObjectType):
-    """The type of ``variables``. A variable that is null is null, not absent."""
-
-    keeps_null = True
 
 
 @lru_cache(maxsize=16)
 def environment(*, params: bool, authorizer: bool, mutating: bool = False) -> Environment:
     """Where an expression stands. ``params``: its policy has a kind of parameters."""
-    names: dict[str, Type] = {"object": DYN, "oldObject": DYN, "request": REQUEST, "namespaceObject": NAMESPACE}
-    if params:
-        names["params"] = DYN
-    if authorizer:
-        names["authorizer"] = AUTHORIZER
-        names["authorizer.requestResource"] = RESOURCE_CHECK
+    found = names(params=DYN if params else None, authorizer=authorizer)
     if not mutating:
-        return Environment(names, KUBERNETES)
-    from .mutations import type_named  # only mutating policies write objects out
-
-    return Environment(names, MUTATING, types=type_named)
-
-
-# ------------------------------------------------------------------------------------------------------ compiling
-
-
-@dataclass(frozen=True, slots=True)
-class Expression:
-    """An expression, and what came of compiling it: a program, or ``error``."""
-
-    source: str
-    program: Program | None = None
-    error: str = ""
-
-
-def compiled(where: Environment, source: str, *returns: Type) -> Expression:
-    """Compile an expression that must be of one of these types; none are given where any will do."""
-    try:
-        program = where.compile(source)
-    except CompileError as err:
-        return Expression(source, error=f"compilation failed: {err}")
-    if returns and program.type not in returns:
-        wanted = _go_text(returns[0]) if len(returns) == 1 else f"one of [{' '.join(map(_go_text, returns))}]"
-        return Expression(source, error=f"must evaluate to {wanted} but got {_go_text(program.type)}")
-    return Expression(source, program)
-
-
-def _go_text(kind: Type) -> str:
-    """A type as cel-go's ``Type.String`` prints it: by its runtime name."""
-    inner = ", ".join(map(_go_text, kind.parameters))
-    return f"{kind.name}({inner})" if inner else kind.name
-
-
-class Variables:
-    """A policy's variables. Each may use those before it."""
-
-    def __init__(self, given: Iterable[Variable], where: Environment) -> None:
-        self.expressions: dict[str, Expression] = {}
-        types: dict[str, Type] = {}
-        for variable in given:
-            found = compiled(_with_variables(where, types), variable.expression)
-            self.expressions[variable.name] = found
-            types[variable.name] = found.program.type if found.program is not None else DYN
-        self._types = types
-
-    def within(self, where: Environment) -> Environment:
-        """An environment in which the variables stand."""
-        return _with_variables(where, self._types) if self._types else where
-
-
-def _with_variables(where: Environment, types: Mapping[str, Type]) -> Environment:
-    return where.extended({"variables": _Variables("kubernetes.variables", dict(types))}) if types else where
+        return Environment(found, KUBERNETES)
+    return Environment(found, MUTATING, types=named_type)
 
 
 # ------------------------------------------------------------------------------------------------------ evaluating
@@ -207,7 +63,7 @@ class Outcome:
 class Purse:
     """What is left to spend."""
 
-    left: int = BUDGET
+    left: int = PER_OBJECT
 
     def pay(self, cost: int) -> None:
         """Raises BudgetSpent."""
@@ -314,8 +170,23 @@ def request_value(sight: Sight, shape: Shape) -> dict[str, Any]:
 
 
 def namespace_value(namespace: Namespace | None) -> Any:
+    """``namespaceObject``, made once a revision of the namespace."""
     if namespace is None:
         return None
+    key = namespace.metadata.uid or "", namespace.metadata.resource_version or ""
+    found = _namespaces.get(key)
+    if found is None:
+        if len(_namespaces) >= KEPT_NAMESPACES:
+            _namespaces.clear()
+        found = _namespaces[key] = _namespace_value(namespace)
+    return found
+
+
+KEPT_NAMESPACES = 256
+_namespaces: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def _namespace_value(namespace: Namespace) -> dict[str, Any]:
     document: dict[str, Any] = {
         key: inner for key, inner in _plain(struct_view(namespace)).items() if key in NAMESPACE.fields
     }

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaa.api.cel import ListType, ObjectType
+from kaa.api.cel.admission import Expression, Variables, compiled
+from kaa.api.cel.mutation import JSON_PATCH, ROOT, named_type
 from kaa.api.errors import ApiError
 from kaa.api.types.admissionregistration_v1 import MutatingAdmissionPolicy, Mutation
 from kaa.api.types.meta_v1 import StatusCause
@@ -21,8 +23,8 @@ from ..webhooks.dispatch import Reinvocation
 from ..webhooks.hooks import ConditionsFailed
 from ..webhooks.sight import Sight, document_of
 from .conditions import met
-from .expressions import BudgetSpent, Expression, Purse, Variables, compiled, environment, evaluate
-from .mutations import JSON_PATCH, ROOT, MutationFailed, applied, patched, type_named
+from .expressions import BudgetSpent, Purse, environment, evaluate
+from .mutations import MutationFailed, applied, patched
 from .policy import Fault, Invocation, Policy, Surroundings, conditions_of, invocations, values_of
 
 
@@ -55,7 +57,7 @@ def mutator(mutation: Mutation, where: Any) -> Mutator:
 
 
 def root_type() -> ObjectType:
-    found = type_named(ROOT)
+    found = named_type(ROOT)
     assert found is not None
     return found
 

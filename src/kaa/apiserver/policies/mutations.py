@@ -3,7 +3,7 @@
 ``Object{spec: Object.spec{replicas: 3}}`` names each object by the path to it, since its schema is not looked at when
 compiling; ``JSONPatch{op: "add", path: "/x", value: 1}`` is one operation.
 
-Source: apiserver pkg/cel/mutation (dynamic.go, typeresolver.go); pkg/admission/plugin/policy/mutating/patch.
+Source: apiserver pkg/admission/plugin/policy/mutating/patch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kaa.api.cel import DYN, STRING, EvaluationError, ObjectType, Type
+from kaa.api.cel import EvaluationError
+from kaa.api.cel.literals import ObjectValue
+from kaa.api.cel.mutation import ROOT, check_names
 from kaa.api.cel.structs import to_json
 from kaa.api.errors import ApiError
 
@@ -21,38 +23,10 @@ from ..patch.type_view import ListNode, MapNode, Node, StructNode
 from ..webhooks.dispatch import misfit
 
 Json = dict[str, Any]
-ROOT = "Object"
 
 
 class MutationFailed(Exception):
     """A mutation cannot be made; the text says why."""
-
-
-class _AnyFields(Mapping[str, Type]):
-    """Every name is a field, of any type: what an object may hold is found out when it is applied."""
-
-    def __getitem__(self, name: str) -> Type:
-        return DYN
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-_ANY_FIELDS = _AnyFields()
-JSON_PATCH = ObjectType("JSONPatch", {"op": STRING, "path": STRING, "from": STRING, "value": DYN})
-
-
-def type_named(name: str) -> ObjectType | None:
-    """The object type that an expression writes out by name."""
-    if name == JSON_PATCH.name:
-        return JSON_PATCH
-    return ObjectType(name, _ANY_FIELDS) if name == ROOT or name.startswith(f"{ROOT}.") else None
 
 
 # ------------------------------------------------------------------------------------------------------ apply
@@ -62,7 +36,7 @@ def applied(node: Node, document: Json, sent: Any) -> Json:
     """A document with an ``Object{…}`` merged in, as an apply merges. Raises MutationFailed."""
     if not isinstance(sent, Mapping):
         raise MutationFailed(f"unsupported return type from ApplyConfiguration expression: {type(sent).__name__}")
-    _check_names(sent, ROOT)
+    _checked(sent)
     plain = _json(sent)
     try:
         fields_of(node, plain)
@@ -77,20 +51,12 @@ def applied(node: Node, document: Json, sent: Any) -> Json:
     return made
 
 
-def _check_names(value: Any, path: str) -> None:
-    """An object must be named by the path to it."""
-    found = getattr(getattr(value, "cel_type", None), "name", path)
-    if found != path:
-        raise MutationFailed(
-            f'type mismatch: unexpected type name "{found}", expected "{path}", which matches field name path from root'
-            " Object type"
-        )
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            _check_names(inner, f"{path}.{name}")
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for inner in value:
-            _check_names(inner, path)
+def _checked(value: Any, path: str = ROOT) -> None:
+    """Raises MutationFailed when an object is not named by the path to it."""
+    try:
+        check_names(value, path)
+    except EvaluationError as err:
+        raise MutationFailed(f"type mismatch: {err}") from None
 
 
 def _wholes(node: Node, value: Any, path: str) -> Iterator[str]:
@@ -119,8 +85,9 @@ def patched(document: Json, operations: Any) -> Json:
     made = document
     for operation in operations:
         plain = _json(operation)
-        if isinstance(operation, Mapping) and "value" in operation:
-            _check_names(operation["value"], getattr(getattr(operation["value"], "cel_type", None), "name", ROOT))
+        value = operation.get("value") if isinstance(operation, Mapping) else None
+        if isinstance(value, ObjectValue):
+            _checked(value, value.cel_type.name)
         try:
             made = apply_json_patch(made, [plain])
         except ApiError:

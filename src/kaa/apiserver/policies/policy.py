@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from kaa.api.cel import BOOL, Environment
+from kaa.api.cel.admission import Expression, compiled
 from kaa.api.errors import ApiError, NotFound
 from kaa.api.resources import Resource
 from kaa.api.scheme import resource_of
@@ -24,7 +25,7 @@ from ..cacher import Cacher
 from ..webhooks.matching import Matcher
 from ..webhooks.sight import Shape, Sight
 from . import authorizer as authorization
-from .expressions import Expression, compiled, namespace_value, object_value, request_value
+from .expressions import namespace_value, object_value, request_value
 from .params import BadParams, FindKind, collect, param_resource
 
 E = TypeVar("E")
@@ -173,17 +174,24 @@ def _bound_invocations(
 
 async def values_of(invocation: Invocation[Any], sight: Sight, around: Surroundings) -> dict[str, Any]:
     """The variables of a policy's expressions. Raises ApiError."""
-    shape = invocation.shape
-    made = {
+    shape, obj = invocation.shape, sight.attributes.object
+    kept = sight.variables.get(shape)
+    if kept is None or kept[0] is not obj:
+        kept = sight.variables[shape] = obj, await _values(shape, sight, around)
+    if invocation.policy.object.spec.param_kind is None:
+        return kept[1]
+    return {**kept[1], "params": object_value(invocation.param)}
+
+
+async def _values(shape: Shape, sight: Sight, around: Surroundings) -> dict[str, Any]:
+    """What all policies see alike of a write."""
+    return {
         "object": object_value(await sight.object(shape)),
         "oldObject": object_value(await sight.old(shape)),
         "request": request_value(sight, shape),
         "namespaceObject": namespace_value(_namespace(sight)),
         **authorization.values(around.authorizer, sight, shape),
     }
-    if invocation.policy.object.spec.param_kind is not None:
-        made["params"] = object_value(invocation.param)
-    return made
 
 
 def _namespace(sight: Sight) -> Namespace | None:

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 from kaa.api.cel import BOOL, NULL, STRING
+from kaa.api.cel.admission import Expression, Variables, compiled
+from kaa.api.cel.limits import MESSAGE_SIZE
 from kaa.api.errors import ApiError
 from kaa.api.types.admissionregistration_v1 import ValidatingAdmissionPolicy, Validation
 from kaa.api.types.meta_v1 import StatusCause
@@ -20,10 +22,9 @@ from ..admission.plugin import refuse
 from ..webhooks.hooks import ConditionsFailed
 from ..webhooks.sight import Sight
 from .conditions import met
-from .expressions import BudgetSpent, Expression, Outcome, Purse, Variables, compiled, environment, evaluate
+from .expressions import BudgetSpent, Outcome, Purse, environment, evaluate
 from .policy import Fault, Invocation, Policy, Surroundings, code_of, conditions_of, invocations, values_of
 
-MAX_MESSAGE = 5 * 1024  # bytes of what a messageExpression gives
 MAX_NOTE = 10 * 1024  # bytes of an audit annotation
 _FAILURE_KEY = "validation.policy.admission.k8s.io/validation_failure"
 
@@ -175,7 +176,7 @@ def _said(message: Outcome) -> str:
     if message.error or not isinstance(message.value, str):
         return ""
     text = message.value.strip()
-    return "" if len(text.encode()) > MAX_MESSAGE or "\n" in text else text
+    return "" if len(text.encode()) > MESSAGE_SIZE or "\n" in text else text
 
 
 def _noted(

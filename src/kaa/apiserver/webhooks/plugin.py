@@ -31,8 +31,7 @@ from kaa.api.types.admissionregistration_v1 import (
 )
 from kaa.api.types.meta_v1 import ManagedFieldsEntry
 
-from ..admission.base import Attributes, Chain
-from ..admission.plugin import Passive
+from ..admission.base import Attributes, Chain, Consultant
 from ..authz.base import Authorizer
 from ..cacher import Cacher
 from ..view import View
@@ -62,37 +61,43 @@ class Phase:
     Asking costs a comparison of revisions: that is all a write pays in a cluster without webhooks and policies.
     """
 
-    __slots__ = ("_caches", "_kinds", "_library", "_make_library", "_seen", "_view", "held")
+    __slots__ = ("_caches", "_conditions", "_held", "_kinds", "_library", "_make_library", "_seen", "_view")
 
-    def __init__(self, cacher: Cacher, kinds: Sequence[type[Any]], make_library: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        cacher: Cacher,
+        kinds: Sequence[type[Any]],
+        make_library: Callable[[], Any],
+        conditions: CompileConditions,
+    ) -> None:
         """``kinds``: of policies, of their bindings, of configurations of webhooks."""
-        self._view, self._kinds, self._make_library = cacher, kinds, make_library
+        self._view, self._kinds, self._make_library, self._conditions = cacher, kinds, make_library, conditions
         self._caches = tuple(cacher.of(kind) for kind in kinds)
         self._library: Any = None
-        self._seen = (-1, -1, -1)
-        self.held: Configured | None = None
+        self._seen = -1
+        self._held: Configured | None = None
 
-    def current(self, conditions: CompileConditions) -> Configured | None:
+    def current(self) -> Configured | None:
         """None when there is nothing."""
         first, second, third = self._caches
-        seen = first.changed, second.changed, third.changed
+        seen = first.changed + second.changed + third.changed  # revisions only grow, and so does their sum
         if seen != self._seen:
             self._seen = seen
-            self.held = self._compiled(conditions)
-        return self.held
+            self._held = self._compiled()
+        return self._held
 
-    def _compiled(self, conditions: CompileConditions) -> Configured | None:
+    def _compiled(self) -> Configured | None:
         policies, bindings, configurations = (list(self._view.list(kind)) for kind in self._kinds)
         bound: Sequence[Any] = ()
         if policies and bindings:
             if self._library is None:
                 self._library = self._make_library()
             bound = self._library.bound(policies, bindings)
-        hooks = hooks_of(configurations, conditions)
+        hooks = hooks_of(configurations, self._conditions)
         return Configured(bound, hooks) if bound or hooks else None
 
 
-class DynamicAdmission(Passive):
+class DynamicAdmission(Consultant):
     """``before`` is put in by whoever builds the chain: the built-in plugins that come first.
 
     ``versions.custom`` is put in by whoever serves custom resources.
@@ -109,11 +114,15 @@ class DynamicAdmission(Passive):
         self.versions = versions or Versions()
         mutating = MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration
         validating = ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration
-        self._mutating = Phase(cacher, mutating, self._mutating_library)
-        self._validating = Phase(cacher, validating, self._validating_library)
+        self._mutating = Phase(cacher, mutating, self._mutating_library, self._conditions)
+        self._validating = Phase(cacher, validating, self._validating_library, self._conditions)
+
+    @property
+    def busy(self) -> bool:
+        return self._validating.current() is not None
 
     async def admit(self, attributes: Attributes, view: View) -> None:
-        configured = self._mutating.current(self._conditions)
+        configured = self._mutating.current()
         if configured is None:
             return
         sight = self._sight(attributes, view, Stage.MUTATING)
@@ -123,7 +132,7 @@ class DynamicAdmission(Passive):
         try:
             await self._mutate(configured, sight)
         except ApiError as err:
-            raise _with_warnings(err, attributes) from err.__cause__
+            raise _by_others(err, attributes) from err.__cause__
         if attributes.object is not before and before is not None:
             _check_owners(attributes, before)
 
@@ -145,8 +154,8 @@ class DynamicAdmission(Passive):
         await mutate(configured.hooks, sight, self.caller, hooks)
 
     async def validate(self, attributes: Attributes, view: View) -> None:
-        configured = self._validating.current(self._conditions)
-        if configured is None:
+        configured = self._validating.current()
+        if configured is None or attributes.consulted:
             return
         sight = self._sight(attributes, view, Stage.VALIDATING)
         if sight is None:
@@ -158,7 +167,7 @@ class DynamicAdmission(Passive):
                 await validating.validate(configured.policies, sight, self._around)
             await validate(configured.hooks, sight, self.caller)
         except ApiError as err:
-            raise _with_warnings(err, attributes) from err.__cause__
+            raise _by_others(err, attributes) from err.__cause__
 
     def _sight(self, attributes: Attributes, view: View, stage: Stage) -> Sight | None:
         """What is to be seen; None when nobody may."""
@@ -191,9 +200,9 @@ class DynamicAdmission(Passive):
         return Surroundings(self._cacher, self._authorizer, self.versions.find_kind)
 
 
-def _with_warnings(err: ApiError, attributes: Attributes) -> ApiError:
-    """A refusal carries the warnings that came before it."""
-    err.warnings = tuple(attributes.warnings)
+def _by_others(err: ApiError, attributes: Attributes) -> ApiError:
+    """A refusal carries the warnings that came before it, and that it is somebody else's."""
+    err.warnings, err.dynamic = tuple(attributes.warnings), True
     return err
 
 

@@ -116,6 +116,8 @@ class Sight:
         self.namespace = self._namespace()
         #: {(which object, shape): it}, of the objects that it was made of
         self._shown: dict[tuple[bool, Shape], tuple[Any, Any]] = {}
+        #: What policies have made of it, for the next policy: {shape: (the object, the variables of expressions)}
+        self.variables: dict[Shape, tuple[Any, dict[str, Any]]] = {}
 
     def _name(self) -> str:
         request, attributes = self.attributes.request, self.attributes
@@ -226,7 +228,9 @@ class Sight:
         ]
 
     def labels(self, *, old: bool) -> dict[str, str] | None:
-        """The labels of the object (or of the one that it replaces); None when there is none."""
+        """The labels of the object (or of the one that it replaces); None when there is none. A scale has none."""
+        if self.subresource == "scale":
+            return {}
         obj = self.attributes.old if old else self.attributes.object
         metadata = getattr(obj, "metadata", None)
         return None if metadata is None else metadata.labels
