@@ -352,3 +352,11 @@ def test_metrics_and_debug_tables() -> None:
         await asked
 
     api_lab.run(test, http=True, bootstrapped=True, options=ApiServerOptions(max_requests_inflight=10))
+
+
+def test_a_narrow_request_begins_before_a_wide_one_that_does_not_fit() -> None:
+    level = QueueSet(Shape(2, 1, 10), limit=3)
+    first, second = level.queues
+    assert level.arrive([first], 2, 0.0).state is State.EXECUTING
+    assert level.arrive([first], 2, 0.0).state is State.WAITING
+    assert level.arrive([second], 1, 0.0).state is State.EXECUTING

@@ -140,6 +140,7 @@ class QueueSet:
         self.waiting += 1
         self._seats_waiting += seats
         self.demand.change(seats, now)
+        self.dispatch(now)  # it may be the next in turn, before one that is too wide for what is free; nobody else is
         return ticket
 
     def finish(self, ticket: Ticket, now: float) -> list[Ticket]:
