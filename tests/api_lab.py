@@ -23,6 +23,7 @@ from typing import Any
 
 from kaa.api.clock import Clock, SystemClock
 from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
+from kaa.apiserver.encryption import encrypted
 from kaa.apiserver.options import ApiServerOptions
 from kaa.client.http import HttpClient
 from kaa.client.inprocess import InProcessClient
@@ -161,7 +162,7 @@ async def lab(
     plane = control_plane.build(
         config,
         clock,
-        MemoryStore(),
+        encrypted(MemoryStore(), config.api_server.encryption_provider_config),
         signing_key=SigningKey(pki.token_key.read_bytes()),
         verifying_key=VerifyingKey(pki.token_public_key.read_bytes()),
         kubelet_tls=kubelet_context(pki),
@@ -174,6 +175,8 @@ async def lab(
             await bootstrap(made.client, plane.api, config, clock)
         else:
             await _default_namespace(made)
+        await plane.definitions.start()
+        running.append(asyncio.create_task(plane.definitions.run(), name="definitions"))
         if http:
             made.port = await plane.server.listen("127.0.0.1", 0, serving_context(pki))
             running.append(asyncio.create_task(plane.server.run(), name="http"))

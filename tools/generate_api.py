@@ -53,6 +53,9 @@ PLAIN = {
     "v1.JSONSchemaPropsOrStringArray": "JSONSchemaProps | tuple[str, ...]",
 }
 IMPORTED = ("Base64", "Quantity", "Time", "MicroTime")
+#: Fields that hold whole objects of a kind, each with its ``kind`` and ``apiVersion``: a Struct of its own stands for those.
+EMBEDDING = {("io.k8s.api.apps.v1.StatefulSetSpec", "volumeClaimTemplates"): "io.k8s.api.core.v1.PersistentVolumeClaim"}
+EMBEDDED = "Embedded"
 INITIALISM = re.compile(r"([A-Z]{2,})(s?)(?=[A-Z][a-z]|\d|$)")
 Schema = dict[str, Any]
 
@@ -132,6 +135,9 @@ class Generator:
     def field(self, owner: str, wire: str, schema: Schema, required: bool, imports: set[str]) -> str:
         module = module_of(owner)
         kind = self.python_type(schema, module, imports)
+        embedded = EMBEDDING.get((owner, wire))
+        if embedded is not None:
+            kind = kind.replace(short(embedded), EMBEDDED + short(embedded))
         name = snake(wire)
         if required:
             return f"{name}: {kind}"
@@ -164,14 +170,16 @@ class Generator:
             for wire, inner in schema.get("properties", {}).items()
         )
 
-    def struct(self, definition: str, imports: set[str]) -> str:
+    def struct(self, definition: str, imports: set[str], *, embedded: bool = False) -> str:
         schema = self.definitions[definition]
-        module, name = module_of(definition), short(definition)
+        module, name = module_of(definition), EMBEDDED * embedded + short(definition)
         properties: dict[str, Schema] = schema.get("properties", {})
-        kinds = schema.get("x-kubernetes-group-version-kind", [])
+        kinds = [] if embedded else schema.get("x-kubernetes-group-version-kind", [])
         is_object = len(kinds) == 1 and "kind" in properties
         skipped = ("kind", "apiVersion") if is_object or len(kinds) > 1 else ()
-        wires = sorted((wire for wire in properties if wire not in skipped), key=lambda w: (w != "metadata", w))
+        first = ("kind", "apiVersion", "metadata") if embedded else ("metadata",)
+        wires = [wire for wire in first if wire in properties]
+        wires += sorted(wire for wire in properties if wire not in (*skipped, *first))
         required = set(schema.get("required", ()))
         renamed = {snake(wire): wire for wire in wires if snake(wire) != wire}
         options = ["frozen=True", "kw_only=True", "omit_defaults=True"]
@@ -190,11 +198,15 @@ class Generator:
         else:
             lines.append(f'    """{module} {name}."""')
         lines += [f"    {self.field(definition, w, properties[w], w in required, imports)}" for w in wires]
+        if embedded:  # texts, schemas and merge keys call it by the kind's own name
+            lines += ["", "", f'{name}.__name__ = "{short(definition)}"']
         return "\n".join(lines) + "\n"
 
     def module(self, name: str) -> str:
         imports: set[str] = set()
         structs = [self.struct(definition, imports) for definition in self.modules[name]]
+        whole = sorted(definition for definition in set(EMBEDDING.values()) if module_of(definition) == name)
+        structs += [self.struct(definition, imports, embedded=True) for definition in whole]
         body = "\n\n".join(structs)
         typing = sorted({"Any"} & set(re.findall(r"\bAny\b", body)) | {"ClassVar"} & imports)
         head = [HEADER.format(title=f"Structs of {name.replace('_', '/')}"), "from __future__ import annotations\n"]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kaa.api.clock import parse_time
-from kaa.api.errors import NotFound
+from kaa.api.clock import VirtualClock, parse_time
+from kaa.api.errors import NotFound, ServiceUnavailable
 from kaa.api.types.core_v1 import ConfigMap
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.apiserver.audit.log import LogFile
 from kaa.apiserver.audit.policy import Attributes, Level, PolicyError, policy_of, read_policy, verdict
-from kaa.apiserver.options import ApiServerOptions
+from kaa.apiserver.audit.webhook import Webhook
+from kaa.apiserver.options import ApiServerOptions, OptionError
 from kaa.client.pipeline import User
 from tests import api_lab
 from tests.api_lab import Lab
@@ -92,6 +94,25 @@ def test_the_first_rule_that_matches_decides() -> None:
 def test_policies_that_cannot_be(document: dict[str, Any], words: str) -> None:
     with pytest.raises(PolicyError, match=words):
         policy_of(document)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        pytest.param({}, "a place to write to", id="nowhere to write"),
+        pytest.param({"audit_log_path": "/proc/none/audit.log"}, "--audit-log-path", id="no such place"),
+        pytest.param({"audit_webhook_config_file": "/none"}, "no context is chosen", id="no kubeconfig"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path: Path, more: dict[str, str], words: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n")
+
+    async def test(lab: Lab) -> None:
+        raise AssertionError("it must not start")
+
+    with pytest.raises(OptionError, match=words):
+        api_lab.run(test, options=ApiServerOptions(audit_policy_file=str(path), **more))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -223,3 +244,70 @@ def test_the_file_turns_over_and_forgets(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("audit-*.log"))) == 1
     log.close()
     assert (tmp_path / "audit.log").read_bytes() == b"y" * 700_000 + b"\n"
+
+
+# -------------------------------------------------------------------------------------------------------- the webhook
+
+
+class Receiver:
+    """A client that takes batches in memory, or refuses them."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.refusals = 0
+
+    async def raw(self, method: str, path: str, body: bytes = b"", **more: Any) -> bytes:
+        if self.refusals:
+            self.refusals -= 1
+            raise ServiceUnavailable("not now")
+        self.batches.append(json.loads(body)["items"])
+        return b""
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_events_are_sent_in_batches_again_after_a_refusal_and_at_the_end() -> None:
+    async def main() -> None:
+        clock, receiver = VirtualClock(), Receiver()
+        webhook = Webhook(receiver, clock)  # type: ignore[arg-type]  # as much of a client as it uses
+        sending = asyncio.create_task(webhook.run(), name="audit")
+        for n in range(401):
+            webhook.write(b"%d" % n)
+        await clock.settle()
+        assert [len(batch) for batch in receiver.batches] == [400, 1]
+        receiver.refusals = 2
+        webhook.write(b"500")
+        await clock.advance(31)
+        assert len(receiver.batches) == 2
+        await clock.advance(30)
+        assert receiver.batches[2] == [500]
+        webhook.write(b"501")
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        assert receiver.batches[3] == [501]
+
+    asyncio.run(main())
+
+
+def test_a_full_buffer_loses_and_counts() -> None:
+    webhook = Webhook(Receiver(), VirtualClock())  # type: ignore[arg-type]  # it is never asked
+    for _ in range(10_005):
+        webhook.write(b"0")
+    assert webhook.lost == 5
+
+
+def test_the_webhooks_file(tmp_path: Path) -> None:
+    ca = base64.b64encode(api_lab.keys()[1].ca.read_bytes()).decode()
+    path = tmp_path / "webhook.kubeconfig"
+    path.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\n"
+        f"clusters: [{{name: x, cluster: {{server: 'https://127.0.0.1:1/audit', certificate-authority-data: {ca}}}}}]\n"
+        "users: [{name: x, user: {token: secret}}]\ncontexts: [{name: x, context: {cluster: x, user: x}}]\n"
+    )
+
+    async def main() -> None:
+        webhook = Webhook.of_file(path, VirtualClock())
+        assert not await webhook._post(b"{}")  # nobody listens there
+
+    asyncio.run(main())

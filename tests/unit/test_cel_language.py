@@ -183,6 +183,10 @@ def test_it_fails(expression: str, fault: str) -> None:
             "ERROR: <input>:1:4: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true',"
             " 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}\n | i +\n | ...^",
         ),
+        (
+            "x.spec.(",
+            "ERROR: <input>:1:8: Syntax error: no viable alternative at input '.('\n | x.spec.(\n | .......^",
+        ),
         ("for", "ERROR: <input>:1:1: reserved identifier: for\n | for\n | ^"),
         ("duration('1d')", "ERROR: <input>:1:10: invalid duration argument\n | duration('1d')\n | .........^"),
         ("s.matches('[')", "ERROR: <input>:1:11: invalid matches argument\n | s.matches('[')\n | ..........^"),

@@ -6,6 +6,7 @@ import pytest
 
 from kaa.api.cel import BOOL, DYN, CompileError, Environment, EvaluationError, ListType
 from kaa.api.cel.library import DEVICES, MUTATING
+from kaa.api.cel.library.lists import INCLUDES
 from kaa.api.cel.mutation import JSON_PATCH, check_names, named_type
 from kaa.api.cel.schema import max_cardinality
 from kaa.api.cel.variables import DEVICE, NAMESPACE, REQUEST, device
@@ -85,6 +86,13 @@ def test_a_device_has_no_attribute_that_it_has_not() -> None:
     program = Environment({"device": DEVICE}, DEVICES).compile("device.attributes['nobody.com'].model == 'x'")
     with pytest.raises(EvaluationError, match="no such key: model"):
         program.evaluate({"device": device("d.com", {}, {}, {})})
+
+
+def test_an_attribute_may_be_a_list() -> None:
+    program = Environment({"device": DEVICE}, (*DEVICES, INCLUDES)).compile(
+        "device.attributes['d.com'].models.includes('a') && device.attributes['d.com'].model.includes('a')", BOOL
+    )
+    assert program.evaluate({"device": device("d.com", {"models": ["a", "b"], "model": "a"}, {}, {})}).value is True
 
 
 def test_a_request_holds_only_so_many_values() -> None:

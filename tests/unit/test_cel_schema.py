@@ -338,6 +338,114 @@ COSTS: list[tuple[tuple[Schema, dict[str, Any]], dict[str, int]]] = [
             "self.listMap.map(m, m.v).exists(v, v == 'b1')": 55,
             "self.listMap.exists(m, has(m.v2) && m.v2 == 'z')": 21,
             "!self.listMap.all(m, has(m.v2) && m.v2 != 'z')": 10,
+            "self.listMap.exists_one(m, has(m.v2) && m.v2 == 'z')": 12,
+            "self.listMap.filter(m, has(m.v2) && m.v2 == 'z').size() == 1": 24,
+            "self.listMap.map(m, has(m.v2) && m.v2 == 'z', m.v2).size() == 1": 25,
+            "self.listMap.filter(m, has(m.v2) && m.v2 == 'z').map(m, m.v2).size() == 1": 39,
+            "self.listMap.exists(m, m.v2 == 'z')": 24,  # two items fail, and the third decides
+            "!self.listMap.all(m, m.v2 != 'z')": 22,
+        },
+    ),
+    (
+        ({"type": "object", "properties": {"array": INTS}}, {"array": [1, 1, 2, 2, 3, 3, 4, 5]}),
+        {
+            "2 in self.array": 10,
+            "self.array.all(e, e > 0)": 43,
+            "self.array.exists(e, e > 2)": 36,
+            "self.array.exists_one(e, e > 4)": 22,
+            "!self.array.all(e, e < 2)": 21,
+            "!self.array.exists(e, e < 0)": 52,
+            "!self.array.exists_one(e, e == 2)": 25,
+            "size(self.array.filter(e, e%2 == 0)) == 3": 68,
+            "self.array.map(e, e * 20).filter(e, e > 50).exists(e, e == 60)": 194,
+        },
+    ),
+    (
+        (
+            {
+                "type": "object",
+                "properties": {"embedded": {"type": "object", "x-kubernetes-embedded-resource": True}},
+            },
+            {
+                "embedded": {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {"name": "foo", "generateName": "pickItForMe"},
+                }
+            },
+        ),
+        {
+            "self.embedded.kind == 'Pod'": 4,
+            "self.embedded.metadata.name == 'foo'": 5,
+            "self.embedded.metadata.generateName == 'pickItForMe'": 6,
+        },
+    ),
+    (
+        vals(("25%", primitive("int-or-string")), (1, primitive("int-or-string")), (10, INTEGER)),
+        {
+            "type(self.val1) == int ? self.val1 == 1 : self.val1 == '25%'": 7,
+            "type(self.val1) == string && self.val1 == '25%'": 7,
+            "self.val1 == 1 || self.val1 == '25%'": 6,
+            "self.val1 != ['anything']": 3,
+            "type(self.val2) == int ? self.val2 == 1 : self.val2 == '25%'": 7,
+            "self.val2 != 'some string'": 3,
+            r"type(self.val1) == string && self.val1.matches(r'(\d+(\.\d+)?%)')": 10,
+            "type(self.val1) == int ? self.val3 > self.val1"
+            " : double(self.val3) / double(self.val3) >= double(self.val1.replace('%', '')) / 100.0": 17,
+        },
+    ),
+    (
+        vals(("v1", STRING), (None, {**STRING, "nullable": True}), ("v3", {**STRING, "nullable": True})),
+        {
+            "has(self.val1) && self.val1 == 'v1'": 4,
+            "!has(self.val2)": 2,
+            "type(self.val3) != null_type": 4,
+        },
+    ),
+    (
+        vals(({"a": None, "b": "x"}, {"type": "object", "additionalProperties": {**STRING, "nullable": True}})),
+        {"self.val1.size() == 2": 4, "'a' in self.val1": 3, "type(self.val1['a']) == null_type": 5},
+    ),
+    (
+        vals(
+            (
+                {"k1": {"f": 1}, "k2": {"f": 2}},
+                {"type": "object", "additionalProperties": {"type": "object", "properties": {"f": INTEGER}}},
+            )
+        ),
+        {"type(self) == type(self)": 5, "type(self.val1['k1']) == type(self.val1['k2'])": 9},
+    ),
+    (
+        vals(
+            ({"x": {"y": "b"}}, {"type": "object", "additionalProperties": TEXTS}),
+            ({"o": [{"k": "1", "v": "d"}]}, {"type": "object", "additionalProperties": MAP_LIST}),
+            ([{"z": "g"}], {"type": "array", "items": TEXTS}),
+            ([{"k": "h"}], {"type": "array", "items": KV}),
+            ([[{"k": "3", "v": "i"}]], {"type": "array", "items": MAP_LIST}),
+        ),
+        {
+            "self.val1['x']['y'] == 'b'": 5,
+            "self.val2['o'].exists(e, e.k == '1' && e.v == 'd')": 14,
+            "self.val3[0]['z'] == 'g'": 5,
+            "self.val4[0].k == 'h'": 5,
+            "self.val5[0].exists(e, e.k == '3' && e.v == 'i')": 14,
+        },
+    ),
+    (
+        vals(({"k": "a"}, KV), ({"k": "v"}, TEXTS), (["a"], {"type": "array", "items": STRING})),
+        {
+            "optional.of('a') != optional.of('b')": 3,
+            "optional.of('a') != optional.none()": 3,
+            "optional.of('a').hasValue()": 2,
+            "optional.of('a').or(optional.of('a')).hasValue()": 2,
+            "optional.none().or(optional.of('a')).hasValue()": 3,
+            "optional.of('a').optMap(v, v == 'value').hasValue()": 8,
+            "self.val1.?k == optional.of('a')": 5,
+            "self.val1.?v == optional.none()": 4,
+            "self.val1.?k.orValue('v') == 'a'": 4,
+            "self.val2[?'k'] == optional.of('v')": 5,
+            "self.val3[?0] == optional.of('a')": 5,
+            "optional.ofNonZeroValue(1).hasValue()": 2,
         },
     ),
 ]

@@ -161,6 +161,26 @@ def test_pods_of_a_node_that_is_gone_go() -> None:
     asyncio.run(play())
 
 
+def test_pods_that_hang_on_a_node_out_of_service_go() -> None:
+    async def play() -> None:
+        async with World() as world:
+            world.kubelet = lambda: None  # type: ignore[method-assign]  # it is down
+            down = make_node(world, "n1", ready="False")
+            await world.api.create(down)
+            for name in ("leaving", "staying"):
+                world.api.put(make_pod(name, node="n1", phase="Running"))
+            await world.api.delete(Pod, "leaving", "default")
+            await live(world, 60, "n1")
+            assert len(world.api.all(Pod)) == 2, "nobody vouches for the node"
+            taint = Taint(key="node.kubernetes.io/out-of-service", value="nodeshutdown", effect="NoSchedule")
+            found = node_of(world, "n1")
+            world.api.put(replace(found, spec=replace(found.spec, taints=(*found.spec.taints, taint))))
+            await live(world, 30, "n1")
+            assert [pod.metadata.name for pod in world.api.all(Pod)] == ["staying"]
+
+    asyncio.run(play())
+
+
 def test_ended_pods_beyond_the_threshold() -> None:
     pods = [make_pod(f"p{n}", phase="Succeeded", created_at=n) for n in range(5)]
     assert [pod.metadata.name for pod in surplus(pods, 3)] == ["p0", "p1"]

@@ -9,6 +9,8 @@ import pytest
 
 from kaa.api.clock import VirtualClock
 from kaa.api.types.flowcontrol_v1 import FlowSchema, PriorityLevelConfiguration
+from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.api.types.rbac_v1 import ClusterRoleBinding, RoleRef, Subject
 from kaa.apiserver.bootstrap.flow import flow_schemas, priority_levels
 from kaa.apiserver.flowcontrol import shares, upkeep
 from kaa.apiserver.flowcontrol.classify import Digest, in_order, matches
@@ -238,6 +240,56 @@ def test_seats_are_left_by_writes_lists_and_watches() -> None:
     api_lab.run(test, http=True)
 
 
+def test_clients_that_go_away_leave_no_seat_taken() -> None:
+    """Writers of which many hang up before, while and after they wait; in the end every seat is free."""
+
+    async def writer(lab: Lab, n: int) -> None:
+        random = lab.clock.random
+        for turn in range(2):
+            _, out = await lab.connect()
+            body = b'{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m-%d-%d"}}' % (n, turn)
+            head = f"POST {MAPS} HTTP/1.1\r\nHost: x\r\nImpersonate-User: jane\r\nImpersonate-Group: writers\r\n"
+            out.write(
+                head.encode() + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
+            await asyncio.sleep(random.random() * 0.2)
+            out.transport.abort()
+
+    async def test(lab: Lab) -> None:
+        assert lab.plane.seating is not None
+        put = lab.plane.store.put
+
+        async def slow(*given: Any, **more: Any) -> Any:
+            await asyncio.sleep(0.01)
+            return await put(*given, **more)
+
+        lab.plane.store.put = slow  # type: ignore[method-assign]  # so that requests pile up
+        role = RoleRef(api_group="rbac.authorization.k8s.io", kind="ClusterRole", name="cluster-admin")
+        subject = Subject(api_group="rbac.authorization.k8s.io", kind="Group", name="writers")
+        binding = ClusterRoleBinding(metadata=ObjectMeta(name="writers"), role_ref=role, subjects=(subject,))
+        await lab.client.create(binding)
+        control = lab.plane.seating.control
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(30):
+                tasks.create_task(writer(lab, n), name=f"writer-{n}")
+        levels = [level for level in control.levels.values() if level.queues is not None]
+        async with asyncio.timeout(5):
+            while not all(level.queues is not None and level.queues.idle for level in levels):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        counts = control.counts["global-default", "global-default"]
+        assert counts.dispatched > 0
+        assert sum(counts.waits) > 0  # some have waited
+        assert control.levels["global-default"].queues is not None
+        assert control.levels["global-default"].queues.demand.seats == 0
+
+    api_lab.run(
+        test,
+        http=True,
+        bootstrapped=True,
+        options=ApiServerOptions(max_requests_inflight=10, max_mutating_requests_inflight=1),
+    )
+
+
 def test_the_objects_come_back_and_say_what_dangles() -> None:
     async def test(lab: Lab) -> None:
         client, cacher = lab.client, lab.plane.api.cacher
@@ -295,6 +347,7 @@ def test_metrics_and_debug_tables() -> None:
         assert 'apiserver_current_inflight_requests{request_kind="mutating"} 1' in text
         assert 'apiserver_storage_objects{resource="flowschemas.flowcontrol.apiserver.k8s.io"}' in text
         assert 'aggregator_unavailable_apiservice{name="v1.apps"} 0' in text
+        assert "\nprocess_resident_memory_bytes " in text
         seats.clear()
         await asked
 

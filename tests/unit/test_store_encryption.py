@@ -10,10 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from kaa.api.types.core_v1 import Secret
+from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.api.values import Base64
 from kaa.apiserver.encryption import EncryptionConfigError, EncryptionConfiguration, Rules, encrypted, read_encryption
+from kaa.apiserver.options import ApiServerOptions
 from kaa.store.base import Revision
-from kaa.store.encryption import AesCbc, AesGcm, Cipher, DecryptionError, Identity, SecretBox
+from kaa.store.encryption import AesCbc, AesGcm, Cipher, DecryptionError, EncryptedStore, Identity, SecretBox
 from kaa.store.memory import MemoryStore
+from tests import api_lab
+from tests.api_lab import Lab
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
 OTHER = base64.b64encode(bytes(32)).decode()
@@ -85,8 +91,6 @@ def test_the_first_provider_writes_and_all_read() -> None:
 
 
 def _store(inner: MemoryStore, *resources: dict[str, Any]) -> Any:
-    from kaa.store.encryption import EncryptedStore
-
     return EncryptedStore(inner, rules(*resources).transformer_of)
 
 
@@ -157,3 +161,26 @@ def test_the_file(tmp_path: Path) -> None:
         read_encryption(path)
     with pytest.raises(EncryptionConfigError, match="error opening"):
         read_encryption(tmp_path / "none")
+
+
+def test_secrets_of_an_api_server_lie_encrypted(tmp_path: Path) -> None:
+    path = tmp_path / "encryption.yaml"
+    keys = f"[{{name: k1, secret: {SECRET}}}]"
+    path.write_text(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n"
+        f"resources: [{{resources: [secrets], providers: [{{aescbc: {{keys: {keys}}}}}, {{identity: {{}}}}]}}]\n"
+    )
+
+    async def test(lab: Lab) -> None:
+        meta = ObjectMeta(name="a", namespace="default")
+        made = await lab.client.create(Secret(metadata=meta, data={"k": Base64("dg==")}))
+        assert made.data == {"k": "dg=="}
+        assert (await lab.client.get(Secret, "a", "default")) == made
+        store = lab.plane.store
+        assert isinstance(store, EncryptedStore)
+        raw = await store._store.get(KEY)
+        assert raw is not None
+        assert raw.value.startswith(b"k8s:enc:aescbc:v1:k1:")
+        assert not store._written  # the watch has shown it
+
+    api_lab.run(test, options=ApiServerOptions(encryption_provider_config=str(path)))

@@ -17,9 +17,10 @@ from kaa.store.base import Store
 from kaa.store.encryption import AesCbc, AesGcm, Cipher, EncryptedStore, Identity, SecretBox, Transformer
 
 from . import keys
+from .options import OptionError
 
 
-class EncryptionConfigError(ValueError):
+class EncryptionConfigError(OptionError):
     """The configuration cannot be used; the message says what is wrong with it."""
 
 

@@ -282,7 +282,12 @@ class Front:
         return wire.gzipped(answer) if zipped else answer
 
     def _render(self, outcome: Outcome, request: Request, media: wire.Media) -> HttpResponse:
-        if outcome.entry is not None and media is wire.PLAIN and not outcome.warnings and not _deprecation(request):
+        if (
+            outcome.entry is not None
+            and media is wire.PLAIN
+            and not outcome.warnings
+            and not self._deprecation(request)
+        ):
             return HttpResponse(outcome.code, outcome.entry.alone)
         include = request.options.get("includeObject") or "Metadata"
         if outcome.entry is not None:
@@ -297,8 +302,14 @@ class Front:
             )
         else:
             response = wire.struct_response(outcome.code, outcome.object, media)
-        _warn(response, (*_deprecation(request), *outcome.warnings))
+        _warn(response, (*self._deprecation(request), *outcome.warnings))
         return response
+
+    def _deprecation(self, request: Request) -> tuple[str, ...]:
+        resource = request.resource
+        if resource.custom:
+            return self._api.strategy_for(resource).deprecation
+        return _DEPRECATED.get((resource.group, resource.plural), ())
 
     # ------------------------------------------------------------------------------------------------ watching
 
@@ -364,10 +375,6 @@ def question_of(http: HttpRequest, user: User, target: Target) -> Question:
         user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
         target.namespace, target.name,
     )  # fmt: skip
-
-
-def _deprecation(request: Request) -> tuple[str, ...]:
-    return _DEPRECATED.get((request.resource.group, request.resource.plural), ())
 
 
 def _warn(response: HttpResponse, texts: Iterable[str]) -> None:

@@ -5,8 +5,10 @@ Counting must cost next to nothing per request, so it is plain dictionaries; tex
 
 from __future__ import annotations
 
+import resource
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from .routes import Target
 
@@ -84,8 +86,8 @@ class Metrics:
         name = "apiserver_longrunning_requests"
         yield f"# HELP {name} Gauge of all active long-running apiserver requests."
         yield f"# TYPE {name} gauge"
-        for (group, version, resource, scope), count in sorted(self.watches.items()):
-            labels = ("WATCH", group, version, resource, "", scope)
+        for (group, version, plural, scope), count in sorted(self.watches.items()):
+            labels = ("WATCH", group, version, plural, "", scope)
             yield f'{name}{{{_text(labels)},component="apiserver"}} {count}'
 
 
@@ -101,6 +103,23 @@ def objects_text(counts: Iterable[tuple[str, str, int]]) -> str:
         *(f'apiserver_storage_objects{{resource="{f"{r}.{g}" if g else r}"}} {count}' for g, r, count in found),
     ]
     return "\n".join(lines) + "\n"
+
+
+def process_text() -> str:
+    """What every Prometheus client library tells of its process, as Linux has it."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    samples = (
+        ("cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.",
+         f"{usage.ru_utime + usage.ru_stime:.2f}"),
+        ("resident_memory_bytes", "gauge", "Resident memory size in bytes.", pages * resource.getpagesize()),
+        ("open_fds", "gauge", "Number of open file descriptors.", len(list(Path("/proc/self/fd").iterdir()))),
+        ("max_fds", "gauge", "Maximum number of open file descriptors.", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+    )  # fmt: skip
+    return "".join(
+        f"# HELP process_{name} {help}\n# TYPE process_{name} {kind}\nprocess_{name} {value}\n"
+        for name, kind, help, value in samples
+    )
 
 
 def _labels(target: Target | None) -> Labels:

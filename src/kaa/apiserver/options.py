@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
+from .timeouts import parse_duration
+
+
+class OptionError(ValueError):
+    """An option, or the file that it names, cannot be used; the message says what is wrong with it."""
+
 
 class ApiServerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Empty paths leave a feature off."""
@@ -15,10 +21,18 @@ class ApiServerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     audit_log_path: str = ""  #: ``-`` is standard output
     audit_log_maxage: int = 0  #: days
     audit_log_maxbackup: int = 0
-    audit_log_maxsize: int = 100  #: megabytes
+    audit_log_maxsize: int = 100  #: megabytes; 0 never turns the file over
     audit_webhook_config_file: str = ""
     enable_priority_and_fairness: bool = True
     max_requests_inflight: int = 400
     max_mutating_requests_inflight: int = 200
-    request_timeout: float = 60.0  #: seconds
+    request_timeout: str = "1m0s"
     encryption_provider_config: str = ""
+
+    @property
+    def request_timeout_s(self) -> float:
+        """Raises OptionError."""
+        try:
+            return parse_duration(self.request_timeout)
+        except ValueError as err:
+            raise OptionError(f"--request-timeout: {err}") from err

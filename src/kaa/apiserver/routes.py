@@ -27,9 +27,9 @@ _OBJECT_VERBS = {
 _TRUE = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """A request's path, understood. ``resource`` None: a URL that is no resource (``path`` says which), or one whose
+    """A request's path, understood; one that is kept is known by its identity. ``resource`` None: a URL that is no resource (``path`` says which), or one whose
     group-version is served but whose resource is not (``unknown_resource``). ``rest`` is what follows a proxy."""
 
     path: str

@@ -323,13 +323,14 @@ def _creation_faults(strategy: Strategy[Any], obj: Any) -> list[FieldError]:
         obj.metadata,
         namespaced=strategy.resource.namespaced,
         name_faults=type(strategy).name_faults,
+        free_finalizers=strategy.free_finalizers,
         path=Path("metadata"),
     )
     return faults + strategy.validate(obj)
 
 
 def _update_faults(strategy: Strategy[Any], request: Request, new: Any, old: Any) -> list[FieldError]:
-    faults = validate_meta_update(new.metadata, old.metadata)
+    faults = validate_meta_update(new.metadata, old.metadata, free_finalizers=strategy.free_finalizers)
     if request.subresource == "status":
         return faults + strategy.validate_status_update(new, old)
     if request.subresource in ("", "scale"):

@@ -22,7 +22,10 @@ class User:
     name: str
     uid: str = ""
     groups: tuple[str, ...] = ()
-    extra: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # every request looks its user up: not over all fields
 
 
 @dataclass(slots=True)

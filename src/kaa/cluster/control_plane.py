@@ -39,8 +39,8 @@ from kaa.apiserver.flowcontrol.upkeep import keep
 from kaa.apiserver.front import Front, body_too_large
 from kaa.apiserver.health import TEXT
 from kaa.apiserver.http import HttpRequest, HttpResponse, HttpServer
-from kaa.apiserver.metrics import Metrics, objects_text
-from kaa.apiserver.options import ApiServerOptions
+from kaa.apiserver.metrics import Metrics, objects_text, process_text
+from kaa.apiserver.options import ApiServerOptions, OptionError
 from kaa.apiserver.paths import Paths
 from kaa.apiserver.pipeline import ApiServer
 from kaa.apiserver.registry import ServiceRanges, build_strategies
@@ -53,7 +53,7 @@ from kaa.store.base import Store
 from kaa.store.sqlite import open_sqlite
 
 from . import addons
-from .config import ClusterConfig
+from .config import ClusterConfig, ConfigError
 from .pki import Pki
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ class ControlPlane:
                 tasks.create_task(self.server.run(), name="http")
                 tasks.create_task(self._compact(), name="compactor")
                 tasks.create_task(self.aggregator.run(), name="aggregator")
+                if self.audit is not None:
+                    tasks.create_task(self.audit.run(), name="audit")
                 if self.seating is not None:
                     tasks.create_task(self.seating.control.run(), name="flow control")
                     keeping = keep(self.api.cacher, self.client(SYSTEM, "kube-apiserver"), self.clock)
@@ -166,7 +168,7 @@ def build(
     auditor = auditor_of(config.api_server, api)
     seating = seating_of(config.api_server, cacher)
     metrics.sources.append(lambda: objects_text(stored_counts(cacher)))
-    metrics.sources.append(aggregator.metrics)
+    metrics.sources += (aggregator.metrics, process_text)
     if seating is not None:
         expose(seating.control, metrics, paths)
     front = Front(
@@ -178,7 +180,7 @@ def build(
         aggregator=aggregator,
         auditor=auditor.front if auditor is not None else None,
         seating=seating,
-        request_timeout_s=config.api_server.request_timeout,
+        request_timeout_s=config.api_server.request_timeout_s,
     )
     server = HttpServer(front, too_large=body_too_large)
     return ControlPlane(
@@ -209,7 +211,7 @@ def seating_of(options: ApiServerOptions, cacher: Cacher) -> Seating | None:
     if not options.enable_priority_and_fairness:
         return None
     total = options.max_requests_inflight + options.max_mutating_requests_inflight
-    return Seating(FlowControl(cacher, cacher.clock, total=total, patience_s=options.request_timeout), cacher)
+    return Seating(FlowControl(cacher, cacher.clock, total=total, patience_s=options.request_timeout_s), cacher)
 
 
 def auditor_of(options: ApiServerOptions, api: ApiServer) -> Audit | None:
@@ -232,15 +234,19 @@ async def serve(config: ClusterConfig) -> None:
     """Run the control plane of a cluster on its addresses until cancelled."""
     clock = SystemClock()
     pki = Pki(config.pki_dir, clock)
-    store = encrypted(await open_sqlite(config.root / "store.db"), config.api_server.encryption_provider_config)
-    plane = build(
-        config,
-        clock,
-        store,
-        signing_key=SigningKey(pki.token_key.read_bytes()),
-        verifying_key=VerifyingKey(pki.token_public_key.read_bytes()),
-        kubelet_tls=kubelet_context(pki),
-    )
+    store = await open_sqlite(config.root / "store.db")
+    try:
+        plane = build(
+            config,
+            clock,
+            encrypted(store, config.api_server.encryption_provider_config),
+            signing_key=SigningKey(pki.token_key.read_bytes()),
+            verifying_key=VerifyingKey(pki.token_public_key.read_bytes()),
+            kubelet_tls=kubelet_context(pki),
+        )
+    except OptionError as err:
+        await store.close()
+        raise ConfigError(f"the API server's options: {err}") from err
     context = serving_context(pki)
     for address in config.listen:
         await plane.server.listen(address, config.api_port, context)

@@ -1,4 +1,5 @@
-"""Pods that nobody else would delete: of nodes that are gone, ended in masses, or deleted before they had a node.
+"""Pods that nobody else would delete: of nodes that are gone or out of service, ended in masses, or deleted before they
+had a node.
 
 Source: kubernetes pkg/controller/podgc.
 """
@@ -21,6 +22,8 @@ PERIOD_S = 20.0
 #: A node must be missing this long before its pods go.
 QUARANTINE_S = 40.0
 BY_NODE = "node"
+#: Set by people on a node that is down and will not write to its volumes again.
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 
 def surplus(pods: Iterable[Pod], threshold: int) -> list[Pod]:
@@ -35,6 +38,13 @@ def surplus(pods: Iterable[Pod], threshold: int) -> list[Pod]:
 def never_placed(pods: Iterable[Pod]) -> list[Pod]:
     """Pods being deleted that no kubelet will ever confirm."""
     return [pod for pod in pods if pod.metadata.deletion_timestamp is not None and not pod.spec.node_name]
+
+
+def is_out_of_service(node: Node | None) -> bool:
+    """Whether a node is not ready, and somebody vouches that it is down."""
+    if node is None or not any(taint.key == OUT_OF_SERVICE for taint in node.spec.taints):
+        return False
+    return not any(c.type == "Ready" and c.status == "True" for c in (node.status.conditions if node.status else ()))
 
 
 def missing_nodes(named: Iterable[str], exists: Callable[[str], bool]) -> set[str]:
@@ -53,9 +63,9 @@ class PodGC(Controller[str]):
         self.threshold = threshold
         self.pods = context.informers.of(Pod)
         self.pods.add_index(BY_NODE, lambda pod: (pod.spec.node_name or "",))
-        self.watch(Pod, self._on_pod)
-        self.nodes = self.watch(Node, self._on_node)
         self._missing: dict[str, float] = {}  #: {node: when it was first found missing}
+        self.nodes = self.watch(Node, self._on_node)
+        self.watch(Pod, self._on_pod)
         self.queue.add(self.ROUND)
 
     def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
@@ -65,23 +75,30 @@ class PodGC(Controller[str]):
         placed = new.spec.node_name or ""
         lost = placed and placed not in self._missing and self.nodes.synced.is_set() and self.nodes.get(placed) is None
         unplaced = not placed and new.metadata.deletion_timestamp is not None
-        if lost or unplaced or (is_finished(new) and not (old is not None and is_finished(old))):
+        stuck = new.metadata.deletion_timestamp is not None and is_out_of_service(self.nodes.get(placed))
+        if lost or unplaced or stuck or (is_finished(new) and not (old is not None and is_finished(old))):
             self.queue.add_after(self.ROUND, PERIOD_S)
 
     def _on_node(self, old: Node | None, new: Node | None) -> None:
-        if new is None:
+        if new is None or (is_out_of_service(new) and not is_out_of_service(old)):
             self.queue.add(self.ROUND)
 
     async def reconcile(self, key: str) -> float | None:
         pods = list(self.pods)
         now = self.clock.monotonic()
         orphans = await self._orphans(pods, now)
-        doomed = [(pod, "") for pod in (*surplus(pods, self.threshold), *never_placed(pods))]
+        doomed = [(pod, "") for pod in (*surplus(pods, self.threshold), *never_placed(pods), *self._stuck())]
         doomed += [(pod, "PodGC: node no longer exists") for pod in orphans]
         for result in await in_parallel(self._delete(pod, why) for pod, why in doomed):
             if isinstance(result, Exception) and not isinstance(result, (NotFound, Conflict)):
                 raise result
         return PERIOD_S if self._missing else None
+
+    def _stuck(self) -> list[Pod]:
+        """Pods being deleted whose kubelet will never say that they ended."""
+        down = [node.metadata.name or "" for node in self.nodes if is_out_of_service(node)]
+        pods = [pod for name in down for pod in self.pods.by_index(BY_NODE, name)]
+        return [pod for pod in pods if pod.metadata.deletion_timestamp is not None]
 
     async def _orphans(self, pods: Iterable[Pod], now: float) -> list[Pod]:
         """Pods of nodes that were missing for long enough, and still are when asked for."""

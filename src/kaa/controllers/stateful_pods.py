@@ -124,7 +124,7 @@ def new_claims(owner: StatefulSet, ordinal: int) -> list[PersistentVolumeClaim]:
             namespace=owner.metadata.namespace,
             labels={**template.metadata.labels, **owner.spec.selector.match_labels},
         )
-        claim = replace(template, metadata=meta)
+        claim = PersistentVolumeClaim(metadata=meta, spec=template.spec, status=template.status)
         made.append(retained(owner, claim, None, ordinal))
     return made
 

@@ -5,7 +5,7 @@ Source: cel-go checker/types.go.
 
 from __future__ import annotations
 
-from .types import DYN, ERROR, Kind, ObjectType, Type
+from .types import DYN, Kind, ObjectType, Type
 
 #: {type parameter's name: what it was found to be}
 Substitutions = dict[str, Type]
@@ -127,6 +127,3 @@ def _as_general(one: Type, other: Type) -> bool:
             and all(_as_general(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
         )
     return one.name == other.name
-
-
-__all__ = ["ERROR", "Substitutions", "assignable", "assignable_all", "is_dyn", "most_general", "substitute"]

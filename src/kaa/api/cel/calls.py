@@ -11,24 +11,26 @@ from typing import Any
 
 from . import operations
 from .assignability import is_dyn
-from .costs import BY_RESULT, REGEX_FACTOR, STRING_FACTOR, Traversal, traversal
+from .costs import REGEX_FACTOR, STRING_FACTOR, Traversal, traversal
 from .declarations import CostTracker, Overload
-from .errors import EvaluationError
+from .errors import CostExceeded, EvaluationError
 from .frame import Closure, Code, Frame, charge, constant
 from .operations import NO_OVERLOAD, accepts, actual_size, type_name
+from .operators import FAILED, left_failed, right_failed
 from .types import Type
 from .values import Uint
 
 Run = Callable[..., Any]
 
 
+def is_guarded(candidates: Sequence[Overload], types: Sequence[Type]) -> bool:
+    """Whether the arguments' values decide if, and what, is called."""
+    return len(candidates) != 1 or any(is_dyn(type_) for type_ in types)
+
+
 def chooser(candidates: Sequence[Overload], types: Sequence[Type]) -> Run:
     """What to call with the arguments' values: checked where the types leave something open."""
-    if len(candidates) == 1:
-        only = candidates[0]
-        if only.unguarded or not any(is_dyn(type_) for type_ in types):
-            return only.run
-    return _dispatching(candidates)
+    return _dispatching(candidates) if is_guarded(candidates, types) else candidates[0].run
 
 
 def _dispatching(candidates: Sequence[Overload]) -> Run:
@@ -69,11 +71,12 @@ _GENERAL: dict[str, Run] = {
 _PLAINLY = frozenset("contains endsWith startsWith matches size".split())
 
 
-def caller(function: str, run: Run, arguments: Sequence[Closure], price: CostTracker | int) -> Closure:
+def caller(run: Run, arguments: Sequence[Closure], price: CostTracker | int, *, price_last: bool) -> Closure:
+    """A call. ``price_last``: its price is only known, or its arguments are only proved, once it is done."""
     if isinstance(price, Traversal) and price.factor == 1 and len(arguments) == 2:
         return _text_binary(run, arguments[0], arguments[1])
     if not isinstance(price, int):
-        return _tracked(run, arguments, price, by_result=function in BY_RESULT)
+        return _tracked(run, arguments, price, price_last=price_last)
     match arguments:
         case [one]:
             return _unary(run, one, price)
@@ -84,7 +87,11 @@ def caller(function: str, run: Run, arguments: Sequence[Closure], price: CostTra
 
 def _unary(run: Run, argument: Closure, price: int) -> Closure:
     def call(frame: Frame) -> Any:
-        value = argument(frame)
+        try:
+            value = argument(frame)
+        except EvaluationError:
+            frame[0] += price
+            raise
         frame[0] += price
         return run(value)
 
@@ -92,9 +99,18 @@ def _unary(run: Run, argument: Closure, price: int) -> Closure:
 
 
 def _binary(run: Run, left: Closure, right: Closure, price: int) -> Closure:
+    def cost(_one: Any, _other: Any) -> int:
+        return price
+
     def call(frame: Frame) -> Any:
-        one = left(frame)
-        other = right(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, right, cost) from None
+        try:
+            other = right(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, cost) from None
         frame[0] += price
         return run(one, other)
 
@@ -104,37 +120,68 @@ def _binary(run: Run, left: Closure, right: Closure, price: int) -> Closure:
 def _text_binary(run: Run, left: Closure, right: Closure) -> Closure:
     """``text.startsWith(part)`` and its like, as long as the text."""
 
+    def cost(one: Any, _other: Any) -> int:
+        return ceil(actual_size(one) * STRING_FACTOR)
+
     def call(frame: Frame) -> Any:
-        one = left(frame)
-        other = right(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, right, cost) from None
+        try:
+            other = right(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, cost) from None
         frame[0] += ceil(len(one) * STRING_FACTOR) if type(one) is str else ceil(actual_size(one) * STRING_FACTOR)
         return run(one, other)
 
     return call
 
 
+def evaluated(frame: Frame, arguments: Sequence[Closure], price: CostTracker | int) -> list[Any]:
+    """The arguments' values. If one fails, the call is charged where all of them were computed: two always are, of more
+    none after the one that failed."""
+    values: list[Any] = []
+    fault: EvaluationError | None = None
+    for argument in arguments:
+        try:
+            values.append(argument(frame))
+        except CostExceeded:
+            raise
+        except EvaluationError as err:
+            fault = fault or err
+            values.append(FAILED)
+            if len(arguments) > 2:
+                break
+    if fault is None:
+        return values
+    if len(values) == len(arguments):
+        frame[0] += price if isinstance(price, int) else price(values, FAILED)
+    raise fault
+
+
 def _any(run: Run, arguments: Sequence[Closure], price: int) -> Closure:
     def call(frame: Frame) -> Any:
-        values = [argument(frame) for argument in arguments]
+        values = evaluated(frame, arguments, price)
         frame[0] += price
         return run(*values)
 
     return call
 
 
-def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, by_result: bool) -> Closure:
-    if by_result:
+def _tracked(run: Run, arguments: Sequence[Closure], price: CostTracker, *, price_last: bool) -> Closure:
+    if price_last:
 
         def call_first(frame: Frame) -> Any:
-            values = [argument(frame) for argument in arguments]
+            values = evaluated(frame, arguments, price)
             result = run(*values)
-            frame[0] += price(values, result)
+            charge(frame, price(values, result))
             return result
 
         return call_first
 
     def charge_first(frame: Frame) -> Any:
-        values = [argument(frame) for argument in arguments]
+        values = evaluated(frame, arguments, price)
         charge(frame, price(values, None))
         return run(*values)
 
@@ -146,7 +193,11 @@ def compiled_match(text: Closure, test: Callable[[str], bool], pattern: str) -> 
     factor = ceil(len(pattern) * REGEX_FACTOR)
 
     def match(frame: Frame) -> bool:
-        value = text(frame)
+        try:
+            value = text(frame)
+        except EvaluationError:
+            frame[0] += traversal(2.0) * factor
+            raise
         if type(value) is not str:
             frame[0] += traversal(2.0) * factor
             raise EvaluationError(NO_OVERLOAD)

@@ -259,7 +259,7 @@ class _Checker:
             one = substitute(self.found, gives)
             if result is None:
                 result = one
-            elif not is_dyn(result) and not _equivalent(one, result):
+            elif not is_dyn(result) and one != result:
                 result = DYN
         if result is None:
             return self.no_overload(node, [self.settled(type_) for type_ in given])
@@ -378,10 +378,6 @@ class _Checker:
         text = f"expression of type '{over}' cannot be range of a comprehension (must be list, map, or dynamic)"
         self.fault(node.range, text)
         return ERROR, ERROR
-
-
-def _equivalent(one: Type, other: Type) -> bool:
-    return one == other
 
 
 def _path(node: Node) -> str | None:

@@ -4,8 +4,9 @@ A closure takes the frame of one evaluation and gives its node's value. What is 
 here, once: a chain of fields is one closure, a comparison of two ints is Python's, a list of constants is made once.
 
 Costs are cel-go's with its constant folding on: a name or a field is 1, constants nothing, a call what `costs` says.
-A ternary's branches and an index that are mere names come without their own 1. Where an error is absorbed by `||` or
-`&&`, the calls that it unwound are not charged; cel-go, whose errors are values, charges them.
+A ternary's branches and an index that are mere names come without their own 1. An error is an exception here and a value
+there: calls that it passes through are charged all the same. Only a ``map`` or ``filter`` ends at once where cel-go would
+go on to fold with the error.
 
 Source: cel-go interpreter/planner.go, decorators.go.
 """
@@ -21,8 +22,8 @@ from .declarations import Overload
 from .errors import CompileError, EvaluationError
 from .frame import FIRST_SLOT, NO_LIMIT, Closure, Code, constant
 from .literals import list_maker, map_maker, struct_maker
-from .regex import matcher
-from .selection import Key, Qualifier, chain, tester
+from .regex import BadPattern, matcher
+from .selection import Key, Qualifier, chain, relative, tester
 from .syntax import (
     ACCUMULATOR,
     Call,
@@ -124,8 +125,10 @@ class _Compiler:
         """What a chain starts from, and what naming it costs: a ternary nothing, anything else ``cost``."""
         if isinstance(node, Identifier) and node.constant is None:
             return self.reader(node.name, 0), cost
-        is_choice = isinstance(node, Call) and node.function == "_?_:_"
-        return self.visit(node).run, 0 if is_choice else cost
+        base = self.visit(node).run
+        if isinstance(node, Call) and node.function == "_?_:_":
+            return base, 0
+        return relative(base, cost) if cost else base, cost
 
     def chained(self, node: Node, cost: int) -> Closure:
         path: list[Qualifier] = []
@@ -134,7 +137,15 @@ class _Compiler:
             node = node.operand if isinstance(node, Select) else _call(node).arguments[0]
         path.reverse()
         base, base_cost = self.base(node, cost)
-        return chain(base, base_cost, path)
+        slot = self.plain_slot(node.name) if isinstance(node, Identifier) and node.constant is None else None
+        return chain(base, base_cost, path, slot)
+
+    def plain_slot(self, name: str) -> int | None:
+        """The slot that a name's value is read from, unless it is computed when it is read."""
+        for scope in reversed(self.scopes):
+            if name in scope:
+                return None if scope[name].lazy else scope[name].slot
+        return self.variables[name]
 
     def qualifier(self, node: Node) -> Qualifier:
         if isinstance(node, Select):
@@ -186,7 +197,7 @@ class _Compiler:
         try:
             return constant(code.run([0, NO_LIMIT]))
         except EvaluationError as err:
-            raise CompileError((), self.source, text=f"program instantiation failed: {err}") from None
+            raise self.unplanned(err) from None
 
     def called(self, node: Call, overload: str, operands: list[Code]) -> Closure:
         runs = [one.run for one in operands]
@@ -200,11 +211,25 @@ class _Compiler:
             if known is not None:
                 return known
         candidates = [self.overloads[node.function, id] for id in node.overloads]
-        if overload == "matches_string" and operands[1].is_constant and self.fold:
-            test = matcher(operands[1].value)
-            return calls.compiled_match(runs[0], test, operands[1].value)
+        if overload == "matches_string" and isinstance(operands[1].value, str) and self.fold:
+            return calls.compiled_match(runs[0], self.matcher(operands[1].value), operands[1].value)
         price = costs.price(node.function, overload, candidates[0].cost if len(candidates) == 1 else None)
-        return calls.caller(node.function, calls.chooser(candidates, types), runs, price)
+        return calls.caller(
+            calls.chooser(candidates, types),
+            runs,
+            price,
+            price_last=node.function in costs.BY_RESULT or calls.is_guarded(candidates, types),
+        )
+
+    def matcher(self, pattern: str) -> Callable[[str], bool]:
+        try:
+            return matcher(pattern)
+        except BadPattern as err:
+            raise self.unplanned(err) from None
+
+    def unplanned(self, err: Exception) -> CompileError:
+        """What cel-go only finds when it plans the program."""
+        return CompileError((), self.source, text=f"program instantiation failed: {err}")
 
     def optional_or(self, node: Call, operands: list[Code]) -> Code | None:
         if node.target is None or len(operands) != 2:

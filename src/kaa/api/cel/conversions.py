@@ -12,8 +12,7 @@ from typing import Any, NoReturn
 
 from .errors import EvaluationError
 from .instants import duration_text, parse_duration, parse_timestamp, timestamp_text, unix
-from .operations import no_overload, type_name, unsigned, whole
-from .types import Type
+from .operations import type_name, unsigned, whole
 from .values import INT_MAX, INT_MIN, NANOS, UINT_MAX, Duration, Timestamp, Uint
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -134,10 +133,6 @@ def to_timestamp(value: Any) -> Timestamp:
         return unix(value)
     found = parse_timestamp(value) if isinstance(value, str) else None
     return found if found is not None else _refuse(value, "google.protobuf.Timestamp")
-
-
-def to_type(value: Any) -> Type:
-    raise no_overload()
 
 
 def double_text(value: float) -> str:

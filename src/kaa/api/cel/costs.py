@@ -8,7 +8,7 @@ Source: cel-go interpreter/runtimecost.go, common/cost.go; apiserver pkg/cel/lib
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Final
 
@@ -108,12 +108,18 @@ def _each_other(arguments: Arguments, _result: Any) -> int:
     return traversal(actual_size(arguments[0])) * traversal(actual_size(arguments[1]))
 
 
-_ONE_EACH = (
+#: overloads that compare two values, as far as the shorter goes
+COMPARING = (
+    "equals not_equals less_string less_bytes less_equals_string less_equals_bytes"
+    " greater_string greater_bytes greater_equals_string greater_equals_bytes"
+).split()
+#: functions that cost one, whatever they are given
+ONE_EACH = (
     "serviceAccount path group resource subresource namespace name allowed reason error errored"
     " masked prefixLength family isUnspecified isLoopback isLinkLocalMulticast isLinkLocalUnicast isGlobalUnicast"
     " sign asInteger isInteger asApproximateFloat isGreaterThan isLessThan compareTo add sub major minor patch"
     " getScheme getHostname getHost getPort getEscapedPath getQuery format.named"
-)
+).split()
 
 
 def _each(names: Iterable[str], price: CostTracker | int) -> dict[str, CostTracker | int]:
@@ -122,7 +128,7 @@ def _each(names: Iterable[str], price: CostTracker | int) -> dict[str, CostTrack
 
 #: {function: its price}, for every overload
 _BY_NAME: dict[str, CostTracker | int] = {
-    **_each(_ONE_EACH.split(), 1),
+    **_each(ONE_EACH, 1),
     "check": CHECK,
     **_each(("fieldSelector", "labelSelector"), _selector),
     **_each("isSorted sum max min indexOf lastIndexOf".split(), _whole_tree),
@@ -149,12 +155,7 @@ _BY_OVERLOAD: dict[str, CostTracker | int] = {
     ),
     "in_list": _second,
     **_each(
-        [
-            f"{word}_{kind}"
-            for word in ("less", "less_equals", "greater", "greater_equals")
-            for kind in ("string", "bytes")
-        ]
-        + ["equals", "not_equals"],
+        COMPARING,
         smaller,
     ),
     **_each(("add_string", "add_bytes"), _together),
@@ -175,6 +176,3 @@ def price(function: str, overload: str, own: CostTracker | None = None) -> CostT
     if function == "containsCIDR" and overload == "":
         return _contains_cidr(text=False)
     return known
-
-
-Price = Callable[[Arguments, Any], int]

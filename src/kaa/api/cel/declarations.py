@@ -29,8 +29,6 @@ class Overload:
     arguments: tuple[Type, ...]
     result: Type
     run: Callable[..., Any]
-    #: arguments are checked by ``run`` itself
-    unguarded: bool = False
     #: what a call costs, before the rules for all are asked (cel-go's OverloadCostTracker)
     cost: CostTracker | None = None
 

@@ -44,7 +44,7 @@ _RESULT = tuple.__new__
 class Program:
     """A compiled expression. It holds no state between evaluations: threads may share it."""
 
-    __slots__ = ("_further", "_names", "_run", "_tree", "_variables", "references", "source", "type")
+    __slots__ = ("_further", "_names", "_only", "_run", "_tree", "_variables", "references", "source", "type")
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Program:
         self._tree = tree
         self._run, self._names, further = compiled
         self._further = (None,) * further
+        self._only = self._names[0] if len(self._names) == 1 else None
         self._variables = variables
 
     def evaluate(self, values: Mapping[str, Any], budget: int | None = None) -> Result:
@@ -72,11 +73,11 @@ class Program:
                  CostExceeded: the budget is spent.
         """
         limit = NO_LIMIT if budget is None else budget
-        frame: Frame = [0, limit]
-        get = values.get
-        for name in self._names:
-            frame.append(get(name, MISSING))
-        frame += self._further
+        frame: Frame
+        if self._only is not None:
+            frame = [0, limit, values.get(self._only, MISSING), *self._further]
+        else:
+            frame = [0, limit, *[values.get(name, MISSING) for name in self._names], *self._further]
         try:
             value = self._run(frame)
         except EvaluationError as err:

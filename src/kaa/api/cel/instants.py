@@ -12,7 +12,7 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .errors import EvaluationError
-from .operations import instant, span
+from .operations import instant
 from .values import INT_MAX, INT_MIN, NANOS, Duration, Timestamp
 
 _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII)
@@ -157,7 +157,3 @@ def part_of_duration(value: Duration, part: str) -> int:
     unit = {"getHours": 3600 * NANOS, "getMinutes": 60 * NANOS, "getSeconds": NANOS, "getMilliseconds": 1_000_000}[part]
     count = abs(value.nanos) // unit
     return -count if value.nanos < 0 else count
-
-
-def between(one: Timestamp, other: Timestamp) -> Duration:
-    return span(one.nanos - other.nanos)

@@ -36,9 +36,10 @@ def list_maker(elements: Sequence[Closure], optional: frozenset[int]) -> Closure
     if not optional:
 
         def make(frame: Frame) -> list[Any]:
-            made = [element(frame) for element in elements]
-            frame[0] += costs.LIST
-            return made
+            try:
+                return [element(frame) for element in elements]
+            finally:
+                frame[0] += costs.LIST
 
         return make
 

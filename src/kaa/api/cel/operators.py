@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 from . import operations
 from .costs import STRING_FACTOR, smaller
@@ -20,6 +20,40 @@ from .values import OptionalValue
 
 _UNIT_SIZED = frozenset((bool, int, float, type(None)))
 _SAME_SIZE = frozenset((Kind.BOOL, Kind.INT, Kind.UINT, Kind.DURATION, Kind.TIMESTAMP))
+
+
+#: what a failed operand is to the pricing of the call that it fails: something of size 1
+FAILED: Final = object()
+#: (left, right) -> cost
+PairCost = Callable[[Any, Any], int]
+
+
+def left_failed(frame: Frame, fault: EvaluationError, right: Closure, cost: PairCost) -> EvaluationError:
+    """Charge for a call whose left operand failed: the right one is computed all the same, as errors are values."""
+    if isinstance(fault, CostExceeded):
+        return fault
+    try:
+        other = right(frame)
+    except CostExceeded as stopped:
+        return stopped
+    except EvaluationError:
+        other = FAILED
+    frame[0] += cost(FAILED, other)
+    return fault
+
+
+def right_failed(frame: Frame, fault: EvaluationError, one: Any, cost: PairCost) -> EvaluationError:
+    if not isinstance(fault, CostExceeded):
+        frame[0] += cost(one, FAILED)
+    return fault
+
+
+def one_unit(_one: Any, _other: Any) -> int:
+    return 1
+
+
+def _as_far_as_shorter(one: Any, other: Any) -> int:
+    return smaller((one, other))
 
 
 def both(terms: Sequence[Closure]) -> Closure:
@@ -146,8 +180,14 @@ def equality(left: Closure, right: Closure, types: tuple[Type, Type], *, negated
         return _text_equality(left, right, negated)
 
     def same(frame: Frame) -> bool:
-        one = left(frame)
-        other = right(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, right, _as_far_as_shorter) from None
+        try:
+            other = right(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, _as_far_as_shorter) from None
         if type(one) is type(other) and type(one) in _UNIT_SIZED:
             frame[0] += 1
             return (one == other) is not negated
@@ -169,8 +209,14 @@ def _plain_equality(left: Closure, right: Closure, negated: bool) -> Closure:
         return differs
 
     def same(frame: Frame) -> bool:
-        one = left(frame)
-        other = right(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, right, one_unit) from None
+        try:
+            other = right(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, one_unit) from None
         frame[0] += 1
         return bool(one == other)
 
@@ -179,8 +225,14 @@ def _plain_equality(left: Closure, right: Closure, negated: bool) -> Closure:
 
 def _text_equality(left: Closure, right: Closure, negated: bool) -> Closure:
     def same(frame: Frame) -> bool:
-        one = left(frame)
-        other = right(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, right, _as_far_as_shorter) from None
+        try:
+            other = right(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, _as_far_as_shorter) from None
         try:
             frame[0] += ceil(min(len(one), len(other)) * STRING_FACTOR)
         except TypeError:
@@ -204,8 +256,14 @@ def _ordering(test: Callable[[Any, Any], bool], left: Closure, right: Code) -> C
     other_run = right.run
 
     def run(frame: Frame) -> bool:
-        one = left(frame)
-        other = other_run(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, other_run, one_unit) from None
+        try:
+            other = other_run(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, one_unit) from None
         frame[0] += 1
         try:
             return test(one, other)
@@ -217,7 +275,10 @@ def _ordering(test: Callable[[Any, Any], bool], left: Closure, right: Code) -> C
 
 def _ordering_constant(test: Callable[[Any, Any], bool], left: Closure, other: Any) -> Closure:
     def run(frame: Frame) -> bool:
-        one = left(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, other, one_unit) from None
         frame[0] += 1
         try:
             return test(one, other)
@@ -250,8 +311,14 @@ def known(function: str, overload: str, left: Closure, right: Code, types: tuple
 
 def _int_arithmetic(operate: Callable[[int, int], Any], left: Closure, right: Closure) -> Closure:
     def run(frame: Frame) -> Any:
-        one = left(frame)
-        other = right(frame)
+        try:
+            one = left(frame)
+        except EvaluationError as fault:
+            raise left_failed(frame, fault, right, one_unit) from None
+        try:
+            other = right(frame)
+        except EvaluationError as fault:
+            raise right_failed(frame, fault, one, one_unit) from None
         frame[0] += 1
         try:
             return operate(one, other)

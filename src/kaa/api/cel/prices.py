@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Protocol
 
-from .costs import CHECK, LIST, REGEX_FACTOR, STRING_FACTOR, STRUCT
+from .costs import CHECK, COMPARING, LIST, ONE_EACH, REGEX_FACTOR, STRING_FACTOR, STRUCT
 from .ranges import ONE, UNKNOWN, UNLIMITED, ZERO, Operand, Path, Priced, Range, fixed
 from .syntax import Literal
 from .types import Kind, Type
@@ -346,14 +346,8 @@ _OWN: dict[str, Pricing] = {
     "list_sets_intersects_list": _pairwise(1),
     "list_sets_equivalent_list": _pairwise(2),
 }
-_ONE_EACH = (
-    "serviceAccount path group resource subresource namespace name allowed reason error errored"
-    " masked prefixLength family isUnspecified isLoopback isLinkLocalMulticast isLinkLocalUnicast isGlobalUnicast"
-    " sign asInteger isInteger asApproximateFloat isGreaterThan isLessThan compareTo add sub major minor patch"
-    " getScheme getHostname getHost getPort getEscapedPath getQuery format.named"
-)
 _BY_NAME: dict[str, Pricing] = {
-    **dict.fromkeys(_ONE_EACH.split(), _fixed(1)),
+    **dict.fromkeys(ONE_EACH, _fixed(1)),
     "check": _fixed(CHECK),
     **dict.fromkeys(("fieldSelector", "labelSelector"), _selector),
     **dict.fromkeys("isSorted sum max min indexOf lastIndexOf".split(), _over_items),
@@ -384,12 +378,7 @@ _BY_OVERLOAD: dict[str, Pricing] = {
     "add_bytes": _add,
     "add_list": _add_list,
     **dict.fromkeys(
-        [
-            f"{word}_{kind}"
-            for word in ("less", "less_equals", "greater", "greater_equals")
-            for kind in ("string", "bytes")
-        ]
-        + ["equals", "not_equals"],
+        COMPARING,
         _compare,
     ),
 }

@@ -32,6 +32,30 @@ def compiled(pattern: str) -> Any:
         raise BadPattern(f"error parsing regexp: {text}") from None
 
 
+#: larger programs may not fit in the memory that an RE2 set works in, and it would not say so
+_SMALL_PROGRAM = 1000
+
+
+@lru_cache(maxsize=1024)
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Tells of a text whether some part of it matches. Raises BadPattern.
+
+    A set of one expression only says that it matches, which is several times quicker than finding out where.
+    """
+    whole = compiled(pattern)
+    if whole.programsize > _SMALL_PROGRAM:
+        return lambda text: whole.search(text) is not None
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    one = re2.Set.SearchSet(options)
+    one.Add(pattern)
+    one.Compile()
+    match = one.Match
+    return lambda text: bool(match(text))
+
+
 def _usable(pattern: str) -> Any:
     try:
         return compiled(pattern)
@@ -41,13 +65,10 @@ def _usable(pattern: str) -> Any:
 
 def matches(text: str, pattern: str) -> bool:
     """Whether some part of the text matches."""
-    return _usable(pattern).search(text) is not None
-
-
-def matcher(pattern: str) -> Callable[[str], bool]:
-    """`matches` for a pattern known beforehand. Raises BadPattern."""
-    search = compiled(pattern).search
-    return lambda text: search(text) is not None
+    try:
+        return matcher(pattern)(text)
+    except BadPattern as err:
+        raise EvaluationError(str(err)) from None
 
 
 def find(text: str, pattern: str) -> str:

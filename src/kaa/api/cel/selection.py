@@ -75,8 +75,11 @@ def present(value: Any, key: Any, *, object: bool) -> bool:
     return _step(value, key, object=object) is not MISSING
 
 
-def chain(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
-    """Follow a path from what ``base`` gives: piece by piece, each piece in its fastest way."""
+def chain(base: Closure, base_cost: int, path: Sequence[Qualifier], slot: int | None = None) -> Closure:
+    """Follow a path from what ``base`` gives: piece by piece, each piece in its fastest way.
+
+    Args: slot: where ``base`` reads its value in the frame, if it does no more than that.
+    """
     if any(qualifier.optional for qualifier in path):
         return _walking(base, base_cost, path)
     at = 0
@@ -88,19 +91,34 @@ def chain(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
             end = at + 1
             base = _indexed(base, base_cost, path[at])
         else:
-            base = _named(base, base_cost, path[at:end])
-        at, base_cost = end, 0
+            base = _named(base, base_cost, path[at:end], slot)
+        at, base_cost, slot = end, 0, None
     return base
+
+
+def relative(base: Closure, cost: int) -> Closure:
+    """A chain's start that is no name: looking into it is charged also where it fails."""
+
+    def run(frame: Frame) -> Any:
+        try:
+            return base(frame)
+        except EvaluationError:
+            frame[0] += cost
+            raise
+
+    return run
 
 
 def _is_name(qualifier: Qualifier) -> bool:
     return qualifier.key is not None and type(qualifier.key.value) is str
 
 
-def _named(base: Closure, base_cost: int, path: Sequence[Qualifier]) -> Closure:
+def _named(base: Closure, base_cost: int, path: Sequence[Qualifier], slot: int | None) -> Closure:
     keys = [qualifier.key.value for qualifier in path if qualifier.key is not None]
     checked = path[-1].object
     if len(keys) == 1:
+        if slot is not None:
+            return _one_of_slot(slot, base_cost + 1, path, keys[0], checked)
         return _one(base, base_cost + 1, path, keys[0], checked)
     if len(keys) == 2:
         return _two(base, base_cost + 2, path, keys, checked)
@@ -130,7 +148,11 @@ def _indexed(base: Closure, base_cost: int, step: Qualifier) -> Closure:
 
     def computed(frame: Frame) -> Any:
         value = base(frame)
-        key = key_of(frame)
+        try:
+            key = key_of(frame)
+        except EvaluationError:
+            frame[0] += cost
+            raise
         if type(value) is dict and type(key) is str and key in value:
             frame[0] += cost
             return value[key]
@@ -160,6 +182,19 @@ _LOST = (KeyError, TypeError, IndexError, AttributeError)
 def _one(base: Closure, cost: int, path: Sequence[Qualifier], key: str, checked: bool) -> Closure:
     def one(frame: Frame) -> Any:
         value = base(frame)
+        frame[0] += cost
+        try:
+            found = value[key]
+        except _LOST:
+            return _again(frame, value, path)
+        return _again(frame, value, path) if found is None and checked else found
+
+    return one
+
+
+def _one_of_slot(slot: int, cost: int, path: Sequence[Qualifier], key: str, checked: bool) -> Closure:
+    def one(frame: Frame) -> Any:
+        value = frame[slot]
         frame[0] += cost
         try:
             found = value[key]
@@ -207,6 +242,8 @@ def tester(base: Closure, base_cost: int, key: Any, *, object: bool) -> Closure:
     def test(frame: Frame) -> bool:
         value = base(frame)
         frame[0] += cost
+        if type(value) is dict:
+            return key in value and not (object and value[key] is None)
         return present(value, key, object=object)
 
     return test

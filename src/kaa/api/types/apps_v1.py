@@ -212,7 +212,7 @@ class StatefulSetSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, ren
     service_name: str | None = None
     template: core_v1.PodTemplateSpec
     update_strategy: StatefulSetUpdateStrategy = field(default_factory=lambda: StatefulSetUpdateStrategy())
-    volume_claim_templates: tuple[core_v1.PersistentVolumeClaim, ...] = ()
+    volume_claim_templates: tuple[core_v1.EmbeddedPersistentVolumeClaim, ...] = ()
 
 
 class StatefulSetStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"available_replicas": "availableReplicas", "collision_count": "collisionCount", "current_replicas": "currentReplicas", "current_revision": "currentRevision", "observed_generation": "observedGeneration", "ready_replicas": "readyReplicas", "update_revision": "updateRevision", "updated_replicas": "updatedReplicas"}):

@@ -1790,3 +1790,15 @@ class WindowsSecurityContextOptions(Struct, frozen=True, kw_only=True, omit_defa
     gmsa_credential_spec_name: str | None = None
     host_process: bool | None = None
     run_as_user_name: str | None = None
+
+
+class EmbeddedPersistentVolumeClaim(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"api_version": "apiVersion"}):
+    """core_v1 EmbeddedPersistentVolumeClaim."""
+    kind: str | None = None
+    api_version: str | None = None
+    metadata: meta_v1.ObjectMeta = field(default_factory=meta_v1.ObjectMeta)
+    spec: PersistentVolumeClaimSpec = field(default_factory=lambda: PersistentVolumeClaimSpec())
+    status: PersistentVolumeClaimStatus = field(default_factory=lambda: PersistentVolumeClaimStatus())
+
+
+EmbeddedPersistentVolumeClaim.__name__ = "PersistentVolumeClaim"

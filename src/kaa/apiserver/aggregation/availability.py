@@ -124,7 +124,7 @@ class Keeper:
             host, port = address_of(found, slices_of(self._view, reference), reference, self._clock.random)
         except Unresolved as err:
             raise Unanswered(str(err)) from err
-        path = f"/apis/{spec.group}/{spec.version}"
+        path = f"/apis/{spec.group}/{spec.version}" if spec.group else f"/api/{spec.version}"
         url = f"https://{host}:{port}{path}"
         headers = [*user_headers(AGGREGATOR), ("Accept", "application/json")]
         try:

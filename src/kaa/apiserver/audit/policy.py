@@ -15,6 +15,8 @@ import msgspec
 
 from kaa.client.pipeline import User
 
+from ..options import OptionError
+
 
 class Level(IntEnum):
     """How much is written. ``Request`` holds what was sent, ``RequestResponse`` also what was answered."""
@@ -35,7 +37,7 @@ NAMES = {level: name for name, level in LEVELS.items()}
 STAGES = ("RequestReceived", "ResponseStarted", "ResponseComplete", "Panic")
 
 
-class PolicyError(ValueError):
+class PolicyError(OptionError):
     """The policy cannot be used; the message says what is wrong with it."""
 
 

@@ -5,7 +5,7 @@ Source: apiextensions-apiserver pkg/registry/customresource/{strategy,status_str
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -37,6 +37,7 @@ def schema_of(version: CustomResourceDefinitionVersion) -> Mapping[str, Any]:
 
 class CustomStrategy(Strategy[CustomObject]):
     counts_generation = True
+    free_finalizers = True
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class CustomStrategy(Strategy[CustomObject]):
         self.table = table_of(version)
         self._selectable = selectable(version)
         self.type_view: Node = view_of_schema(content)
-        self._warned = _deprecation(resource, version)
+        self.deprecation = _deprecation(resource, version)
         self.terminating = False  #: the definition is being deleted: nothing new is taken
 
     @property
@@ -143,9 +144,6 @@ class CustomStrategy(Strategy[CustomObject]):
             kept = [one for one in broken if one not in known or not _same_at(one.field, new, old)]
             return kept if not budget.spent or kept else [fields.invalid(Path("<nil>"), None, OUT_OF_BUDGET)]
         return broken
-
-    def warnings(self, obj: CustomObject, old: CustomObject | None) -> Sequence[str]:
-        return self._warned
 
     def fields(self, obj: CustomObject) -> Mapping[str, str]:
         if not self._selectable:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kaa.api import fields
+from kaa.api.cel.regex import matcher
 from kaa.api.fields import FieldError, Path
 
 from .formats import FORMATS
@@ -132,7 +133,7 @@ def _string(schema: Schema) -> Check | None:
     longest, least, pattern = schema.get("maxLength"), schema.get("minLength"), schema.get("pattern")
     if longest is None and least is None and not pattern:
         return None
-    matches = _pattern(pattern) if pattern else None
+    matches = matcher(pattern) if pattern else None
 
     def check(value: Any, path: str, faults: list[FieldError]) -> None:
         if not isinstance(value, str):
@@ -145,15 +146,6 @@ def _string(schema: Schema) -> Check | None:
             faults.append(_bad(path, value, f"should match '{pattern}'"))
 
     return check
-
-
-def _pattern(pattern: str) -> Callable[[str], bool]:
-    import re2  # only definitions with patterns pay for it
-
-    options = re2.Options()
-    options.log_errors = False
-    compiled = re2.compile(pattern, options)
-    return lambda text: compiled.search(text) is not None
 
 
 def _format(schema: Schema) -> Check | None:

@@ -27,6 +27,7 @@ from kaa.client.pipeline import User
 from ..bootstrap.flow import flow_schemas, priority_levels
 from ..cacher import Cacher, Change
 from ..hearing import Hearer
+from ..routes import Target
 from . import shares
 from .classify import Digest, distinguisher, in_order, matches
 from .queues import Queue, QueueSet, Shape, State, Ticket
@@ -155,13 +156,15 @@ class FlowControl:
         self._view, self._patience_s = view, patience_s
         self._schemas: list[FlowSchema] = []
         self._flows: dict[tuple[User, str, str, str, str, str, str], Flow] = {}
-        self._stale = True
+        #: {(user, target that the front keeps): flow}: what ``flow`` would say, a step sooner
+        self.known: dict[tuple[User, Target], Flow] = {}
+        self.stale = True  #: the objects have changed since the flows were looked up
         self._hearers = [
             Hearer(view, kind, self._changed) for kind in (FlowSchema, PriorityLevelConfiguration)
         ]  # for as long as the view lives
 
     def _changed(self, change: Change) -> None:
-        self._stale = True
+        self.stale = True
 
     # ------------------------------------------------------------------------------------------------ requests
 
@@ -170,13 +173,14 @@ class FlowControl:
         namespace: str = "", path: str = "",
     ) -> Flow:  # fmt: skip
         """The flow of a request; ``path`` for URLs that are no resource."""
-        if self._stale:
+        if self.stale:
             self._configure()
         key = (user, verb, group, resource, subresource, namespace, path)
         found = self._flows.get(key)
         if found is None:
             if len(self._flows) >= KEPT_FLOWS:
                 self._flows.clear()
+                self.known.clear()
             found = self._flows[key] = self._classified(Digest(*key))
         return found
 
@@ -240,8 +244,9 @@ class FlowControl:
 
     def _configure(self) -> None:
         """Take the objects as they are now. The two mandatory levels are there even when their objects are not."""
-        self._stale = False
+        self.stale = False
         self._flows.clear()
+        self.known.clear()
         levels = {one.metadata.name or "": one for one in priority_levels() if one.metadata.name in MANDATORY}
         levels |= {one.metadata.name or "": one for one in self._view.list(PriorityLevelConfiguration)}
         schemas = {one.metadata.name or "": one for one in flow_schemas(0.0) if one.metadata.name in MANDATORY}

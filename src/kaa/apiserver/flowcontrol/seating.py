@@ -16,7 +16,7 @@ from ..aggregation.aggregator import LONG_SUBRESOURCES
 from ..cacher import Cacher
 from ..http import Answer, HttpRequest, HttpResponse
 from ..routes import Target, is_true
-from .control import Flow, FlowControl, Rejected, Seat
+from .control import KEPT_FLOWS, Flow, FlowControl, Rejected, Seat
 
 if TYPE_CHECKING:
     from ..audit.auditor import Trail
@@ -35,15 +35,22 @@ class Seating:
         self.control, self._cacher = control, cacher
 
     def flow(self, user: User, target: Target, method: str) -> Flow:
+        """Where a request belongs. Asked of each one, so it is remembered beside the target that the front keeps."""
+        control = self.control
+        if not control.stale:
+            found = control.known.get((user, target))
+            if found is not None:
+                return found
         resource = target.resource
-        if resource is not None:
-            return self.control.flow(
-                user, target.verb, resource.group, resource.plural, target.subresource, target.namespace
-            )
-        if target.unknown_resource:
-            plural = target.unknown_resource
-            return self.control.flow(user, target.verb, target.group, plural, target.subresource, target.namespace)
-        return self.control.flow(user, method.lower(), path=target.path)
+        if resource is None and not target.unknown_resource:
+            return control.flow(user, method.lower(), path=target.path)
+        plural = resource.plural if resource is not None else target.unknown_resource
+        found = control.flow(user, target.verb, target.group, plural, target.subresource, target.namespace)
+        if resource is not None and not resource.custom:
+            if len(control.known) >= KEPT_FLOWS:
+                control.known.clear()
+            control.known[user, target] = found
+        return found
 
     def serve(
         self,
@@ -56,14 +63,19 @@ class Seating:
         trail: Trail | None,
     ) -> Answer | Awaitable[Answer]:
         """The answer, or what will give it. ``go`` is called with what follows it when the request may run."""
-        seats = self._seats(flow, target, options)
+        seats = 0 if target.verb == "get" and target.resource is not None else self._seats(flow, target, options)
         if not seats:
             flow.counts.dispatched += 1
             return go(http, user, target, options)
         seat = self.control.sit(flow, seats)
         if seat is None:
             return self._later(flow, seats, go, http, user, target, options, trail)
-        return _held(seat, go(http, user, target, options), target)
+        try:
+            answer = go(http, user, target, options)
+        except BaseException:
+            seat.leave()
+            raise
+        return _held(seat, answer, target)
 
     async def _later(
         self,
@@ -81,11 +93,15 @@ class Seating:
         except Rejected as err:
             return too_many(err.retry_after_s)
         try:
-            answer = _held(seat, go(http, user, target, options), target)
+            answer = go(http, user, target, options)
+        except BaseException:
+            seat.leave()
+            raise
         finally:
             if trail is not None:
                 trail.decided()  # only now has authorization been asked
-        return await answer if isinstance(answer, Awaitable) else answer
+        held = _held(seat, answer, target)
+        return await held if isinstance(held, Awaitable) else held
 
     def _seats(self, flow: Flow, target: Target, options: dict[str, str]) -> int:
         """How many seats a request needs; 0 for one that is answered at once or never ends.
@@ -113,7 +129,11 @@ class Seating:
             cache = self._cacher.of(target.resource)
         except KeyError:
             return 0
-        count = len(cache.keys(target.namespace)) if target.resource.namespaced else len(cache.order)
+        count = len(cache.order)
+        if count <= OBJECTS_A_SEAT:
+            return 0
+        if target.namespace and target.resource.namespaced:
+            count = len(cache.keys(target.namespace))
         limit = options.get("limit", "")
         if (
             limit.isdigit()

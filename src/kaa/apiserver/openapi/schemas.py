@@ -72,6 +72,8 @@ _SCALARS: dict[str, Json] = {
 _ZEROS = {"str": "", "bool": False, "int": 0, "float": 0}
 #: Kinds that every group-version knows as its own.
 _OF_EVERY_GROUP = ("DeleteOptions", "WatchEvent")
+#: What a Struct's name begins with that is a whole object inside another: its schema is the kind's.
+_EMBEDDED = re.compile(r"\bEmbedded(?=[A-Z])")
 _REFERENCE = re.compile(r'"\$ref":"' + re.escape(PREFIX) + r'([^"]+)"')
 
 
@@ -157,7 +159,7 @@ class Schemas:
         if hasattr(kind, "KIND") or name == "DeleteOptions":
             properties = _type_meta(described)
         for attribute, wire, needed in _fields(kind):
-            text = kind.__annotations__[attribute]
+            text = _EMBEDDED.sub("", kind.__annotations__[attribute])
             words = described.get(wire)
             properties[wire] = _field(module, key, wire, text, needed, words)
             if needed and f"{key}.{wire}" not in OPTIONAL:

@@ -103,6 +103,9 @@ class Strategy(Generic[T]):
     def validate_status_update(self, new: T, old: T) -> list[FieldError]:
         return []
 
+    #: Texts for Warning headers of whoever uses the resource.
+    deprecation: tuple[str, ...] = ()
+
     def warnings(self, obj: T, old: T | None) -> Sequence[str]:
         """Texts for Warning headers."""
         return ()
@@ -114,6 +117,8 @@ class Strategy(Generic[T]):
     #: The paths that ``fields`` answers.
     field_names: ClassVar[frozenset[str]] = frozenset()
 
+    #: Whether finalizers need no domain in their names.
+    free_finalizers: ClassVar[bool] = False
     #: Finalizers that an object gets when it is first asked to go.
     deletion_finalizers: ClassVar[tuple[str, ...]] = ()
 

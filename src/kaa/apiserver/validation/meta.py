@@ -23,9 +23,14 @@ _PLAIN_FINALIZERS = _STANDARD_FINALIZERS | {"kubernetes"}
 
 
 def validate_meta(
-    metadata: ObjectMeta, *, namespaced: bool, name_faults: NameFaults, path: Path = METADATA
+    metadata: ObjectMeta,
+    *,
+    namespaced: bool,
+    name_faults: NameFaults,
+    path: Path = METADATA,
+    free_finalizers: bool = False,
 ) -> list[FieldError]:
-    """The faults of an object's metadata, as a create checks it."""
+    """The faults of an object's metadata, as a create checks it. ``free_finalizers``: they need no domain."""
     found: list[FieldError] = []
     if metadata.generate_name:
         faults = name_faults(_without_trailing_dash(metadata.generate_name))
@@ -40,11 +45,13 @@ def validate_meta(
         found += _namespace_faults(metadata.namespace, path)
     elif metadata.namespace:
         found.append(fields.forbidden(path.child("namespace"), "not allowed on this type"))
-    found += _content_faults(metadata, path)
+    found += _content_faults(metadata, path, free_finalizers)
     return found
 
 
-def validate_meta_update(new: ObjectMeta, old: ObjectMeta, path: Path = METADATA) -> list[FieldError]:
+def validate_meta_update(
+    new: ObjectMeta, old: ObjectMeta, path: Path = METADATA, *, free_finalizers: bool = False
+) -> list[FieldError]:
     """What an update of the metadata may not change; the handlers have filled absent system fields from ``old``."""
     found: list[FieldError] = []
     if (new.generation or 0) < (old.generation or 0):
@@ -60,7 +67,7 @@ def validate_meta_update(new: ObjectMeta, old: ObjectMeta, path: Path = METADATA
         value = getattr(new, name)
         if value != getattr(old, name):
             found.append(fields.invalid(path.child(wire), value, IMMUTABLE))
-    found += _content_faults(new, path)
+    found += _content_faults(new, path, free_finalizers)
     return found
 
 
@@ -92,7 +99,7 @@ def _namespace_faults(namespace: str | None, path: Path) -> Iterator[FieldError]
         yield fields.invalid(path.child("namespace"), namespace, fault)
 
 
-def _content_faults(metadata: ObjectMeta, path: Path) -> list[FieldError]:
+def _content_faults(metadata: ObjectMeta, path: Path, free_finalizers: bool) -> list[FieldError]:
     found: list[FieldError] = []
     if metadata.generation is not None and metadata.generation < 0:
         found.append(fields.invalid(path.child("generation"), metadata.generation, NOT_NEGATIVE))
@@ -103,7 +110,7 @@ def _content_faults(metadata: ObjectMeta, path: Path) -> list[FieldError]:
     if metadata.owner_references:
         found += owner_faults(metadata.owner_references, path.child("ownerReferences"))
     if metadata.finalizers:
-        found += _finalizer_faults(metadata.finalizers, path.child("finalizers"))
+        found += _finalizer_faults(metadata.finalizers, path.child("finalizers"), free_finalizers)
     if metadata.managed_fields:
         found += _managed_faults(metadata.managed_fields, path.child("managedFields"))
     return found
@@ -160,12 +167,12 @@ def _plain(owner: OwnerReference) -> dict[str, Any]:
     return shown
 
 
-def _finalizer_faults(finalizers: Sequence[str], path: Path) -> Iterator[FieldError]:
+def _finalizer_faults(finalizers: Sequence[str], path: Path, free: bool) -> Iterator[FieldError]:
     for text in finalizers:
         faults = names.qualified_name(text)
         for fault in faults:
             yield fields.invalid(path, text, fault)
-        if not faults and "/" not in text and text not in _PLAIN_FINALIZERS:
+        if not free and not faults and "/" not in text and text not in _PLAIN_FINALIZERS:
             yield fields.invalid(path, text, "name is neither a standard finalizer name nor is it fully qualified")
     if set(finalizers) >= _STANDARD_FINALIZERS:
         detail = "finalizer orphan and foregroundDeletion cannot be both set"

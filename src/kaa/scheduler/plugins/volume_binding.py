@@ -31,6 +31,7 @@ from kaa.api.volume_match import (
     bound_volume,
     candidates,
     capacity,
+    claim_names,
     class_of,
     foreign_claim_fault,
     is_bound,
@@ -279,10 +280,9 @@ class VolumeBinder:
         self._decided: dict[str, Decision] = {}  #: {pod uid: what was assumed for it}
 
     def reserve(self, pod: Pod, node: str) -> Status:
-        template = self._nodes.templates.of(pod)
-        if not template.claims:
+        if not claim_names(pod):
             return SUCCESS
-        claims = sort_claims(template, self._volumes)
+        claims = sort_claims(self._nodes.templates.of(pod), self._volumes)
         if isinstance(claims, Status):
             return claims
         if not claims.delayed:

@@ -6,6 +6,7 @@ Source: apiserver pkg/cel/library/lists.go; cel-go ext/lists.go, ext/sets.go.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cmp_to_key
 from itertools import pairwise
 from typing import Any
@@ -172,27 +173,31 @@ def _by_output(_arguments: Items, result: Any) -> int:
     return _allocating(1, actual_size(result))
 
 
+def _number(value: Any) -> int:
+    """An argument's value; 1 for one that failed."""
+    return value if isinstance(value, int) else 1
+
+
 def _by_count(arguments: Items, _result: Any) -> int:
-    return _allocating(1, max(arguments[0], 0))
+    return _allocating(1, max(_number(arguments[0]), 0))
 
 
 def _by_depth(arguments: Items, _result: Any) -> int:
-    depth = float(arguments[1]) if len(arguments) == 2 else 1.0
+    depth = float(_number(arguments[1])) if len(arguments) == 2 else 1.0
     return _allocating(depth, actual_size(arguments[0]))
 
 
 def _by_itself(at: int) -> CostTracker:
     def track(arguments: Items, _result: Any) -> int:
-        items = arguments[at]
+        items: Items = arguments[at] if isinstance(arguments[at], list | tuple) else ()
         text = len(items) > 0 and isinstance(items[0], str | bytes)
         return _allocating(2.0 + costs.STRING_FACTOR if text else 2.0, len(items) ** 2)
 
     return track
 
 
-def _priced(overload: Overload, cost: CostTracker, *, unguarded: bool = False) -> Overload:
-    one = overload
-    return Overload(one.function, one.id, one.member, one.arguments, one.result, one.run, unguarded, cost)
+def _priced(overload: Overload, cost: CostTracker) -> Overload:
+    return replace(overload, cost=cost)
 
 
 def _extension() -> list[Overload]:

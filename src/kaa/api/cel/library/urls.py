@@ -18,7 +18,6 @@ URL = OpaqueType("kubernetes.URL")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PATH_SAFE = "/$&+,:;=@-_.~!*'()%[]"
 _BAD_HOST = re.compile(r"[^A-Za-z0-9\-_.~!$&'()*+,;=:\[\]<>\"%\x80-\U0010ffff]")
 
 
@@ -66,7 +65,6 @@ class _BadUrl(ValueError):
 def _parse(text: str, *, request: bool) -> URLValue:
     """As Go's url.Parse, or with ``request`` its ParseRequestURI. Raises _BadUrl with its reason."""
     fragment = ""
-    whole = text
     if not request:
         text, _, fragment = text.partition("#")
     if _CONTROL.search(text):
@@ -93,7 +91,6 @@ def _parse(text: str, *, request: bool) -> URLValue:
     escape = _BAD_ESCAPE.search(rest)
     if escape:
         raise _BadUrl(f'invalid URL escape "{escape.group()[:3]}"')
-    assert whole
     return URLValue(scheme, unquote(host) if "%" in host else host, rest, query, fragment, userinfo)
 
 

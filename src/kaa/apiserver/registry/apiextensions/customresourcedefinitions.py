@@ -41,6 +41,7 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
     counts_generation = True
     table = created("apiextensions/customresourcedefinitions")
     deletion_finalizers = (CLEANUP_FINALIZER,)
+    free_finalizers = True
 
     def default(self, obj: CustomResourceDefinition) -> CustomResourceDefinition:
         spec = obj.spec

@@ -21,6 +21,7 @@ from kaa.api.types.apps_v1 import (
     StatefulSetUpdateStrategy,
 )
 from kaa.api.types.core_v1 import (
+    EmbeddedPersistentVolumeClaim,
     PersistentVolumeClaim,
     PersistentVolumeClaimStatus,
     PersistentVolumeClaimVolumeSource,
@@ -82,7 +83,8 @@ class StatefulSetStrategy(Strategy[StatefulSet]):
             persistent_volume_claim_retention_policy=old.spec.persistent_volume_claim_retention_policy,
             min_ready_seconds=old.spec.min_ready_seconds,
         )
-        if kept != old.spec:
+        before = tuple(_claim(claim) for claim in old.spec.volume_claim_templates)  # old stores name no kinds in them
+        if kept != replace(old.spec, volume_claim_templates=before):
             found.append(fields.forbidden(SPEC, _MAY_CHANGE))
         return found
 
@@ -133,9 +135,11 @@ def _default(spec: StatefulSetSpec) -> StatefulSetSpec:
     return replace(spec, **changes)
 
 
-def _claim(claim: PersistentVolumeClaim) -> PersistentVolumeClaim:
+def _claim(claim: EmbeddedPersistentVolumeClaim) -> EmbeddedPersistentVolumeClaim:
     status = claim.status if claim.status.phase else PersistentVolumeClaimStatus(phase="Pending")
-    return replace(claim, spec=pod_defaults.claim_spec(claim.spec), status=status)
+    named = replace(claim, kind=claim.kind or PersistentVolumeClaim.KIND)
+    named = replace(named, api_version=claim.api_version or PersistentVolumeClaim.API_VERSION)
+    return replace(named, spec=pod_defaults.claim_spec(claim.spec), status=status)
 
 
 def _faults(spec: StatefulSetSpec) -> Iterator[FieldError]:

@@ -1,0 +1,255 @@
+"""Custom resources over HTTP: from a definition to objects and back to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from api_lab import Answer, Lab, run
+
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+NAME = "widgets.example.com"
+GROUP = "/apis/example.com"
+WIDGETS = f"{GROUP}/v1/namespaces/default/widgets"
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+
+
+def definition(**more: Any) -> dict[str, Any]:
+    size = {"type": "integer", "minimum": 1, "maximum": 9}
+    colour = {"type": "string", "enum": ["red", "blue"], "default": "red"}
+    rule = {"rule": "self.size < 8 || self.colour == 'blue'", "message": "big ones are blue"}
+    spec = {
+        "type": "object",
+        "required": ["size"],
+        "properties": {"size": size, "colour": colour},
+        "x-kubernetes-validations": [rule],
+    }
+    status = {"type": "object", "properties": {"size": {"type": "integer"}}}
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec, "status": status}}},
+        "subresources": {
+            "status": {},
+            "scale": {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.size"},
+        },
+        "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}],
+        "selectableFields": [{"jsonPath": ".spec.colour"}],
+    }
+    names = {"kind": "Widget", "plural": "widgets", "shortNames": ["wd"], "categories": ["all"]}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": NAME},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": names, "versions": [version], **more},
+    }
+
+
+def widget(name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec}
+
+
+async def until(lab: Lab, path: str, good: Callable[[Answer], Any], method: str = "GET", body: Any = b"") -> Answer:
+    """Ask until the answer is good."""
+    for _ in range(2000):
+        answer = await lab.ask(method, path, body)
+        if good(answer):
+            return answer
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{method} {path}: {answer}")
+
+
+def status(wanted: int) -> Callable[[Answer], bool]:
+    return lambda answer: answer.status == wanted
+
+
+async def established(lab: Lab, body: dict[str, Any] | None = None) -> None:
+    answer = await lab.ask("POST", DEFINITIONS, body or definition())
+    assert answer.status == 201, answer.body
+    await until(lab, WIDGETS, status(200))
+
+
+def test_a_definition_says_how_it_stands() -> None:
+    async def use(lab: Lab) -> None:
+        await established(lab)
+        found = json.loads((await lab.ask("GET", f"{DEFINITIONS}/{NAME}")).body)["status"]
+        assert [(c["type"], c["status"], c["reason"]) for c in found["conditions"]] == [
+            ("NamesAccepted", "True", "NoConflicts"),
+            ("Established", "True", "InitialNamesAccepted"),
+        ]
+        assert found["acceptedNames"]["listKind"] == "WidgetList"
+        assert found["storedVersions"] == ["v1"]
+        listed = json.loads((await lab.ask("GET", f"{GROUP}/v1")).body)["resources"]
+        assert [(one["name"], one.get("shortNames")) for one in listed] == [
+            ("widgets", ["wd"]),
+            ("widgets/scale", None),
+            ("widgets/status", None),
+        ]
+        paths = json.loads((await lab.ask("GET", "/openapi/v3/apis/example.com/v1")).body)["paths"]
+        assert f"{GROUP}/v1/namespaces/{{namespace}}/widgets/{{name}}/status" in paths
+
+    run(use, http=True)
+
+
+def test_objects_are_pruned_filled_and_checked() -> None:
+    async def use(lab: Lab) -> None:
+        await established(lab)
+        made = await lab.ask("POST", WIDGETS, widget("a", size=3, unknown=1))
+        assert made.headers["warning"] == '299 - "unknown field \\"spec.unknown\\""'
+        assert json.loads(made.body)["spec"] == {"size": 3, "colour": "red"}
+        strict = await lab.ask("POST", f"{WIDGETS}?fieldValidation=Strict", widget("b", size=3, unknown=1))
+        assert strict.status == 400
+        assert 'strict decoding error: unknown field "spec.unknown"' in json.loads(strict.body)["message"]
+        wrong = json.loads((await lab.ask("POST", WIDGETS, widget("b", size=99))).body)
+        assert wrong["message"].startswith(
+            'Widget.example.com "b" is invalid: [spec.size: Invalid value: 99: spec.size in body should be less than or equal to 9'
+        )
+        ruled = json.loads((await lab.ask("POST", WIDGETS, widget("b", size=8))).body)
+        assert ruled["message"] == 'Widget.example.com "b" is invalid: spec: Invalid value: big ones are blue'
+
+    run(use, http=True)
+
+
+def test_status_generation_and_scale() -> None:
+    async def use(lab: Lab) -> None:
+        await established(lab)
+        await lab.ask("POST", WIDGETS, {**widget("a", size=3), "status": {"size": 7}})
+        merge = "application/merge-patch+json"
+        one = f"{WIDGETS}/a"
+        assert "status" not in json.loads((await lab.ask("GET", one)).body)
+        patched = await lab.ask(
+            "PATCH", f"{one}/status", {"spec": {"size": 5}, "status": {"size": 2}}, content_type=merge
+        )
+        found = json.loads(patched.body)
+        assert (found["spec"]["size"], found["status"], found["metadata"]["generation"]) == (3, {"size": 2}, 1)
+        changed = json.loads(
+            (await lab.ask("PATCH", one, {"spec": {"size": 4}, "status": {"size": 9}}, content_type=merge)).body
+        )
+        assert (changed["spec"]["size"], changed["status"], changed["metadata"]["generation"]) == (4, {"size": 2}, 2)
+        scale = json.loads((await lab.ask("GET", f"{one}/scale")).body)
+        assert (scale["kind"], scale["spec"], scale["status"]) == ("Scale", {"replicas": 4}, {"replicas": 2})
+        scaled = await lab.ask("PATCH", f"{one}/scale", {"spec": {"replicas": 6}}, content_type=merge)
+        assert json.loads(scaled.body)["spec"] == {"replicas": 6}
+        assert json.loads((await lab.ask("GET", one)).body)["spec"]["size"] == 6
+
+    run(use, http=True)
+
+
+def test_columns_selection_and_apply() -> None:
+    async def use(lab: Lab) -> None:
+        await established(lab)
+        await lab.ask("POST", WIDGETS, widget("a", size=3))
+        await lab.ask("POST", WIDGETS, widget("b", size=4, colour="blue"))
+        table = json.loads((await lab.ask("GET", WIDGETS, accept=TABLE)).body)
+        assert [column["name"] for column in table["columnDefinitions"]] == ["Name", "Size"]
+        assert [row["cells"] for row in table["rows"]] == [["a", 3], ["b", 4]]
+        chosen = json.loads((await lab.ask("GET", f"{WIDGETS}?fieldSelector=spec.colour%3Dblue")).body)
+        assert [one["metadata"]["name"] for one in chosen["items"]] == ["b"]
+        assert (await lab.ask("GET", f"{WIDGETS}?fieldSelector=spec.size%3D3")).status == 400
+        kind = "application/apply-patch+yaml"
+        mine = await lab.ask("PATCH", f"{WIDGETS}/c?fieldManager=me", widget("c", size=1), content_type=kind)
+        assert mine.status == 201, mine.body
+        other = await lab.ask("PATCH", f"{WIDGETS}/c?fieldManager=you", widget("c", size=2), content_type=kind)
+        assert other.status == 409
+        assert ".spec.size" in json.loads(other.body)["message"]
+
+    run(use, http=True)
+
+
+def test_an_old_fault_does_not_stop_an_update_of_something_else() -> None:
+    async def use(lab: Lab) -> None:
+        loose = definition()
+        schema = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        tight = schema["properties"]["size"]
+        schema["properties"]["size"] = {"type": "integer"}
+        await established(lab, loose)
+        await lab.ask("POST", WIDGETS, widget("a", size=50, colour="blue"))
+        current = json.loads((await lab.ask("GET", f"{DEFINITIONS}/{NAME}")).body)
+        current["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["size"] = tight
+        assert (await lab.ask("PUT", f"{DEFINITIONS}/{NAME}", current)).status == 200
+        merge = "application/merge-patch+json"
+        trial = f"{WIDGETS}?dryRun=All"
+        await until(lab, trial, status(422), "POST", widget("b", size=50, colour="blue"))
+        labelled = {"metadata": {"labels": {"a": "b"}}}
+        kept = await lab.ask("PATCH", f"{WIDGETS}/a", labelled, content_type=merge)
+        assert kept.status == 200, kept.body
+        assert (await lab.ask("PATCH", f"{WIDGETS}/a", {"spec": {"size": 51}}, content_type=merge)).status == 422
+
+    run(use, http=True)
+
+
+def test_two_versions_show_one_object() -> None:
+    async def use(lab: Lab) -> None:
+        body = definition()
+        second = {**body["spec"]["versions"][0], "name": "v1beta1", "storage": False, "deprecated": True}
+        body["spec"]["versions"].append(second)
+        await established(lab, body)
+        old = f"{GROUP}/v1beta1/namespaces/default/widgets"
+        made = await lab.ask("POST", old, {**widget("a", size=3), "apiVersion": "example.com/v1beta1"})
+        assert made.status == 201, made.body
+        assert json.loads(made.body)["apiVersion"] == "example.com/v1beta1"
+        assert "deprecated" in made.headers["warning"]
+        assert json.loads((await lab.ask("GET", f"{WIDGETS}/a")).body)["apiVersion"] == "example.com/v1"
+        groups = json.loads((await lab.ask("GET", "/apis/example.com")).body)
+        assert groups["preferredVersion"]["version"] == "v1"
+
+    run(use, http=True)
+
+
+def test_a_name_that_is_taken_is_not_accepted() -> None:
+    async def use(lab: Lab) -> None:
+        await established(lab)
+        body = definition(names={"kind": "Gadget", "plural": "gadgets", "shortNames": ["wd"]})
+        body["metadata"]["name"] = "gadgets.example.com"
+        await lab.ask("POST", DEFINITIONS, body)
+        path = f"{DEFINITIONS}/gadgets.example.com"
+        named = await until(lab, path, lambda answer: json.loads(answer.body)["status"].get("conditions"))
+        found = json.loads(named.body)["status"]["conditions"]
+        assert [(c["type"], c["status"], c["reason"]) for c in found] == [
+            ("NamesAccepted", "False", "ShortNamesConflict"),
+            ("Established", "False", "NotAccepted"),
+        ]
+        await lab.ask("DELETE", f"{DEFINITIONS}/{NAME}")
+        await until(lab, f"{GROUP}/v1/namespaces/default/gadgets", status(200))
+
+    run(use, http=True)
+
+
+def test_a_definition_goes_after_its_objects() -> None:
+    async def use(lab: Lab) -> None:
+        await established(lab)
+        held = widget("held", size=1)
+        held["metadata"]["finalizers"] = ["example.com/wait"]
+        await lab.ask("POST", WIDGETS, held)
+        await lab.ask("POST", WIDGETS, widget("free", size=1))
+        await lab.ask("DELETE", f"{DEFINITIONS}/{NAME}")
+        await until(lab, f"{WIDGETS}/free", status(404))
+        found = json.loads((await lab.ask("GET", f"{DEFINITIONS}/{NAME}")).body)
+        assert found["metadata"]["finalizers"] == ["customresourcecleanup.apiextensions.k8s.io"]
+        assert "Terminating" in [c["type"] for c in found["status"]["conditions"]]
+        refused = await lab.ask("POST", WIDGETS, widget("late", size=1))
+        assert refused.status == 405
+        free = {"metadata": {"finalizers": None}}
+        await lab.ask("PATCH", f"{WIDGETS}/held", free, content_type="application/merge-patch+json")
+        await until(lab, f"{DEFINITIONS}/{NAME}", status(404))
+        assert (await lab.ask("GET", WIDGETS)).status == 404
+
+    run(use, http=True)
+
+
+def test_what_was_served_is_served_after_a_restart() -> None:
+    """``start`` alone, before anything runs, serves what the store holds."""
+
+    async def use(lab: Lab) -> None:
+        await established(lab)
+        await lab.ask("POST", WIDGETS, widget("a", size=3))
+        plane = lab.plane
+        plane.definitions._stop(NAME)
+        assert (await lab.ask("GET", WIDGETS)).status == 404
+        await plane.definitions.start()
+        assert [one["metadata"]["name"] for one in json.loads((await lab.ask("GET", WIDGETS)).body)["items"]] == ["a"]
+
+    run(use, http=True)
