@@ -144,12 +144,14 @@ def test_another_version_is_converted_to_where_the_rule_wants_it() -> None:
     """``matchPolicy: Equivalent`` converts; ``Exact`` looks at the version of the request only."""
 
     def cpu(path: str, review: Json) -> Json:
+        if path == "/look":
+            return allow(review)
         return allow(review, patch=[{"op": "replace", "path": "/spec/targetCPUUtilizationPercentage", "value": 33}])
 
     async def test(lab: Lab, hook: Webhook) -> None:
         only_v1 = rule("horizontalpodautoscalers", apiVersions=["v1"], apiGroups=["autoscaling"])
         await configure(lab, "mutating", webhook(hook, rules=[only_v1]))
-        await configure(lab, "validating", webhook(hook, "exact", rules=[only_v1], matchPolicy="Exact"))
+        await configure(lab, "validating", webhook(hook, "exact", "/look", rules=[only_v1], matchPolicy="Exact"))
         target = {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"}
         metric = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}  # fmt: skip
         body = {"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "scaleTargetRef": target, "metrics": [metric]}}
@@ -161,6 +163,13 @@ def test_another_version_is_converted_to_where_the_rule_wants_it() -> None:
         assert seen["resource"]["version"] == "v1"
         assert seen["requestResource"]["version"] == "v2"
         assert seen["object"]["spec"]["targetCPUUtilizationPercentage"] == 50
+        spec = {"maxReplicas": 3, "scaleTargetRef": target, "targetCPUUtilizationPercentage": 60}
+        old = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers"
+        await lab.ask("POST", old, {"metadata": {"name": "i"}, "spec": spec})
+        mutating, exact = hook.requests[1:]
+        assert mutating["requestKind"]["version"] == exact["kind"]["version"] == "v1"
+        assert mutating["object"]["spec"]["targetCPUUtilizationPercentage"] == 60
+        assert exact["object"]["spec"]["targetCPUUtilizationPercentage"] == 33
 
     serve(cpu, test)
 

@@ -165,6 +165,7 @@ class Deleter:
                 content_type=request.content_type,
                 options=request.options,
                 user_agent=request.user_agent,
+                asked=request.asked,
                 note=request.note,
             )
             try:

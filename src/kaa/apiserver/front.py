@@ -211,7 +211,7 @@ class Front:
             headers.get("content-type", "application/json"),
             options,
             headers.get("user-agent", ""),
-            http.note,
+            note=http.note,
         )
         self._api.authorize(request if target.resource.namespaced else _with_namespace(request, target))
         if target.subresource in CONNECTS:

@@ -155,7 +155,7 @@ class ApiServer:
     async def _perform_converted(self, request: Request) -> Outcome:
         """A resource that is another view of stored objects: the stored version is read or written, then converted."""
         shown, stored = request.resource, keys.storage_resource(request.resource)
-        inner = replace(request, resource=stored)
+        inner = replace(request, resource=stored, asked=shown)
         if request.subresource == "scale":
             made = self._perform(inner)
             return made if isinstance(made, Outcome) else await made

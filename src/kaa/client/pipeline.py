@@ -46,6 +46,8 @@ class Request:
     content_type: str = "application/json"
     options: Mapping[str, str] = field(default_factory=dict)
     user_agent: str = ""
+    #: The version that the client speaks, where ``resource`` is another one, in which objects are stored.
+    asked: Resource[Any] | None = None
     #: Takes notes for the audit log (key, value), where this request leaves a trail there.
     note: Callable[[str, str], None] | None = None
 

@@ -27,7 +27,6 @@ from ..admission.base import Attributes
 from ..deletes import read_options
 from ..registry.conversion import STORED
 from ..registry.conversion import convert as convert_struct
-from ..registry.scale import scale_of, with_scale
 from ..registry.strategy import Strategy
 from ..view import View
 from ..writes import readmitted
@@ -92,8 +91,6 @@ class Versions:
 
     async def convert(self, obj: Any, resource: Resource[Any]) -> Any:
         """``obj`` as a resource shows it. Raises ApiError."""
-        if isinstance(obj, CustomObject):
-            return replace(obj, api_version=resource.api_version)
         return convert_struct(obj, resource)
 
 
@@ -109,7 +106,8 @@ class Sight:
         self.operation = attributes.operation
         self.user = request.user
         self.dry_run = attributes.dry_run
-        self.resource = request.resource
+        self.resource = request.asked or request.resource
+        self._stored = request.resource
         self.subresource = request.subresource
         self.shape = shape_of(attributes)
         self.name = self._name()
@@ -134,7 +132,7 @@ class Sight:
 
     @property
     def strategy(self) -> Strategy[Any]:
-        return self._strategy_for(self.resource)
+        return self._strategy_for(self._stored)
 
     @property
     def is_namespace(self) -> bool:
@@ -156,18 +154,28 @@ class Sight:
         if kept is not None and kept[0] is obj:
             return kept[1]
         shown = self._outside(obj) if old else self._unfinished(self._outside(obj))
-        if shape != self.shape:
-            target = next(
-                r
-                for r in self._versions.equivalents(self.resource)
-                if r.version == shape.version and r.group == shape.group
-            )
-            shown = await self._versions.convert(shown, target)
+        if self._is_own(obj):
+            shown = await self._versions.convert(shown, self._version(shape))
         self._shown[old, shape] = obj, shown
         return shown
 
+    def _is_own(self, obj: Any) -> bool:
+        """Whether an object is one of the resource itself, that versions show differently."""
+        return self.subresource != "scale" and bool(obj.KIND == self._stored.kind)
+
+    def _version(self, shape: Shape) -> Resource[Any]:
+        return next(r for r in self._versions_served() if (r.group, r.version) == (shape.group, shape.version))
+
+    def _versions_served(self) -> list[Resource[Any]]:
+        """The resource as the client speaks of it, then its other versions."""
+        every = (self.resource, self._stored, *self._versions.equivalents(self._stored))
+        found: dict[tuple[str, str], Resource[Any]] = {}
+        for row in every:
+            found.setdefault((row.group, row.version), row)
+        return list(found.values())
+
     def _outside(self, obj: Any) -> Any:
-        return scale_of(obj) if self.subresource == "scale" and not _is_scale(obj) else obj
+        return self.strategy.scale(obj) if self.subresource == "scale" and not _is_scale(obj) else obj
 
     def _unfinished(self, obj: Any) -> Any:
         """An object to be created, without what the server sets once nobody changes it any more."""
@@ -183,8 +191,8 @@ class Sight:
         made = _read(shown, document)
         if made == shown:
             return False
-        if shape != self.shape:
-            made = await self._versions.convert(made, self.resource)
+        if self._is_own(self.attributes.object):
+            made = await self._versions.convert(made, self._stored)
         attributes = self.attributes
         before = attributes.object
         attributes.object = self._inside(made, before)
@@ -193,7 +201,7 @@ class Sight:
     def _inside(self, made: Any, before: Any) -> Any:
         attributes = self.attributes
         if self.subresource == "scale" and not _is_scale(before):
-            made = with_scale(before, made)
+            made = self.strategy.scaled(before, made)
         elif self.operation == "CREATE" and not self.subresource:
             made = replace(made, metadata=_finished(made.metadata, before.metadata))
         elif self.operation not in ("CREATE", "UPDATE") or self.operation == "CREATE":
@@ -224,7 +232,7 @@ class Sight:
             Shape(r.group, r.version, r.plural, r.group, r.version, r.kind)
             if self.shape.kind == self.resource.kind
             else self.shape._replace(group=r.group, version=r.version, plural=r.plural)
-            for r in self._versions.equivalents(self.resource)
+            for r in self._versions_served()[1:]
         ]
 
     def labels(self, *, old: bool) -> dict[str, str] | None:
@@ -271,13 +279,15 @@ def _read(shown: Any, document: dict[str, Any]) -> Any:
 def shape_of(attributes: Attributes) -> Shape:
     """What a request is on, and of what kind its object is."""
     request = attributes.request
-    resource = request.resource
+    stored, asked = request.resource, request.asked or request.resource
     if request.subresource == "scale":
-        return Shape(resource.group, resource.version, resource.plural, "autoscaling", "v1", "Scale")
+        return Shape(asked.group, asked.version, asked.plural, "autoscaling", "v1", "Scale")
     obj = attributes.object if attributes.object is not None else attributes.old
-    version, kind = (resource.api_version, resource.kind) if obj is None else (obj.API_VERSION, obj.KIND)
+    version, kind = asked.api_version, asked.kind
+    if obj is not None and obj.KIND != stored.kind:
+        version, kind = obj.API_VERSION, obj.KIND
     group, _, version = version.rpartition("/")
-    return Shape(resource.group, resource.version, resource.plural, group, version, kind)
+    return Shape(asked.group, asked.version, asked.plural, group, version, kind)
 
 
 def document_of(obj: Any) -> dict[str, Any] | None:
