@@ -125,6 +125,19 @@ def stored_bytes(resource: Resource[Any], obj: Any) -> bytes:
     return scheme.encode(obj.document() if isinstance(obj, CustomObject) else obj)
 
 
+def inner_of(value: bytes, head: int, revision: Revision) -> bytes:
+    """An entry's bytes of a stored document, whose kind and version take ``head`` bytes."""
+    rest = value[head + len(_METADATA) :]
+    return b"".join((_VERSION % revision, b"}" if rest[:1] == b"}" else b",", rest.removeprefix(b"}")))
+
+
+def shown_as(entry: Entry, resource: Resource[Any], obj: Any) -> Entry:
+    """An entry as another version shows it: ``obj`` is the object in that version."""
+    head = scheme.prefix(resource.api_version, resource.kind)
+    inner = inner_of(stored_bytes(resource, obj), len(head), entry.revision)
+    return Entry(resource, entry.key, entry.revision, inner, entry.labels, entry.fields, obj)
+
+
 class Change:
     """One step of a resource's history. ``wire`` is the watch event's JSON line, made once for all watchers."""
 
@@ -239,8 +252,7 @@ class ResourceCache:
         if not value.startswith(_METADATA, len(head)) or not value.startswith(head):
             value = stored_bytes(resource, obj)  # written by another server: same object, its own order of fields
         obj = replace(obj, metadata=replace(obj.metadata, resource_version=str(kv.mod_revision)))
-        rest = value[len(head) + len(_METADATA) :]
-        inner = b"".join((_VERSION % kv.mod_revision, b"}" if rest[:1] == b"}" else b",", rest.removeprefix(b"}")))
+        inner = inner_of(value, len(head), kv.mod_revision)
         metadata = obj.metadata
         fields = {"metadata.name": metadata.name or "", "metadata.namespace": metadata.namespace or ""}
         fields.update(self.strategy.fields(obj))

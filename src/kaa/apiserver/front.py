@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from kaa.api.errors import ApiError, BadRequest, InternalError, NotFound, TooLarge, Unauthorized
+from kaa.api.resources import Resource
 from kaa.client.client import WatchType
 from kaa.client.pipeline import Request, User
 
@@ -25,8 +26,8 @@ from .authz.base import Question
 from .cacher import Entry, watch_line
 from .http import Answer, HttpRequest, HttpResponse
 from .metrics import Metrics, Series
-from .pipeline import ApiServer, Outcome, converted_entry, method_not_allowed
-from .reads import Watch
+from .pipeline import ApiServer, Outcome, method_not_allowed
+from .reads import Watch, WatchStep
 from .routes import Target
 from .timeouts import time_limit, timed_out
 
@@ -334,6 +335,8 @@ class Front:
         watches[labels] = watches.get(labels, 0) + 1
         try:
             async for batch in steps:
+                if not same:
+                    batch = await self._across(batch, shown)
                 lines: list[bytes] = []
                 for type, entry, change in batch:
                     if entry is None:
@@ -352,6 +355,12 @@ class Front:
             watches[labels] -= 1
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
 
+    async def _across(self, batch: list[WatchStep], shown: Resource[Any]) -> list[WatchStep]:
+        """Steps as another version shows them."""
+        found = await self._api.entries_across([entry for _, entry, _ in batch if entry is not None], shown)
+        entries = iter(found)
+        return [(type, next(entries) if entry is not None else None, None) for type, entry, _ in batch]
+
     def _shaped(
         self,
         type: WatchType,
@@ -362,8 +371,6 @@ class Front:
         include: str,
         first: bool,
     ) -> bytes:
-        if entry.resource is not request.resource:
-            entry = converted_entry(entry, request.resource)
         return wire.watch_document(type, entry, media, strategy, self._api.clock.now(), include, first)
 
 

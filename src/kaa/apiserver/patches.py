@@ -24,7 +24,7 @@ from .patch.json_patch import apply_json_patch
 from .patch.merge import merge_patch
 from .patch.strategic import strategic_merge
 from .patch.type_view import zero_of
-from .writes import Writer, Written
+from .writes import Change, Writer, Written
 
 Convert = Callable[[Any], Any]
 
@@ -44,35 +44,33 @@ class Patcher:
         *,
         convert_in: Convert = _same,
         convert_out: Convert = _same,
+        remote: bool = False,
     ) -> Written:
-        """Patch an object. ``convert_in`` shows the stored object as the version that the patch speaks of, ``shown``."""
+        """Patch an object. ``convert_in`` shows the stored object as the version that the patch speaks of, ``shown``.
+        ``remote``: both are coroutines."""
         kind = patch_type(request)
         if kind is PatchType.APPLY:
             from .patch.apply import Applier  # the one format that needs the field sets
 
-            same = convert_in is _same
             applier = Applier(self._writer)
-            return await (applier.apply(request) if same else applier.apply(request, convert_in, convert_out))
+            return await applier.apply(request, shown, convert_in, convert_out, remote=remote)
         patch = read_patch(request, kind)
         resource = shown or request.resource
         unknown = getattr(self._writer.strategy_for(resource), "unknown_fields", None) if resource.custom else None
         warnings: list[str] = []
 
-        def change(old: Any) -> Any:
-            if old is None:
-                return None
-            view = convert_in(old)
+        def patched(view: Any) -> Any:
             if resource.custom:
                 document = apply_patch(kind, view.document(), patch, None)
                 warnings[:] = bodies.strictness(request, resource, None, document, b"", unknown)
-                return convert_out(bodies.make(resource, None, document, None))
+                return bodies.make(resource, None, document, None)
             touched = touched_fields(kind, patch, resource.type)
             document = apply_patch(kind, scheme.document(only(view, touched)), patch, resource.type)
             warnings[:] = bodies.strictness(request, resource, resource.type, document, b"")
             made = bodies.make(resource, None, document, None)
-            return convert_out(replace(view, **{name: getattr(made, name) for name in touched}))
+            return replace(view, **{name: getattr(made, name) for name in touched})
 
-        written = await self._writer.change(request, change)
+        written = await self._writer.change(request, _between(convert_in, patched, convert_out, remote))
         written.warnings[:0] = warnings
         return written
 
@@ -86,6 +84,17 @@ class Patcher:
             return strategy.scaled(old, bodies.make(request.resource, Scale, document, None))
 
         return await self._writer.change(request, change)
+
+
+def _between(convert_in: Convert, step: Convert, convert_out: Convert, remote: bool) -> Change:
+    """A change of the stored object that is made in another version of it."""
+
+    async def across(old: Any) -> Any:
+        return await convert_out(step(await convert_in(old)))
+
+    if remote:
+        return across
+    return lambda old: None if old is None else convert_out(step(convert_in(old)))
 
 
 def touched_fields(kind: PatchType, patch: Any, struct: type) -> Sequence[str]:

@@ -27,7 +27,7 @@ from . import bodies, keys
 from .admission.base import Chain
 from .authz.base import Authorizer, Decision, Question
 from .authz.forbidden import forbidden
-from .cacher import Cacher, Entry
+from .cacher import Cacher, Entry, shown_as
 from .deletes import Deleter
 from .patches import Patcher
 from .reads import ListResult, Reader, Watch
@@ -51,6 +51,12 @@ BUILT_IN_VERSIONS = frozenset((resource.group, resource.version) for resource in
 
 #: Answers a create that stores nothing of its own: reviews, tokens, bindings, evictions. (request, body) -> outcome
 Virtual = Callable[[Request, Any], Awaitable[Outcome]]
+
+
+class Conversion(Protocol):
+    """Turns objects of a custom resource into another of its versions."""
+
+    async def convert(self, objects: Sequence[CustomObject], api_version: str) -> list[CustomObject]: ...
 
 
 class Elsewhere(Protocol):
@@ -85,6 +91,8 @@ class ApiServer:
         self.virtual: dict[tuple[str, str, str], Virtual] = {}
         #: {(group, version, plural): resource} of what is served beside the built-in resources
         self.custom: dict[tuple[str, str, str], Resource[Any]] = {}
+        #: {(group, plural): the webhook that turns its objects from one version into another}
+        self.conversions: dict[tuple[str, str], Conversion] = {}
         #: Paths that are no resource: {path: answer}, for both transports
         self.raw_paths: dict[str, Callable[[User], bytes]] = {}
         self.elsewhere: Elsewhere | None = None
@@ -161,29 +169,51 @@ class ApiServer:
             return made if isinstance(made, Outcome) else await made
         if request.verb in ("create", "update"):
             body = bodies.read(request, shown, unknown=self._unknown(shown))
-            inner.body = convert(body.object, stored)
+            inner.body = await self.across(body.object, stored)
         elif request.verb == "patch":
+            remote = self._conversion(shown) is not None
+            through: Callable[[Any, Resource[Any]], Any] = self.across if remote else convert
             outcome = await self._outcome(
                 await self.patcher.patch(
                     inner,
                     shown,
-                    convert_in=lambda obj: convert(obj, shown),
-                    convert_out=lambda obj: convert(obj, stored),
+                    convert_in=lambda obj: through(obj, shown),
+                    convert_out=lambda obj: through(obj, stored),
+                    remote=remote,
                 )
             )
-            return self._shown(outcome, shown)
+            return await self._shown(outcome, shown)
         made = self._perform(inner)
-        return self._shown(made if isinstance(made, Outcome) else await made, shown)
+        return await self._shown(made if isinstance(made, Outcome) else await made, shown)
 
-    def _shown(self, outcome: Outcome, resource: Resource[Any]) -> Outcome:
+    def _conversion(self, resource: Resource[Any]) -> Conversion | None:
+        """The webhook that converts a custom resource; None where versions differ in name alone."""
+        return self.conversions.get((resource.group, resource.plural)) if resource.custom else None
+
+    async def across(self, obj: Any, resource: Resource[Any]) -> Any:
+        """An object as another version shows it."""
+        conversion = self._conversion(resource)
+        if conversion is None:
+            return convert(obj, resource)
+        return (await conversion.convert([obj], resource.api_version))[0]
+
+    async def entries_across(self, entries: Sequence[Entry], resource: Resource[Any]) -> list[Entry]:
+        """Entries as another version shows them; a webhook is asked once for all."""
+        conversion = self._conversion(resource)
+        if conversion is None:
+            return [converted_entry(entry, resource) for entry in entries]
+        objects = await conversion.convert([entry.object() for entry in entries], resource.api_version)
+        return [shown_as(entry, resource, obj) for entry, obj in zip(entries, objects, strict=True)]
+
+    async def _shown(self, outcome: Outcome, resource: Resource[Any]) -> Outcome:
         cache = self.cacher.of(resource)
         if outcome.entry is not None:
-            return replace(outcome, entry=converted_entry(outcome.entry, resource))
+            return replace(outcome, entry=(await self.entries_across([outcome.entry], resource))[0])
         if outcome.listing is not None:
-            entries = [converted_entry(entry, resource) for entry in outcome.listing.entries]
+            entries = await self.entries_across(outcome.listing.entries, resource)
             return replace(outcome, listing=replace(outcome.listing, entries=entries))
         if isinstance(outcome.object, CustomObject if resource.custom else cache.resource.type):
-            return replace(outcome, object=convert(outcome.object, resource))
+            return replace(outcome, object=await self.across(outcome.object, resource))
         return outcome
 
     def _get(self, request: Request) -> Outcome | Awaitable[Outcome]:
@@ -296,7 +326,7 @@ class ApiServer:
                     if entry is None:
                         yield WatchEvent(WatchType.BOOKMARK, None, str(watch.revision))
                     else:
-                        obj = entry.object() if same else convert(entry.object(), shown)
+                        obj = entry.object() if same else await self.across(entry.object(), shown)
                         yield WatchEvent(type, obj, str(entry.revision))
         finally:
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator

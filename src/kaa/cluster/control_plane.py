@@ -152,7 +152,7 @@ def build(
     dynamic = DynamicAdmission(cacher, strategy_for, authorizer)
     admission = default_chain(authorizer, dynamic, rbac=authorizer.rbac)
     api = ApiServer(store, cacher, authorizer, admission, strategy_for)
-    dynamic.versions.custom = api.custom
+    dynamic.versions.custom, dynamic.versions.across = api.custom, api.across
     issuer = TokenIssuer(signing_key, ISSUER)
     Virtuals(api, authenticator, authorizer, issuer).install()
     metrics = Metrics()

@@ -12,15 +12,18 @@ Source: apiextensions-apiserver pkg/controller/{status,establish,finalizer,apiap
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
 from kaa.api.clock import format_time
+from kaa.api.custom import from_document
 from kaa.api.errors import ApiError, Conflict, NotFound
 from kaa.api.resources import Resource, Subresource
 from kaa.api.selectors import EVERYTHING
@@ -33,14 +36,18 @@ from kaa.api.types.apiextensions_v1 import (
     CustomResourceDefinitionVersion,
 )
 from kaa.client.client import Client
+from kaa.store.base import RevisionMismatch
 
-from ..cacher import Watcher
+from .. import keys
+from ..cacher import Watcher, stored_bytes
 from ..discovery import Discovery
 from ..openapi import OpenAPI
 from ..openapi.documents import CustomSchema
 from ..pipeline import ApiServer
 from ..registry import Strategies
 from ..registry.apiextensions.customresourcedefinitions import CLEANUP_FINALIZER, TERMINATING, with_condition
+from ..webhooks.call import Caller
+from .conversion import Conversion
 from .strategy import CustomStrategy, schema_of
 
 log = structlog.get_logger(__name__)
@@ -149,6 +156,10 @@ class Definitions:
             return False
         self._stop(name)
         made = serving_of(definition)
+        conversion = self._conversion_of(definition)
+        if conversion is not None:
+            await self._migrate(made.stored, conversion)
+            self._api.conversions[made.stored.group, made.stored.plural] = conversion
         for version in definition.spec.versions:
             row = next((row for row in (made.stored, *made.rows) if row.version == version.name), None)
             if row is not None:
@@ -160,12 +171,29 @@ class Definitions:
         self._serving[name] = made
         return True
 
+    def _conversion_of(self, definition: CustomResourceDefinition) -> Conversion | None:
+        given = definition.spec.conversion
+        if given is None or given.strategy != "Webhook" or given.webhook is None:
+            return None
+        return Conversion(Caller(self._cacher), given.webhook, self._clock)
+
+    async def _migrate(self, stored: Resource[Any], conversion: Conversion) -> None:
+        """Write objects of an older storage version anew in today's. Raises ApiError: the webhook does not do it."""
+        page = await self._api.store.range(keys.prefix(stored))
+        found = [(kv, from_document(msgspec.json.decode(kv.value))) for kv in page.items]
+        old = [(kv, obj) for kv, obj in found if obj.api_version != stored.api_version]
+        converted = await conversion.convert([obj for _, obj in old], stored.api_version)
+        for (kv, _), obj in zip(old, converted, strict=True):
+            with contextlib.suppress(RevisionMismatch):
+                await self._api.store.put(kv.key, stored_bytes(stored, obj), expected=kv.mod_revision)
+
     def _stop(self, name: str) -> bool:
         held = self._serving.pop(name, None)
         if held is None:
             return False
         for row in held.rows:
             self._api.custom.pop((row.group, row.version, row.plural), None)
+        self._api.conversions.pop((held.stored.group, held.stored.plural), None)
         self._cacher.drop(held.stored)
         for row in (held.stored, *held.rows):
             self._strategies.pop(row)

@@ -63,24 +63,36 @@ class Applier:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
-    async def apply(self, request: Request, convert_in: Convert = _same, convert_out: Convert = _same) -> Written:
+    async def apply(
+        self,
+        request: Request,
+        shown: Resource[Any] | None = None,
+        convert_in: Convert = _same,
+        convert_out: Convert = _same,
+        *,
+        remote: bool = False,
+    ) -> Written:
         """Create an object or change it to what was sent. ``convert_in`` shows the stored object as the version that the
-        patch speaks of, ``convert_out`` makes the stored version again.
+        patch speaks of, ``shown``; ``convert_out`` makes the stored version again. ``remote``: both are coroutines.
 
         Raises: Conflict: others own what would change. BadRequest, Invalid: it cannot be done at all.
         """
         manager = _manager(request)
         sent, warnings = _read(request)
-        resource = request.resource if convert_in is _same else _shown(sent, request.resource)
+        resource = shown or request.resource
         _check(sent, request, resource)
-        strategy = self._writer.strategy_for(request.resource)
+        strategy = self._writer.strategy_for(resource)
         view = document_view(resource, getattr(strategy, "type_view", None))
         patch = _Patch(request, resource, manager, sent, view, self._writer.clock)
 
         def change(old: Any) -> Any:
             return convert_out(patch.created() if old is None else patch.applied(convert_in(old)))
 
-        written = await self._writer.change(request, change, operation="Apply")
+        async def change_across(old: Any) -> Any:
+            made = patch.created() if old is None else patch.applied(await convert_in(old))
+            return await convert_out(made)
+
+        written = await self._writer.change(request, change_across if remote else change, operation="Apply")
         written.warnings[:0] = warnings
         return written
 
@@ -137,11 +149,6 @@ def _twice(request: Request, data: bytes, document: Json) -> list[str]:
     if level == "Strict":
         raise BadRequest(f"error strict decoding YAML: {problem}")
     return [problem]
-
-
-def _shown(sent: Json, stored: Resource[Any]) -> Resource[Any]:
-    """The resource of which a document is an object."""
-    return scheme.resource_by_kind(str(sent.get("apiVersion")), str(sent.get("kind"))) or stored
 
 
 def _check(sent: Json, request: Request, resource: Resource[Any]) -> None:

@@ -9,7 +9,7 @@ Source: apiserver pkg/admission (attributes.go, conversion.go); pkg/admission/pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -76,6 +76,8 @@ class Versions:
 
     def __init__(self) -> None:
         self.custom: Mapping[tuple[str, str, str], Resource[Any]] = {}
+        #: What turns custom resources from one version into another
+        self.across: Callable[[Any, Resource[Any]], Awaitable[Any]] | None = None
 
     def find_kind(self, api_version: str, kind: str) -> Resource[Any] | None:
         return next((r for r in self.custom.values() if r.kind == kind and r.api_version == api_version), None)
@@ -91,6 +93,8 @@ class Versions:
 
     async def convert(self, obj: Any, resource: Resource[Any]) -> Any:
         """``obj`` as a resource shows it. Raises ApiError."""
+        if resource.custom and self.across is not None:
+            return await self.across(obj, resource)
         return convert_struct(obj, resource)
 
 
