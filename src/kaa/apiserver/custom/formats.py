@@ -14,7 +14,6 @@ from datetime import date, datetime
 from urllib.parse import urlsplit
 
 from kaa.api import names
-from kaa.api.cel.instants import parse_duration
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
@@ -51,6 +50,13 @@ def _uri(text: str) -> bool:
     return bool(parts.scheme) or text.startswith("/")
 
 
+def _duration(text: str) -> bool:
+    from kaa.api.cel.instants import parse_duration  # only definitions with durations pay for it
+
+    return parse_duration(text) is not None or _WORDED.fullmatch(text) is not None
+
+
+_WORDED = re.compile(r"\d+ ?(ns|us|ms|s|m|h|d|w|[a-z]+)")
 _HEX = "[0-9a-f]"
 
 
@@ -64,7 +70,7 @@ FORMATS: dict[str, Callable[[str], bool]] = {
     "cidr": _parses(lambda text: ipaddress.ip_network(text, strict=False) if "/" in text else int("no mask")),
     "date": _parses(date.fromisoformat),
     "datetime": _moment,
-    "duration": lambda text: parse_duration(text) is not None or _matches(r"\d+ ?(ns|us|ms|s|m|h|d|w|[a-z]+)")(text),
+    "duration": _duration,
     "email": _matches(r"[^@\s]+@[^@\s]+\.?[^@\s]*"),
     "hexcolor": _matches(f"#?({_HEX}{{3}}|{_HEX}{{6}})"),
     "hostname": _matches(

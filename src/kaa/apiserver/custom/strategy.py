@@ -6,8 +6,9 @@ Source: apiextensions-apiserver pkg/registry/customresource/{strategy,status_str
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec.structs import replace
 
 from kaa.api import fields, scheme, selectors
@@ -21,12 +22,15 @@ from kaa.api.types.meta_v1 import ObjectMeta
 
 from ..patch.type_view import Node, view_of_schema
 from ..registry.strategy import Strategy
-from ..validation.schema_rules import ABSENT, NOT_CHECKED, OUT_OF_BUDGET, Budget, place_of
 from .columns import as_text, selectable, steps_of, table_of, value_at, with_value
 from .structural import Structural
 from .validation import Check, checker, list_checker
 
+if TYPE_CHECKING:
+    from ..validation.schema_rules import Place
+
 _OF_OBJECTS = ("kind", "apiVersion", "metadata")
+_GONE: Any = object()
 
 
 def schema_of(version: CustomResourceDefinitionVersion) -> Mapping[str, Any]:
@@ -55,7 +59,7 @@ class CustomStrategy(Strategy[CustomObject]):
             checker(_without_metadata(schema)),
             *filter(None, (list_checker(content),)),
         ]
-        self._rules = place_of(schema, root=True)
+        self._rules = _rules_of(schema)
         subresources = version.subresources
         self.has_status = subresources is not None and subresources.status is not None
         self._scale = subresources.scale if subresources is not None else None
@@ -134,6 +138,8 @@ class CustomStrategy(Strategy[CustomObject]):
             found = [fault for fault in found if fault not in held or not _same_at(fault.field, new, old)]
         if self._rules is None:
             return found
+        from ..validation.schema_rules import ABSENT, NOT_CHECKED, OUT_OF_BUDGET, Budget
+
         if found:
             return [*found, fields.invalid(Path("<nil>"), None, NOT_CHECKED)]
         budget = Budget()
@@ -207,6 +213,15 @@ class CustomStrategy(Strategy[CustomObject]):
         return found
 
 
+def _rules_of(schema: Mapping[str, Any]) -> Place | None:
+    """The rules of a schema. CEL is loaded by the first that has any."""
+    if b'"x-kubernetes-validations":' not in msgspec.json.encode(schema):
+        return None
+    from ..validation.schema_rules import place_of
+
+    return place_of(schema, root=True)
+
+
 def _without_metadata(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema of the content alone: what all objects have is looked at elsewhere."""
     properties = {name: one for name, one in (schema.get("properties") or {}).items() if name not in _OF_OBJECTS}
@@ -244,10 +259,10 @@ def _same_at(path: str, new: CustomObject, old: CustomObject) -> bool:
 
 def _inner(value: Any, step: str) -> Any:
     if isinstance(value, Mapping):
-        return value.get(step, ABSENT)
+        return value.get(step, _GONE)
     if isinstance(value, list) and step.isdigit() and int(step) < len(value):
         return value[int(step)]
-    return ABSENT
+    return _GONE
 
 
 def _deprecation(resource: Resource[Any], version: CustomResourceDefinitionVersion) -> tuple[str, ...]:

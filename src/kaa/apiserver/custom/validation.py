@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kaa.api import fields
-from kaa.api.cel.regex import matcher
 from kaa.api.fields import FieldError, Path
 
 from .formats import FORMATS
@@ -133,7 +132,7 @@ def _string(schema: Schema) -> Check | None:
     longest, least, pattern = schema.get("maxLength"), schema.get("minLength"), schema.get("pattern")
     if longest is None and least is None and not pattern:
         return None
-    matches = matcher(pattern) if pattern else None
+    matches = _matcher(pattern) if pattern else None
 
     def check(value: Any, path: str, faults: list[FieldError]) -> None:
         if not isinstance(value, str):
@@ -146,6 +145,12 @@ def _string(schema: Schema) -> Check | None:
             faults.append(_bad(path, value, f"should match '{pattern}'"))
 
     return check
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    from kaa.api.cel.regex import matcher  # only definitions with patterns pay for it
+
+    return matcher(pattern)
 
 
 def _format(schema: Schema) -> Check | None:

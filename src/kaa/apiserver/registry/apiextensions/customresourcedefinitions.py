@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from kaa.api import fields, names, scheme
@@ -20,10 +21,10 @@ from kaa.api.types.apiextensions_v1 import (
     CustomResourceDefinitionSpec,
     CustomResourceDefinitionStatus,
     CustomResourceDefinitionVersion,
+    JSONSchemaProps,
 )
 
 from ...validation.common import METADATA, SPEC, STATUS, faults_of, immutable, is_fully_qualified
-from ...validation.schema_rules import rule_faults
 from ..strategy import Strategy
 from ..tables import created
 from .schemas import schema_faults
@@ -165,7 +166,7 @@ def _version(version: CustomResourceDefinitionVersion, path: Path) -> Iterator[F
         yield fields.required(at, "schemas are required")
     else:
         faults = list(schema_faults(version.schema.open_apiv3_schema, at))
-        yield from faults or rule_faults(scheme.to_builtins(version.schema.open_apiv3_schema), at)
+        yield from faults or _rule_faults(version.schema.open_apiv3_schema, at)
     scale = version.subresources.scale if version.subresources is not None else None
     if scale is not None:
         here = path.child("subresources", "scale")
@@ -193,6 +194,15 @@ def _version(version: CustomResourceDefinitionVersion, path: Path) -> Iterator[F
             yield fields.required(here.child("jsonPath"))
     if len(version.selectable_fields) > 8:
         yield fields.too_many(path.child("selectableFields"), len(version.selectable_fields), 8)
+
+
+def _rule_faults(schema: JSONSchemaProps, path: Path) -> list[FieldError]:
+    text = scheme.encode_inner(schema)
+    if b'"x-kubernetes-validations":' not in text:
+        return []
+    from ...validation.schema_rules import rule_faults  # CEL is loaded by the first definition that has rules
+
+    return rule_faults(msgspec.json.decode(text), path)
 
 
 def _names(given: CustomResourceDefinitionNames, path: Path) -> Iterator[FieldError]:
