@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from api_lab import Lab, run
+from api_lab import Answer, Lab, run
 
 from kaa.api.types.core_v1 import ConfigMap
 from kaa.api.types.meta_v1 import ObjectMeta
@@ -63,5 +65,32 @@ def test_deprecated_kinds_warn() -> None:
         told = (await lab.ask("GET", "/api/v1/endpoints")).headers["warning"]
         assert told == '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"'
         assert "warning" in (await lab.ask("GET", "/api/v1/componentstatuses/scheduler")).headers
+
+    run(use, http=True)
+
+
+def test_component_statuses_say_what_was_looked_at() -> None:
+    async def use(lab: Lab) -> None:
+        def conditions(answer: Answer) -> dict[str, tuple[str, str]]:
+            items = json.loads(answer.body)["items"]
+            return {
+                one["metadata"]["name"]: (one["conditions"][0]["status"], one["conditions"][0]["message"])
+                for one in items
+            }
+
+        silent = ("False", "does not know anything: it has not started")
+        path = "/api/v1/componentstatuses"
+        assert conditions(await lab.ask("GET", path)) == {
+            "controller-manager": silent,
+            "etcd-0": ("True", "ok"),
+            "scheduler": silent,
+        }
+        lab.plane.behind |= {"scheduler": list, "controller-manager": lambda: ["pods"]}
+        assert conditions(await lab.ask("GET", path)) == {
+            "controller-manager": ("False", "does not know pods"),
+            "etcd-0": ("True", "ok"),
+            "scheduler": ("True", "ok"),
+        }
+        assert (await lab.ask("GET", f"{path}/nothing")).status == 404
 
     run(use, http=True)

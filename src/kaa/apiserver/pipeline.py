@@ -93,6 +93,8 @@ class ApiServer:
         self.custom: dict[tuple[str, str, str], Resource[Any]] = {}
         #: {(group, plural): the webhook that turns its objects from one version into another}
         self.conversions: dict[tuple[str, str], Conversion] = {}
+        #: What ComponentStatus looks at: {component: what is wrong with it, empty for nothing}
+        self.component_checks: dict[str, Callable[[], Awaitable[str]]] = {}
         #: Paths that are no resource: {path: answer}, for both transports
         self.raw_paths: dict[str, Callable[[User], bytes]] = {}
         self.elsewhere: Elsewhere | None = None
@@ -138,7 +140,7 @@ class ApiServer:
         if keys.storage_resource(resource) is not resource:
             return self._perform_converted(request)
         if resource.plural == "componentstatuses":
-            return component_statuses(request)
+            return self._component_statuses(request)
         return self._perform(request)
 
     def _perform(self, request: Request) -> Outcome | Awaitable[Outcome]:
@@ -215,6 +217,20 @@ class ApiServer:
         if isinstance(outcome.object, CustomObject if resource.custom else cache.resource.type):
             return replace(outcome, object=await self.across(outcome.object, resource))
         return outcome
+
+    async def _component_statuses(self, request: Request) -> Outcome:
+        """The deprecated report on the control plane: each component is looked at when it is asked for."""
+        resource = request.resource
+        if request.verb == "list":
+            checks = sorted(self.component_checks.items())
+            entries = [_component(resource, name, await check()) for name, check in checks]
+            return Outcome(200, listing=ListResult(entries, Revision(0)))
+        if request.verb != "get":
+            raise method_not_allowed()
+        check = self.component_checks.get(request.name)
+        if check is None:
+            raise NotFound.of(resource, request.name)
+        return Outcome(200, _component(resource, request.name, await check()))
 
     def _get(self, request: Request) -> Outcome | Awaitable[Outcome]:
         if request.subresource == "scale":
@@ -358,22 +374,13 @@ def converted_entry(entry: Entry, resource: Resource[Any]) -> Entry:
     return Entry(resource, entry.key, entry.revision, encode_inner(obj)[1:], entry.labels, entry.fields, obj)
 
 
-def component_statuses(request: Request) -> Outcome:
-    """The deprecated report on the control plane: whoever can ask it sees it healthy, for all of it is one process."""
-    resource = request.resource
-    entries = []
-    for name in ("controller-manager", "etcd-0", "scheduler"):
-        healthy = ComponentCondition(type="Healthy", status="True", message="ok")
-        obj = ComponentStatus(metadata=ObjectMeta(name=name), conditions=(healthy,))
-        entry = Entry(resource, name, Revision(0), encode_inner(obj)[1:], {}, {"metadata.name": name}, obj)
-        entry.object(keep=True)
-        entries.append(entry)
-    if request.verb == "list":
-        return Outcome(200, listing=ListResult(entries, Revision(0)))
-    found = next((entry for entry in entries if entry.key == request.name), None)
-    if request.verb != "get" or found is None:
-        raise NotFound.of(resource, request.name) if request.verb == "get" else method_not_allowed()
-    return Outcome(200, found)
+def _component(resource: Resource[Any], name: str, problem: str) -> Entry:
+    status = "False" if problem else "True"
+    found = ComponentCondition(type="Healthy", status=status, message=problem or "ok", error=problem or None)
+    obj = ComponentStatus(metadata=ObjectMeta(name=name), conditions=(found,))
+    entry = Entry(resource, name, Revision(0), encode_inner(obj)[1:], {}, {"metadata.name": name}, obj)
+    entry.object(keep=True)
+    return entry
 
 
 def named_by(fields: str) -> str:

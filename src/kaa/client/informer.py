@@ -348,6 +348,11 @@ class Informers:
         informer = self._made[resource]
         self._running[resource] = self._tasks.create_task(informer.run(), name=f"informer/{resource.group_resource}")
 
+    @property
+    def behind(self) -> list[str]:
+        """The kinds whose cache is not filled yet."""
+        return [kind.group_resource for kind, informer in self._made.items() if not informer.synced.is_set()]
+
     async def synced(self) -> None:
         for informer in list(self._made.values()):
             await informer.synced.wait()

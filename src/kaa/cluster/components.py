@@ -42,11 +42,16 @@ async def run_components(
     issue_legacy: Callable[[ServiceAccount, str], str],
     *,
     elect: bool = False,
+    behind: dict[str, Callable[[], list[str]]] | None = None,
 ) -> None:
     """Run them until cancelled. ``elect``: there may be others of this cluster, and of each kind one acts at a time.
 
+    ``behind`` is told, of each component that runs, the kinds that it does not know yet.
+
     A server alone on its store needs no election: the lock on the store is one, and leases would be written for nobody.
     """
+
+    known = behind if behind is not None else {}
 
     async def manage() -> None:
         pki = Pki(config.pki_dir, clock)
@@ -60,12 +65,14 @@ async def run_components(
         manager = ControllerManager(
             controller_client, clock, root_ca=root_ca, issue_legacy=issue_legacy, authority=authority
         )
+        known["controller-manager"] = lambda: manager.informers.behind
         await manager.run()
 
     async def schedule() -> None:
         client = client_of(SCHEDULER, "kube-scheduler")
         recorder = EventRecorder(client, clock, "default-scheduler")
         informers = Informers(client, clock)
+        known["scheduler"] = lambda: informers.behind
         scheduler = Scheduler(client, clock, recorder, informers=informers)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(recorder.run(), name="scheduler/events")

@@ -10,7 +10,8 @@ import asyncio
 import importlib
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -37,7 +38,7 @@ from kaa.apiserver.flowcontrol.control import FlowControl
 from kaa.apiserver.flowcontrol.seating import Seating
 from kaa.apiserver.flowcontrol.upkeep import keep
 from kaa.apiserver.front import Front, body_too_large
-from kaa.apiserver.health import TEXT
+from kaa.apiserver.health import TEXT, store_problem
 from kaa.apiserver.http import HttpRequest, HttpResponse, HttpServer
 from kaa.apiserver.metrics import Metrics, objects_text, process_text
 from kaa.apiserver.options import ApiServerOptions, OptionError
@@ -81,6 +82,8 @@ class ControlPlane:
     dynamic: DynamicAdmission
     audit: Audit | None = None
     seating: Seating | None = None
+    #: {component: the kinds that it does not know yet} of those that run
+    behind: dict[str, Callable[[], list[str]]] = field(default_factory=dict)
 
     def client(self, user: User, agent: str) -> InProcessClient:
         return InProcessClient(self.api if self.audit is None else self.audit.pipeline, user, agent)
@@ -128,7 +131,21 @@ class ControlPlane:
     async def _components(self) -> None:
         """Their modules (NumPy among them) are read in a thread: clients are answered meanwhile."""
         components = await asyncio.to_thread(importlib.import_module, "kaa.cluster.components")
-        await components.run_components(self.config, self.clock, self.client, self.issuer.issue_legacy)
+        await components.run_components(
+            self.config, self.clock, self.client, self.issuer.issue_legacy, behind=self.behind
+        )
+
+    def watch_components(self) -> None:
+        """Have ComponentStatus look at the store, and at what each component knows."""
+
+        async def look(name: str) -> str:
+            known = self.behind.get(name)
+            lacking = known() if known is not None else ["anything: it has not started"]
+            return f"does not know {', '.join(lacking)}" if lacking else ""
+
+        self.api.component_checks["etcd-0"] = lambda: store_problem(self.api)
+        for name in ("controller-manager", "scheduler"):
+            self.api.component_checks[name] = partial(look, name)
 
 
 def build(
@@ -183,9 +200,11 @@ def build(
         request_timeout_s=config.api_server.request_timeout_s,
     )
     server = HttpServer(front, too_large=body_too_large)
-    return ControlPlane(
+    plane = ControlPlane(
         config, clock, store, api, server, paths, issuer, aggregator, definitions, dynamic, auditor, seating
     )
+    plane.watch_components()
+    return plane
 
 
 def stored_counts(cacher: Cacher) -> list[tuple[str, str, int]]:
