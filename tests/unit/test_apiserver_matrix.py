@@ -94,3 +94,29 @@ def test_component_statuses_say_what_was_looked_at() -> None:
         assert (await lab.ask("GET", f"{path}/nothing")).status == 404
 
     run(use, http=True)
+
+
+def test_unknown_and_duplicate_fields_are_named_where_they_stand() -> None:
+    text = b"""{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"d","labels":{"a":"1","a":"2"}},"spec":{
+        "unknown1":"v","unknownTwice":"v","unknownTwice":"w","paused":true,"paused":false,"selector":{"matchLabels":{"a":"2"}},
+        "template":{"metadata":{"labels":{"a":"2"}},"spec":{"containers":[{"name":"c","image":"i","unknownNested":1,
+        "imagePullPolicy":"Always","imagePullPolicy":"Never"}]}}}}"""
+    faults = [
+        'duplicate field "metadata.labels.a"',
+        'unknown field "spec.unknown1"',
+        'unknown field "spec.unknownTwice"',
+        'duplicate field "spec.paused"',
+        'unknown field "spec.template.spec.containers[0].unknownNested"',
+        'duplicate field "spec.template.spec.containers[0].imagePullPolicy"',
+    ]
+
+    async def use(lab: Lab) -> None:
+        path = "/apis/apps/v1/namespaces/default/deployments"
+        strict = await lab.ask("POST", f"{path}?fieldValidation=Strict", text)
+        assert strict.status == 400
+        assert json.loads(strict.body)["message"].endswith("strict decoding error: " + ", ".join(faults))
+        warned = await lab.ask("POST", path, text)
+        assert warned.status == 201
+        assert all(fault.replace('"', '\\"') in warned.headers["warning"] for fault in faults[-1:])
+
+    run(use, http=True)

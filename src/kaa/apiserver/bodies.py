@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -275,8 +276,10 @@ def strictness(
     if level == "Ignore" or not isinstance(document, dict):
         return ()
     paths = _unknown(struct, document) if struct else unknown(document) if unknown is not None else []
-    faults = [f'unknown field "{path}"' for path in paths]
-    faults += [f'duplicate field "{path}"' for path in duplicate_fields(data, document)]
+    places = _twins(data, document)
+    found = [(places.first.get(path, 0), f'unknown field "{path}"') for path in paths]
+    twice = [(n, f'duplicate field "{path}"') for n, path in places.twice if path not in paths]
+    faults = [text for _, text in sorted(found + twice, key=itemgetter(0))] if twice else [text for _, text in found]
     if faults and level == "Strict":
         raise BadRequest(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}:'
@@ -290,29 +293,50 @@ def _unknown(struct: type, document: dict[str, Any]) -> list[str]:
 
 
 def duplicate_fields(data: bytes, document: Any) -> list[str]:
-    """The names of members that stand twice in one JSON object.
+    """The paths of members that stand twice in one JSON object, in the order of the text: ``spec.containers[0].image``."""
+    return [path for _, path in _twins(data, document).twice]
 
-    Naming them costs a slow parse, so first their colons are counted: a document that lost a member has fewer.
-    """
+
+class _Places:
+    """Where members stand in a text: ``first`` {path: its number}, and those that stand there again."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, int] = {}
+        self.twice: list[tuple[int, str]] = []
+        self._count = 0
+
+    def take(self, value: Any, path: str) -> None:
+        if isinstance(value, _Pairs):
+            here: set[str] = set()
+            for name, inner in value:
+                place = f"{path}.{name}" if path else name
+                self._count += 1
+                self.first.setdefault(place, self._count)
+                if name in here and (self.twice[-1:] or [(0, "")])[0][1] != place:
+                    self.twice.append((self._count, place))
+                here.add(name)
+                self.take(inner, place)
+        elif isinstance(value, list):
+            for n, inner in enumerate(value):
+                self.take(inner, f"{path}[{n}]")
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The members of a JSON object, as they stand."""
+
+
+def _twins(data: bytes, document: Any) -> _Places:
+    """Finding them costs a slow parse, so first colons are counted: a document that lost a member has fewer."""
+    places = _Places()
     if data.count(b'":') + data.count(b'" :') <= msgspec.json.encode(document).count(b'":'):
-        return []
+        return places
     import json
 
-    found: list[str] = []
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in made:
-                found.append(name)
-            made[name] = value
-        return made
-
     try:
-        json.loads(data, object_pairs_hook=members)
+        places.take(json.loads(data, object_pairs_hook=_Pairs), "")
     except (ValueError, RecursionError):
-        return []
-    return found
+        return _Places()
+    return places
 
 
 # -------------------------------------------------------------------------------------------------------- words
