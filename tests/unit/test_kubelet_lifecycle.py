@@ -108,6 +108,24 @@ def test_crash_loop_backs_off(play: Play) -> None:
     play(story)
 
 
+def test_a_new_image_starts_at_once_though_the_last_one_backed_off(play: Play) -> None:
+    async def story(world: World) -> None:
+        world.client.put(make_pod(annotations={SIM + "exit-after": "1s", SIM + "exit-code": "3"}))
+        await world.rest()
+        await world.advance(2.5, 0.5)
+        waiting = world.pod().status.container_statuses[0].state.waiting
+        assert waiting is not None
+        assert waiting.reason == "CrashLoopBackOff"
+        pod = world.pod()
+        mended = replace(pod.spec.containers[0], image="app:mended")
+        world.client.put(replace(pod, spec=replace(pod.spec, containers=(mended,))))
+        await world.rest()
+        assert world.pod().status.container_statuses[0].restart_count == 2
+        assert world.pod().status.container_statuses[0].state.running is not None
+
+    play(story)
+
+
 def test_job_pod_succeeds_and_is_deleted(play: Play) -> None:
     async def story(world: World) -> None:
         world.client.put(make_pod(restart_policy="Never", annotations={SIM + "exit-after": "1s"}))
