@@ -26,6 +26,7 @@ from kaa.api.types.core_v1 import (
     VolumeMount,
 )
 from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.kubelet.pod_worker import PodWorker
 from kaa.runtime.base import ContainerState
 
 SIM = "simulated.kaa.dev/"
@@ -104,6 +105,50 @@ def test_crash_loop_backs_off(play: Play) -> None:
         assert waiting is not None
         assert "back-off 20s" in (waiting.message or "")
         assert world.condition("ContainersReady").message == "containers with unready status: [main]"
+
+    play(story)
+
+
+def test_a_new_image_starts_at_once_though_the_last_one_backed_off(play: Play) -> None:
+    async def story(world: World) -> None:
+        world.client.put(make_pod(annotations={SIM + "exit-after": "1s", SIM + "exit-code": "3"}))
+        await world.rest()
+        await world.advance(2.5, 0.5)
+        waiting = world.pod().status.container_statuses[0].state.waiting
+        assert waiting is not None
+        assert waiting.reason == "CrashLoopBackOff"
+        pod = world.pod()
+        mended = replace(pod.spec.containers[0], image="app:mended")
+        world.client.put(replace(pod, spec=replace(pod.spec, containers=(mended,))))
+        await world.rest()
+        assert world.pod().status.container_statuses[0].restart_count == 2
+        assert world.pod().status.container_statuses[0].state.running is not None
+
+    play(story)
+
+
+def test_an_event_that_comes_as_a_worker_ends_does_no_harm(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch speaks of the pod once more between the worker's last step and the end of its task."""
+
+    async def story(world: World) -> None:
+        pod = make_pod()
+        runs: list[Any] = []
+
+        async def run(_: PodWorker) -> None:
+            if not runs:
+                runs.append(world.client.put(pod))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PodWorker, "run", run)
+            world.client.put(pod)
+            await asyncio.sleep(0.01)
+            patch.undo()
+        await world.rest()
+        assert world.task is not None
+        assert not world.task.done()
+        world.client.put(make_pod(name="other"))
+        await world.rest()
+        assert world.pod("other").status.phase == "Running"
 
     play(story)
 

@@ -124,19 +124,23 @@ class Kubelet:
 
     def _begin(self, worker: PodWorker) -> None:
         self.workers[worker.uid] = worker
-        self._workers.start(worker.uid, self._work(worker))
+        task = self._workers.start(worker.uid, self._work(worker))
+        task.add_done_callback(lambda _: self._ended(worker))
+
+    def _ended(self, worker: PodWorker) -> None:
+        """Forget a worker once its task's key is free, not before: a late watch event of its pod may come between."""
+        if self.workers.get(worker.uid) is worker:
+            del self.workers[worker.uid]
 
     async def _work(self, worker: PodWorker) -> None:
         """Run a worker to its pod's end; one that fails unforeseen is begun again."""
         while True:
             try:
                 await worker.run()
-                break
+                return
             except Exception:
                 log.exception("pod worker failed", pod=worker.pod.metadata.name)
                 await self.clock.sleep(_CRASH_WAIT_S)
-        if self.workers.get(worker.uid) is worker:
-            del self.workers[worker.uid]
 
     def _wake(self, uid: str) -> None:
         worker = self.workers.get(uid)

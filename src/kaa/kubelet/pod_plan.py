@@ -214,12 +214,15 @@ def should_retry_init(pod: Pod, container: Any, exit_code: int) -> bool:
     return pod.spec.restart_policy != "Never"
 
 
-def next_backoff(last: Container, now: float) -> tuple[Backoff, float]:
+def next_backoff(last: Container, now: float, wanted: str) -> tuple[Backoff, float]:
     """The back-off that the next start of a container carries, and when that start may be.
 
-    The first restart is at once and begins at 10 s; each one doubles it, to 300 s; a run of more than 600 s starts over.
+    The first restart is at once and begins at 10 s; each one doubles it, to 300 s; a run of more than 600 s starts over,
+    as does a container whose hash is no longer the ``wanted`` one: upstream keys its back-off by the hash too.
     """
     held = Backoff.read(last.annotations.get(BACKOFF_ANNOTATION, ""))
+    if last.annotations.get(HASH_ANNOTATION, wanted) != wanted:
+        held = None
     if held is None or last.finished_at - held.at > 2 * BACKOFF_MAX_S:
         return Backoff(BACKOFF_FIRST_S, now), now
     return Backoff(min(held.delay_s * 2, BACKOFF_MAX_S), now), last.finished_at + held.delay_s
@@ -408,7 +411,7 @@ class _Sync:
             return
         backoff = None
         if crashed and last is not None:
-            backoff, may_start = next_backoff(last, self.facts.now)
+            backoff, may_start = next_backoff(last, self.facts.now, container_hash(spec))
             if self.facts.now < may_start:
                 delay = go_duration(held_delay(last))
                 text = f"back-off {delay} restarting failed container={spec.name} pod={full_name(self.pod)}"
