@@ -141,7 +141,7 @@ def test_it_holds(expression: str) -> None:
         ("timestamp('9999-12-31T23:59:59Z') + duration('1s')", "timestamp overflow"),
         ("quantity(s)", "quantities must match the regular expression"),
         ("{s: 1, 'text': 2}", "Failed with repeated key: text"),
-        ("s.matches('a' + '[')", "error parsing regexp: missing ]: ["),
+        ("s.matches('a' + '[')", "error parsing regexp: missing closing ]: `["),
         ("dyn(0.0) / 0.0 < 1.0", "NaN values cannot be ordered"),
     ],
 )

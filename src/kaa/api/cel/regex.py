@@ -12,6 +12,18 @@ from typing import Any
 
 from .errors import EvaluationError
 
+#: {what RE2 in C++ calls a fault: what Go's regexp/syntax calls it}
+_AS_GO_SAYS = {
+    "missing ]": "missing closing ]",
+    "missing )": "missing closing )",
+    "trailing \\": "trailing backslash at end of expression",
+    "no argument for repetition operator": "missing argument to repetition operator",
+    "invalid repetition size": "invalid repeat count",
+    "bad repetition operator": "invalid nested repetition operator",
+    "invalid perl operator": "invalid or unsupported Perl syntax",
+    "invalid named capture group": "invalid named capture",
+}
+
 
 class BadPattern(ValueError):
     """No regular expression."""
@@ -19,7 +31,7 @@ class BadPattern(ValueError):
 
 @lru_cache(maxsize=1024)
 def compiled(pattern: str) -> Any:
-    """The compiled expression. Raises BadPattern with RE2's words."""
+    """The compiled expression. Raises BadPattern with Go's words."""
     import re2
 
     options = re2.Options()
@@ -29,7 +41,8 @@ def compiled(pattern: str) -> Any:
     except re2.error as err:
         said = err.args[0] if err.args else "bad pattern"
         text = said.decode() if isinstance(said, bytes) else str(said)
-        raise BadPattern(f"error parsing regexp: {text}") from None
+        fault, _, where = text.partition(": ")
+        raise BadPattern(f"error parsing regexp: {_AS_GO_SAYS.get(fault, fault)}: `{where}`") from None
 
 
 #: larger programs may not fit in the memory that an RE2 set works in, and it would not say so
