@@ -226,3 +226,40 @@ def test_a_definition_that_cannot_be_served_does_not_stop_the_others(monkeypatch
         assert (await lab.ask("GET", f"{GROUP}/v1/namespaces/default/gadgets")).status == 404
 
     run(use, http=True)
+
+
+def test_a_scale_without_replicas() -> None:
+    async def use(lab: Lab) -> None:
+        body = definition()
+        body["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].pop("required")
+        body["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].pop("x-kubernetes-validations")
+        await established(lab, body)
+        await lab.ask("POST", WIDGETS, widget("a"))
+        answer = await lab.ask("GET", f"{WIDGETS}/a/scale")
+        assert answer.status == 500
+        assert (
+            answer.json()["message"] == 'Internal error occurred: the spec replicas field ".spec.size" does not exist'
+        )
+
+    run(use, http=True)
+
+
+def test_rules_run_beside_plain_faults_and_not_on_what_stood() -> None:
+    async def use(lab: Lab) -> None:
+        body = definition()
+        await established(lab, body)
+        wrong = (await lab.ask("POST", WIDGETS, widget("a", size=0))).json()["message"]
+        assert "not checked" not in wrong
+        assert (await lab.ask("POST", WIDGETS, widget("a", size=8, colour="blue"))).status == 201
+        current = (await lab.ask("GET", f"{DEFINITIONS}/{NAME}")).json()
+        spec = current["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        spec["x-kubernetes-validations"] = [{"rule": "self.size < 5", "fieldPath": ".size"}]
+        assert (await lab.ask("PUT", f"{DEFINITIONS}/{NAME}", current)).status == 200
+        await until(lab, f"{WIDGETS}?dryRun=All", status(422), "POST", widget("b", size=6))
+        merge = "application/merge-patch+json"
+        kept = await lab.ask("PATCH", f"{WIDGETS}/a", {"metadata": {"labels": {"a": "b"}}}, content_type=merge)
+        assert kept.status == 200, kept.body
+        touched = await lab.ask("PATCH", f"{WIDGETS}/a", {"spec": {"colour": "red"}}, content_type=merge)
+        assert "spec.size: Invalid value: failed rule: self.size < 5" in touched.json()["message"]
+
+    run(use, http=True)

@@ -35,8 +35,10 @@ def of(**properties: Any) -> dict[str, Any]:
         (of(a={"type": "object", "x-kubernetes-preserve-unknown-fields": True, "properties": {"b": of(c=TEXT)}}),
          {"a": {"z": 1, "b": {"y": 1}}}, {"a": {"z": 1, "b": {}}}, ["a.b.y"]),
         (of(a={"type": "object", "x-kubernetes-embedded-resource": True}),
-         {"a": {"kind": "K", "apiVersion": "v1", "metadata": {"x": 1}, "spec": {}}},
-         {"a": {"kind": "K", "apiVersion": "v1", "metadata": {"x": 1}}}, ["a.spec"]),
+         {"a": {"kind": "K", "apiVersion": "v1", "metadata": {"name": "n", "x": 1}, "spec": {}}},
+         {"a": {"kind": "K", "apiVersion": "v1", "metadata": {"name": "n"}}}, ["a.metadata.x", "a.spec"]),
+        (of(a=TEXT, b={**TEXT, "nullable": True}, c={**TEXT, "default": "x"}, m={"type": "object", "additionalProperties": TEXT}),
+         {"a": None, "b": None, "c": None, "m": {"k": None}}, {"b": None, "c": None, "m": {"k": None}}, []),
         (of(a={"x-kubernetes-int-or-string": True}), {"a": 1}, {"a": 1}, []),
     ],
 )  # fmt: skip
@@ -138,6 +140,7 @@ def test_refusals(schema: Any, value: Any, words: str) -> None:
         (of(a={**TEXT, "nullable": True}), {"a": None}),
         (of(a={"x-kubernetes-int-or-string": True}), {"a": "50%"}),
         (of(a={**TEXT, "format": "unheard-of"}), {"a": "x"}),
+        (of(a={"type": "number", "multipleOf": 0.1}), {"a": 0.3}),
         (of(a={"anyOf": [{"minimum": 5}, {"maximum": 1}], "type": "integer"}), {"a": 7}),
     ],
 )

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from kaa.api import fields, scheme, selectors
 from kaa.api.custom import CustomObject
-from kaa.api.errors import MethodNotAllowed, NotFound
+from kaa.api.errors import InternalError, MethodNotAllowed
 from kaa.api.fields import FieldError, Path
 from kaa.api.resources import Resource
 from kaa.api.types.apiextensions_v1 import CustomResourceDefinition, CustomResourceDefinitionVersion
@@ -23,6 +23,8 @@ from kaa.api.types.meta_v1 import ObjectMeta
 from ..patch.type_view import Node, view_of_schema
 from ..registry.strategy import Strategy
 from .columns import as_text, selectable, steps_of, table_of, value_at, with_value
+from .embedded import embedded_faults
+from .ratcheting import is_old
 from .structural import Structural
 from .validation import Check, checker, list_checker
 
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from ..validation.schema_rules import Place
 
 _OF_OBJECTS = ("kind", "apiVersion", "metadata")
-_GONE: Any = object()
+#: after such faults rules are not run: they may stumble over what is wrong
+_BLOCKING = (fields.NOT_SUPPORTED, fields.REQUIRED, fields.TOO_LONG, fields.TOO_MANY, fields.TYPE_INVALID)
 
 
 def schema_of(version: CustomResourceDefinitionVersion) -> Mapping[str, Any]:
@@ -55,10 +58,9 @@ class CustomStrategy(Strategy[CustomObject]):
         properties = {name: one for name, one in (schema.get("properties") or {}).items() if name not in _OF_OBJECTS}
         content = {**schema, "properties": properties}
         self.structural = Structural(content)
-        self._checks: list[Check] = [
-            checker(_without_metadata(schema)),
-            *filter(None, (list_checker(content),)),
-        ]
+        self._schema = content
+        self._check: Check = checker(_without_metadata(schema))
+        self._check_embedded, self._check_lists = embedded_faults(content), list_checker(content)
         self._rules = _rules_of(schema)
         subresources = version.subresources
         self.has_status = subresources is not None and subresources.status is not None
@@ -128,28 +130,32 @@ class CustomStrategy(Strategy[CustomObject]):
     def _validated(self, new: CustomObject, old: CustomObject | None) -> list[FieldError]:
         """The schema's faults; on an update, only of what the update changed."""
         found: list[FieldError] = []
-        for check in self._checks:
-            check(new.content, "", found)
+        self._check(new.content, "", found)
+        if old is not None:
+            found = [fault for fault in found if not is_old(fault, self._schema, new.content, old.content)]
         found += self._scale_faults(new)
-        if old is not None and found:
-            held: list[FieldError] = []
-            for check in self._checks:
-                check(old.content, "", held)
-            found = [fault for fault in found if fault not in held or not _same_at(fault.field, new, old)]
+        if self._check_embedded is not None:
+            self._check_embedded(new.content, "", found)
+        found += self._list_faults(new, old)
         if self._rules is None:
             return found
-        from ..validation.schema_rules import ABSENT, NOT_CHECKED, OUT_OF_BUDGET, Budget
+        from ..validation.schema_rules import ABSENT, NOT_CHECKED, Budget
 
-        if found:
+        if any(fault.type in _BLOCKING for fault in found):
             return [*found, fields.invalid(Path("<nil>"), None, NOT_CHECKED)]
-        budget = Budget()
         before = _document(old) if old is not None else ABSENT
-        broken = list(self._rules.faults(_document(new), before, "", budget))
-        if old is not None and broken:
-            known = set(self._rules.faults(_document(old), ABSENT, "", Budget()))
-            kept = [one for one in broken if one not in known or not _same_at(one.field, new, old)]
-            return kept if not budget.spent or kept else [fields.invalid(Path("<nil>"), None, OUT_OF_BUDGET)]
-        return broken
+        return [*found, *self._rules.faults(_document(new), before, "", Budget())]
+
+    def _list_faults(self, new: CustomObject, old: CustomObject | None) -> list[FieldError]:
+        """Twins in sets and keyed lists; an object that had any may have them still."""
+        if self._check_lists is None:
+            return []
+        found: list[FieldError] = []
+        self._check_lists(new.content, "", found)
+        held: list[FieldError] = []
+        if found and old is not None:
+            self._check_lists(old.content, "", held)
+        return [] if held else found
 
     def fields(self, obj: CustomObject) -> Mapping[str, str]:
         if not self._selectable:
@@ -160,15 +166,13 @@ class CustomStrategy(Strategy[CustomObject]):
     # ------------------------------------------------------------------------------------------------ scale
 
     def scale(self, obj: CustomObject) -> Scale:
-        """The scale of an object. Raises NotFound when it does not say how many it wants."""
+        """The scale of an object. Raises InternalError when it does not say how many it wants."""
         given = self._scale
         assert given is not None
         wanted = value_at(obj.content, steps_of(given.spec_replicas_path))
         if wanted is None:
-            message = f'the spec replicas field "{given.spec_replicas_path}" does not exist'
-            raise NotFound(
-                message, name=obj.metadata.name or "", group=self._resource.group, kind=self._resource.plural
-            )
+            message = f'Internal error occurred: the spec replicas field "{given.spec_replicas_path}" does not exist'
+            raise InternalError(message)
         current = value_at(obj.content, steps_of(given.status_replicas_path))
         path = given.label_selector_path
         selector = value_at(obj.content, steps_of(path)) if path else None
@@ -243,26 +247,6 @@ def _with(content: Mapping[str, Any], name: str, of: Mapping[str, Any]) -> dict[
     if name in of:
         made[name] = of[name]
     return made
-
-
-def _same_at(path: str, new: CustomObject, old: CustomObject) -> bool:
-    """Whether an update left the value at a fault's place, so that it stands as it stood."""
-    steps = [step for part in path.split(".") for step in part.replace("]", "").split("[")]
-    before: Any = old.content
-    after: Any = new.content
-    if path == "<nil>":
-        return bool(before == after)
-    for step in steps:
-        before, after = _inner(before, step), _inner(after, step)
-    return bool(before == after)
-
-
-def _inner(value: Any, step: str) -> Any:
-    if isinstance(value, Mapping):
-        return value.get(step, _GONE)
-    if isinstance(value, list) and step.isdigit() and int(step) < len(value):
-        return value[int(step)]
-    return _GONE
 
 
 def _deprecation(resource: Resource[Any], version: CustomResourceDefinitionVersion) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A structural schema as a tree that drops unknown fields and fills in defaults.
+"""A structural schema as a tree that drops unknown fields and nulls that may not be, and fills in defaults.
 
 A tree is built once a version and walks plain JSON values. Values are never changed: what stays the same is shared, and a
 value that is whole is answered with itself.
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .embedded import known_metadata
+
 Schema = Mapping[str, Any]
 _NONE: Any = object()
 _OF_OBJECTS = frozenset({"apiVersion", "kind", "metadata"})
@@ -19,7 +21,17 @@ _OF_OBJECTS = frozenset({"apiVersion", "kind", "metadata"})
 class Structural:
     """One schema of the tree."""
 
-    __slots__ = ("additional", "default", "embedded", "fillable", "items", "keeps", "nullable", "properties")
+    __slots__ = (
+        "additional",
+        "default",
+        "drops_null",
+        "embedded",
+        "fillable",
+        "items",
+        "keeps",
+        "nullable",
+        "properties",
+    )
 
     def __init__(self, schema: Schema) -> None:
         self.properties = {name: Structural(inner) for name, inner in (schema.get("properties") or {}).items()}
@@ -31,6 +43,7 @@ class Structural:
         self.embedded = bool(schema.get("x-kubernetes-embedded-resource"))
         self.nullable = bool(schema.get("nullable"))
         self.default: Any = schema["default"] if schema.get("default") is not None else _NONE
+        self.drops_null = not self.nullable and self.default is _NONE
         below = (*self.properties.values(), *filter(None, (self.additional, self.items)))
         #: whether there is any default below
         self.fillable: bool = any(inner.fillable or inner.default is not _NONE for inner in below)
@@ -50,7 +63,12 @@ class Structural:
         for name, inner in value.items():
             here = f"{path}.{name}" if path else name
             known = self.properties.get(name, self.additional)
-            if known is not None and not (self.embedded and name in _OF_OBJECTS):
+            if inner is None and name in self.properties and self.properties[name].drops_null:
+                changed = True
+            elif self.embedded and name == "metadata":
+                made[name] = known_metadata(inner, here, unknown)
+                changed = changed or made[name] is not inner
+            elif known is not None and not (self.embedded and name in _OF_OBJECTS):
                 made[name] = known.pruned(inner, here, unknown)
                 changed = changed or made[name] is not inner
             elif self.keeps or (self.embedded and name in _OF_OBJECTS):

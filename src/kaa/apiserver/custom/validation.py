@@ -10,6 +10,7 @@ field errors); pkg/apiserver/schema/listtype.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ Schema = Mapping[str, Any]
 #: (value, path, where faults go); a root's path is empty
 Check = Callable[[Any, str, list[FieldError]], None]
 
+_LOST = 1e-9
 _NAMES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
@@ -166,6 +168,12 @@ def _format(schema: Schema) -> Check | None:
     return check
 
 
+def _is_whole(value: float) -> bool:
+    """Whether a quotient is a whole number, but for what floating point loses."""
+    nearest = float(math.trunc(value)) if math.isfinite(value) else value
+    return value == nearest or (nearest != 0 and abs(value - nearest) / (abs(value) + abs(nearest)) < _LOST)
+
+
 def _number(schema: Schema) -> Check | None:
     least, most, step = schema.get("minimum"), schema.get("maximum"), schema.get("multipleOf")
     if least is None and most is None and step is None:
@@ -175,7 +183,7 @@ def _number(schema: Schema) -> Check | None:
     def check(value: Any, path: str, faults: list[FieldError]) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return
-        if step is not None and not (value / step).is_integer():
+        if step is not None and not _is_whole(value / step if step >= 1 else 1 / step * value):
             faults.append(_bad(path, value, f"should be a multiple of {number(step)}"))
         if most is not None and (value >= most if below else value > most):
             words = "should be less than" if below else "should be less than or equal to"

@@ -19,6 +19,8 @@ from kaa.api.cel.types import OptionalType
 from kaa.api.cel.values import NOTHING, OptionalValue
 from kaa.api.fields import FieldError, Path
 
+from ..custom.ratcheting import same
+
 Schema = Mapping[str, Any]
 NOT_CHECKED = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"
 OUT_OF_BUDGET = "validation failed due to running out of cost budget, no further validation rules will be run"
@@ -105,9 +107,12 @@ class Place:
             yield fields.invalid(_at(path), value, str(err))
             return
         known = before is not ABSENT and before is not None
+        unchanged = known and same(value, old)
         for rule in self.rules:
             if rule.transition and not known and not rule.optional_old:
                 continue
+            if unchanged and not rule.transition:
+                continue  # it stands as it stood
             values = {"self": seen}
             if rule.optional_old:
                 values["oldSelf"] = OptionalValue(before) if known else NOTHING
@@ -253,46 +258,78 @@ class _Total:
 
 def _factor(cost: int, limit: int) -> str:
     times = cost / limit
-    return "more than 100x" if times > 100 else f"{times:.1f}x"
+    if times > 100:
+        return "more than 100x"
+    return f"{times:.6f}x" if times < 1.5 else f"{times:.1f}x"  # never "by factor of 1.0x"
 
 
-def _check(schema: Schema, path: Path, count: int, root: bool, found: list[FieldError], total: _Total) -> None:
-    """``count`` is how often a value may stand at this place."""
+def _check(
+    schema: Schema,
+    path: Path,
+    count: int,
+    root: bool,
+    found: list[FieldError],
+    total: _Total,
+    lost: Path | None = None,
+) -> None:
+    """``count`` is how often a value may stand at this place; ``lost`` from where on what stood before cannot be found."""
     embedded = root or bool(schema.get("x-kubernetes-embedded-resource"))
     for n, given in enumerate(schema.get("x-kubernetes-validations") or ()):
-        _check_rule(given, schema, embedded, path.child("x-kubernetes-validations").index(n), count, found, total)
+        at = path.child("x-kubernetes-validations").index(n)
+        _check_rule(given, schema, embedded, at, count, found, total, lost)
+    inside = lost or (path if schema.get("x-kubernetes-map-type") == "atomic" else None)
     for name, inner in (schema.get("properties") or {}).items():
-        _check(inner, path.child("properties").key(name), count, False, found, total)
+        _check(inner, path.child("properties").key(name), count, False, found, total, inside)
     more, items = schema.get("additionalProperties"), schema.get("items")
     if isinstance(more, Mapping):
         most = schema.get("maxProperties") or max_cardinality(more)
-        _check(more, path.child("additionalProperties"), count * most, False, found, total)
+        _check(more, path.child("additionalProperties"), count * most, False, found, total, lost)
     if isinstance(items, Mapping):
         most = schema.get("maxItems") or max_cardinality(items)
-        _check(items, path.child("items"), count * most, False, found, total)
+        inside = lost or (None if schema.get("x-kubernetes-list-type") == "map" else path)
+        _check(items, path.child("items"), count * most, False, found, total, inside)
 
 
 def _check_rule(
-    given: Schema, schema: Schema, embedded: bool, at: Path, count: int, found: list[FieldError], total: _Total
+    given: Schema,
+    schema: Schema,
+    embedded: bool,
+    at: Path,
+    count: int,
+    found: list[FieldError],
+    total: _Total,
+    lost: Path | None,
 ) -> None:
     if not str(given.get("rule") or "").strip():
         found.append(fields.required(at.child("rule"), "rule is not specified"))
         return
     rule = _compiled(given, schema, embedded)
-    if rule.program is None:
+    if rule.program is not None:
+        _count(rule.program, "rule", at.child("rule"), count, found, total)
+    else:
         found.append(FieldError(fields.INVALID, str(at.child("rule")), f"Invalid value: {_go(given)}: {rule.error}"))
-    if rule.message_error:
+    if rule.message is not None:
+        _count(rule.message, "messageExpression", at.child("messageExpression"), 1, found, total)
+    elif rule.message_error:
         where = at.child("messageExpression")
         found.append(FieldError(fields.INVALID, str(where), f"Invalid value: {_go(given)}: {rule.message_error}"))
-    if rule.program is None:
-        return
-    cost = rule.program.estimate().maximum * count
+    if rule.transition and lost is not None:
+        detail = f"oldSelf cannot be used on the uncorrelatable portion of the schema within {lost}"
+        found.append(fields.invalid(at.child("rule"), given["rule"], detail))
+    elif rule.program is not None and not rule.transition and given.get("optionalOldSelf") is not None:
+        detail = "may not be set if oldSelf is not used in rule"
+        found.append(fields.invalid(at.child("optionalOldSelf"), given["optionalOldSelf"], detail))
+
+
+def _count(program: Program, what: str, at: Path, count: int, found: list[FieldError], total: _Total) -> None:
+    """Add what a program may cost to the whole, and refuse it when that alone is too much."""
+    cost = program.estimate().maximum * count
     total.cost += cost
-    total.each.append((at.child("rule"), cost))
+    total.each.append((at, cost))
     if cost > limits.CRD_RULE_ESTIMATE:
         factor = _factor(cost, limits.CRD_RULE_ESTIMATE)
-        detail = f"estimated rule cost exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
-        found.append(fields.forbidden(at.child("rule"), detail))
+        detail = f"estimated {what} cost exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+        found.append(fields.forbidden(at, detail))
 
 
 def _go(given: Schema) -> str:
