@@ -5,7 +5,7 @@ Source: apiextensions-apiserver pkg/registry/customresourcedefinition/strategy.g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from kaa.api import fields, names, scheme
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.apiextensions_v1 import (
+    CustomResourceColumnDefinition,
     CustomResourceConversion,
     CustomResourceDefinition,
     CustomResourceDefinitionCondition,
@@ -21,12 +22,15 @@ from kaa.api.types.apiextensions_v1 import (
     CustomResourceDefinitionSpec,
     CustomResourceDefinitionStatus,
     CustomResourceDefinitionVersion,
+    CustomResourceSubresourceScale,
     JSONSchemaProps,
+    SelectableField,
 )
 
-from ...validation.common import METADATA, SPEC, STATUS, faults_of, immutable, is_fully_qualified
+from ...validation.common import METADATA, SPEC, STATUS, faults_of, immutable
 from ..strategy import Strategy
 from ..tables import created
+from .field_paths import field_at
 from .schemas import schema_faults
 
 #: Held until no object of the resource is left.
@@ -34,6 +38,9 @@ CLEANUP_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 TERMINATING = "Terminating"
 _SCOPES = ("Cluster", "Namespaced")
 _COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
+_COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
+_PLAIN_PATH = "must be a simple json path starting with ."
+_MOST_SELECTABLE = 8
 _BLANK_NAMES = CustomResourceDefinitionNames(kind="", plural="")
 
 
@@ -128,7 +135,7 @@ def _faults(obj: CustomResourceDefinition) -> Iterator[FieldError]:
     spec = obj.spec
     if obj.metadata.name != f"{spec.names.plural}.{spec.group}":
         yield fields.invalid(METADATA.child("name"), obj.metadata.name, 'must be spec.names.plural+"."+spec.group')
-    yield from is_fully_qualified(SPEC.child("group"), spec.group)
+    yield from _group(spec.group, SPEC.child("group"))
     if spec.scope not in _SCOPES:
         yield fields.not_supported(SPEC.child("scope"), spec.scope, _SCOPES)
     yield from _versions(spec)
@@ -142,58 +149,119 @@ def _faults(obj: CustomResourceDefinition) -> Iterator[FieldError]:
     yield from _stored_versions(obj)
 
 
+def _group(group: str, path: Path) -> Iterator[FieldError]:
+    if not group:
+        yield fields.required(path)
+    elif wrong := names.dns_subdomain(group):
+        yield fields.invalid(path, group, ",".join(wrong))
+    elif "." not in group:
+        yield fields.invalid(path, group, "should be a domain with at least one dot")
+
+
 def _versions(spec: CustomResourceDefinitionSpec) -> Iterator[FieldError]:
     at = SPEC.child("versions")
-    seen: set[str] = set()
     for n, version in enumerate(spec.versions):
         here = at.index(n)
         yield from faults_of(here.child("name"), version.name, names.dns_1035_label(version.name))
-        if version.name in seen:
-            yield fields.invalid(at, None, "must contain unique version names")
-        seen.add(version.name)
         yield from _version(version, here)
+    if len({version.name for version in spec.versions}) < len(spec.versions):
+        shown = [version.name for version in spec.versions]
+        yield fields.invalid(at, shown, "must contain unique version names")
     if sum(version.storage for version in spec.versions) != 1:
         shown = [] if not spec.versions else [version.name for version in spec.versions]
         yield fields.invalid(at, shown, "must have exactly one version marked as storage version")
 
 
 def _version(version: CustomResourceDefinitionVersion, path: Path) -> Iterator[FieldError]:
-    if version.deprecation_warning is not None and not version.deprecated:
-        detail = "can only be set for deprecated versions"
-        yield fields.invalid(path.child("deprecationWarning"), version.deprecation_warning, detail)
+    for detail in _warning_faults(version):
+        yield fields.invalid(path.child("deprecationWarning"), version.deprecation_warning or "", detail)
     at = path.child("schema", "openAPIV3Schema")
-    if version.schema is None or version.schema.open_apiv3_schema is None:
+    schema = version.schema.open_apiv3_schema if version.schema is not None else None
+    if schema is None:
         yield fields.required(at, "schemas are required")
     else:
-        faults = list(schema_faults(version.schema.open_apiv3_schema, at))
-        yield from faults or _rule_faults(version.schema.open_apiv3_schema, at)
-    scale = version.subresources.scale if version.subresources is not None else None
-    if scale is not None:
-        here = path.child("subresources", "scale")
-        for wire, text, start in (
-            ("specReplicasPath", scale.spec_replicas_path, ".spec."),
-            ("statusReplicasPath", scale.status_replicas_path, ".status."),
-        ):
-            if not text:
-                yield fields.required(here.child(wire))
-            elif not text.startswith(start):
-                yield fields.invalid(here.child(wire), text, f"should be a json path under {start.rstrip('.')}")
-        label = scale.label_selector_path
-        if label and not label.startswith((".status.", ".spec.")):
-            detail = "should be a json path under either .status or .spec"
-            yield fields.invalid(here.child("labelSelectorPath"), label, detail)
+        faults = schema_faults(schema, at)
+        yield from faults or _rule_faults(schema, at)
+    if version.subresources is not None and version.subresources.scale is not None:
+        yield from _scale(version.subresources.scale, path.child("subresources"))
     for n, column in enumerate(version.additional_printer_columns):
-        here = path.child("additionalPrinterColumns").index(n)
-        if not column.name:
-            yield fields.required(here.child("name"))
-        if not column.type:
-            yield fields.required(here.child("type"), "must be one of boolean,date,integer,number,string")
-        elif column.type not in _COLUMN_TYPES:
-            yield fields.invalid(here.child("type"), column.type, f"must be one of {','.join(_COLUMN_TYPES)}")
-        if not column.json_path:
-            yield fields.required(here.child("jsonPath"))
-    if len(version.selectable_fields) > 8:
-        yield fields.too_many(path.child("selectableFields"), len(version.selectable_fields), 8)
+        yield from _column(column, path.child("additionalPrinterColumns").index(n))
+    if schema is not None:
+        yield from _selectable(version.selectable_fields, schema, path.child("selectableFields"))
+
+
+def _warning_faults(version: CustomResourceDefinitionVersion) -> Iterator[str]:
+    text = version.deprecation_warning
+    if text is None:
+        return
+    if not version.deprecated:
+        yield "can only be set for deprecated versions"
+        return
+    if len(text.encode()) > 256:
+        yield "must be <= 256 characters long"
+    if not text:
+        yield "must not be an empty string"
+    odd = next((n for n, char in enumerate(text) if not char.isprintable()), None)
+    if odd is not None:
+        at = len(text[:odd].encode())
+        yield f"must only contain printable UTF-8 characters; non-printable character found at index {at}"
+
+
+def _scale(scale: CustomResourceSubresourceScale, path: Path) -> Iterator[FieldError]:
+    for wire, text, root in (
+        ("specReplicasPath", scale.spec_replicas_path, ".spec"),
+        ("statusReplicasPath", scale.status_replicas_path, ".status"),
+    ):
+        here = path.child("scale", wire)
+        if not text:
+            yield fields.required(here)
+        elif not text.startswith("."):
+            yield fields.invalid(here, text, _PLAIN_PATH)
+        elif not text.startswith(f"{root}."):
+            yield fields.invalid(here, text, f"should be a json path under {root}")
+    label, here = scale.label_selector_path, path.child("scale", "labelSelectorPath")
+    if label and not label.startswith("."):
+        yield fields.invalid(here, label, _PLAIN_PATH)
+    elif label and not label.startswith((".status.", ".spec.")):
+        yield fields.invalid(here, label, "should be a json path under either .spec or .status")
+
+
+def _column(column: CustomResourceColumnDefinition, path: Path) -> Iterator[FieldError]:
+    if not column.name:
+        yield fields.required(path.child("name"))
+    if not column.type:
+        yield fields.required(path.child("type"), f"must be one of {','.join(_COLUMN_TYPES)}")
+    elif column.type not in _COLUMN_TYPES:
+        yield fields.invalid(path.child("type"), column.type, f"must be one of {','.join(_COLUMN_TYPES)}")
+    if column.format and column.format not in _COLUMN_FORMATS:
+        yield fields.invalid(path.child("format"), column.format, f"must be one of {','.join(_COLUMN_FORMATS)}")
+    if not column.json_path:
+        yield fields.required(path.child("JSONPath"))
+    elif not column.json_path.startswith("."):
+        yield fields.invalid(path.child("JSONPath"), column.json_path, _PLAIN_PATH)
+
+
+def _selectable(given: Sequence[SelectableField], schema: JSONSchemaProps, path: Path) -> Iterator[FieldError]:
+    seen: set[str] = set()
+    for n, one in enumerate(given):
+        here, text = path.index(n).child("jsonPath"), one.json_path
+        if not text:
+            yield fields.required(here)
+            continue
+        found = field_at(schema, text, brackets=False)
+        if isinstance(found, str):
+            yield fields.invalid(here, text, f"is an invalid path: {found}")
+            continue
+        if text.split(".")[1] == "metadata":
+            yield fields.invalid(here, text, "must not point to fields in metadata")
+        if found.type not in ("string", "boolean", "integer"):
+            detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."
+            yield fields.invalid(here, text, detail)
+        if text in seen:
+            yield fields.duplicate(here, text)
+        seen.add(text)
+    if len(seen) > _MOST_SELECTABLE:
+        yield fields.too_many(path, len(seen), _MOST_SELECTABLE)
 
 
 def _rule_faults(schema: JSONSchemaProps, path: Path) -> list[FieldError]:
@@ -229,33 +297,54 @@ def _conversion(spec: CustomResourceDefinitionSpec) -> Iterator[FieldError]:
     given, at = spec.conversion, SPEC.child("conversion")
     if given is None:
         return
-    if given.strategy not in ("None", "Webhook"):
-        if given.strategy:
-            yield fields.not_supported(at.child("strategy"), given.strategy, ("None", "Webhook"))
+    if not given.strategy:
+        yield fields.required(at.child("strategy"))
+    elif given.strategy not in ("None", "Webhook"):
+        yield fields.not_supported(at.child("strategy"), given.strategy, ("None", "Webhook"))
+    config = given.webhook.client_config if given.webhook is not None else None
+    versions = given.webhook.conversion_review_versions if given.webhook is not None else ()
+    if given.strategy == "Webhook":
+        if config is None:
+            yield fields.required(at.child("webhookClientConfig"), "required when strategy is set to Webhook")
+        elif (config.url is None) == (config.service is None):
+            yield fields.required(at.child("webhookClientConfig"), "exactly one of url or service is required")
+        yield from _review_versions(versions, at.child("conversionReviewVersions"))
+        return
+    for wire, set_ in (("webhookClientConfig", config is not None), ("conversionReviewVersions", bool(versions))):
+        if set_:
+            yield fields.forbidden(at.child(wire), "should not be set when strategy is not set to Webhook")
+
+
+def _review_versions(versions: Sequence[str], path: Path) -> Iterator[FieldError]:
+    if not versions:
+        yield fields.required(path)
+        return
+    for n, version in enumerate(versions):
+        if version in versions[:n]:
+            yield fields.invalid(path.index(n), version, "duplicate version")
         else:
-            yield fields.required(at.child("strategy"))
-    elif given.strategy == "Webhook":
-        if given.webhook is None or given.webhook.client_config is None:
-            detail = "required when strategy is set to Webhook"
-            yield fields.required(at.child("webhookClientConfig"), detail)
-        elif not {"v1", "v1beta1"} & set(given.webhook.conversion_review_versions):
-            versions = list(given.webhook.conversion_review_versions)
-            detail = "must include at least one of v1, v1beta1"
-            yield fields.invalid(at.child("conversionReviewVersions"), versions, detail)
-    elif given.webhook is not None:
-        yield fields.forbidden(at.child("webhookClientConfig"), "should not be set when strategy is not set to Webhook")
+            yield from faults_of(path.index(n), version, names.dns_1035_label(version))
+    if not {"v1", "v1beta1"} & set(versions):
+        yield fields.invalid(path, list(versions), "must include at least one of v1, v1beta1")
 
 
 def _stored_versions(obj: CustomResourceDefinition) -> Iterator[FieldError]:
     at = STATUS.child("storedVersions")
     stored = obj.status.stored_versions if obj.status is not None else ()
     if not stored:
-        yield fields.invalid(at, None, "must have at least one stored version")
-    served = {version.name for version in obj.spec.versions}
+        yield fields.invalid(at, [], "must have at least one stored version")
+        return
+    for version in obj.spec.versions:
+        if version.storage and version.name not in stored:
+            yield fields.invalid(at, list(stored), f"must have the storage version {version.name}")
+    known = {version.name for version in obj.spec.versions}
     for n, name in enumerate(stored):
-        if name not in served:
-            detail = "missing from spec.versions; " + name
-            yield fields.invalid(at.index(n), name, f"{detail.partition(';')[0]}")
+        if name not in known:
+            detail = (
+                f"missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until"
+                f" a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
+            )
+            yield fields.invalid(at.index(n), name, detail)
 
 
 STRATEGY = CustomResourceDefinitionStrategy()
