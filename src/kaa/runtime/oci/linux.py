@@ -6,6 +6,7 @@ function in a thread that dies with it, so that nothing leaks into the event loo
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import ctypes
 import fcntl
@@ -14,6 +15,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -104,7 +106,7 @@ async def in_own_thread(function: Callable[[], T]) -> T:
         else:
             loop.call_soon_threadsafe(settle, result, None)
 
-    threading.Thread(target=body, name="kaa-runtime-own", daemon=True).start()
+    _thread.start_new_thread(body, ())  # ``Thread.start`` would hold the event loop until the thread has had its turn
     return await asyncio.shield(done)
 
 
@@ -118,6 +120,8 @@ def start_time(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+@cache
 def boot_id() -> str:
+    """The kernel's name for this boot: it lasts as long as any process does."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
