@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import pytest
 from api_lab import Lab, run
 from custom_lab import DEFINITIONS, GROUP, NAME, TABLE, WIDGETS, definition, established, status, until, widget
+
+from kaa.apiserver.custom import definitions
 
 
 def test_a_definition_says_how_it_stands() -> None:
@@ -187,5 +191,38 @@ def test_what_was_served_is_served_after_a_restart() -> None:
         assert (await lab.ask("GET", WIDGETS)).status == 404
         await plane.definitions.start()
         assert [one["metadata"]["name"] for one in json.loads((await lab.ask("GET", WIDGETS)).body)["items"]] == ["a"]
+
+    run(use, http=True)
+
+
+def test_columns_whose_paths_are_none_stop_nothing() -> None:
+    async def use(lab: Lab) -> None:
+        body = definition()
+        body["spec"]["versions"][0]["additionalPrinterColumns"] = [
+            {"name": "A", "type": "string", "jsonPath": ".spec["}
+        ]
+        await established(lab, body)
+        table = json.loads((await lab.ask("GET", WIDGETS, accept=TABLE)).body)
+        assert [one["name"] for one in table["columnDefinitions"]] == ["Name", "Age"]
+
+    run(use, http=True)
+
+
+def test_a_definition_that_cannot_be_served_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = definitions.CustomStrategy
+
+    def failing(row: Any, definition: Any, version: Any) -> Any:
+        if row.plural == "gadgets":
+            raise ValueError("no")
+        return served(row, definition, version)
+
+    monkeypatch.setattr(definitions, "CustomStrategy", failing)
+
+    async def use(lab: Lab) -> None:
+        broken = definition(names={"kind": "Gadget", "plural": "gadgets"})
+        broken["metadata"]["name"] = "gadgets.example.com"
+        assert (await lab.ask("POST", DEFINITIONS, broken)).status == 201
+        await established(lab)
+        assert (await lab.ask("GET", f"{GROUP}/v1/namespaces/default/gadgets")).status == 404
 
     run(use, http=True)

@@ -12,7 +12,7 @@ import msgspec
 
 from kaa.api.clock import format_duration, parse_time
 from kaa.api.custom import CustomObject
-from kaa.api.jsonpath import Find, compile_path
+from kaa.api.jsonpath import Find, JSONPathError, compile_path
 from kaa.api.types.apiextensions_v1 import CustomResourceColumnDefinition, CustomResourceDefinitionVersion
 
 from ..registry.strategy import Column, TableShape
@@ -23,10 +23,14 @@ _COLUMN_DOC = "Custom resource definition column (in JSONPath format): "
 
 
 def table_of(version: CustomResourceDefinitionVersion) -> TableShape[CustomObject]:
-    """The table of a version: the name, then its own columns, or the age where it has none."""
+    """The table of a version: the name, then its own columns, or the age where it has none or their paths are none."""
     given = version.additional_printer_columns or (_AGE,)
+    try:
+        cells = [_cell(compile_path(one.json_path), one.type) for one in given]
+    except JSONPathError:  # definitions may have such, and are shown as if they had none
+        given = (_AGE,)
+        cells = [_cell(compile_path(one.json_path), one.type) for one in given]
     columns = [Column("Name", "string", "name", NAME_DOC), *(_column(one) for one in given)]
-    cells = [_cell(compile_path(one.json_path), one.type) for one in given]
 
     def row(obj: CustomObject, now: float) -> Sequence[Any]:
         document = obj.document()

@@ -66,6 +66,8 @@ class _Serving:
     names: CustomResourceDefinitionNames
     stored: Resource[Any]
     rows: list[Resource[Any]] = field(default_factory=list)
+    #: what OpenAPI is told of it: made once, for each change of any definition tells of all
+    schemas: list[CustomSchema] = field(default_factory=list)
 
 
 class Definitions:
@@ -92,7 +94,7 @@ class Definitions:
         self._cacher.of(CustomResourceDefinition).watchers.add(self._watcher)
         for definition in list(self._cacher.list(CustomResourceDefinition)):
             if is_established(definition):
-                await self._serve(definition)
+                await self._serve_surely(definition)
         self._publish()
 
     async def run(self) -> None:
@@ -112,8 +114,8 @@ class Definitions:
             await self._settle(name)
         except Conflict:
             return  # it is another now: its event comes
-        except ApiError as err:
-            log.warning("definition not settled", name=name, error=str(err))
+        except Exception as err:  # one definition's fault is not the others'
+            log.warning("definition not settled", name=name, error=repr(err))
             assert self._tasks is not None
             self._tasks.create_task(self._again(name), name=f"definitions/{name}")
 
@@ -146,6 +148,12 @@ class Definitions:
                 await self._settle_surely(known)
 
     # ------------------------------------------------------------------------------------------------ serving
+
+    async def _serve_surely(self, definition: CustomResourceDefinition) -> None:
+        try:
+            await self._serve(definition)
+        except Exception as err:  # ``run`` tries again; the server starts without it
+            log.warning("definition not served", name=definition.metadata.name, error=repr(err))
 
     async def _serve(self, definition: CustomResourceDefinition) -> bool:
         """Serve what a definition says; False when it is served so already."""
@@ -207,13 +215,7 @@ class Definitions:
             versions.setdefault(row.group, []).append(row.version)
         ordered = {group: tuple(sorted(set(found), key=version_rank)) for group, found in versions.items()}
         self._discovery.serve(sorted(rows, key=lambda row: row.plural), ordered)
-        self._openapi.serve(
-            CustomSchema(row, dict(schema_of(version)))
-            for one in self._serving.values()
-            for row in one.rows
-            for version in one.spec.versions
-            if version.name == row.version
-        )
+        self._openapi.serve(schema for one in self._serving.values() for schema in one.schemas)
 
     # ------------------------------------------------------------------------------------------------ ending
 
@@ -273,6 +275,7 @@ def serving_of(definition: CustomResourceDefinition) -> _Serving:
     for version in definition.spec.versions:
         if version.served:
             made.rows.append(row if version is stored else row_of(definition, version, row))
+            made.schemas.append(CustomSchema(made.rows[-1], dict(schema_of(version))))
     return made
 
 

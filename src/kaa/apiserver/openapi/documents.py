@@ -41,6 +41,12 @@ class CustomSchema:
     resource: Resource[Any]
     schema: Json | None = None
 
+    @functools.cached_property
+    def digest(self) -> tuple[str, bytes]:
+        """What its documents are made of, in short."""
+        text = msgspec.json.encode(self.schema, order="sorted")
+        return repr(_row(self.resource)), hashlib.sha512(text).digest()
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -158,7 +164,7 @@ def _hash(path: str, custom: tuple[CustomSchema, ...]) -> str:
     """512 bits in hexadecimal of all that a document is made of."""
     name = path.removeprefix("openapi/v3/")
     touched = [one for one in custom if name == path or one.resource.root.strip("/") == name]
-    rows = sorted((repr(_row(one.resource)), msgspec.json.encode(one.schema, order="sorted")) for one in touched)
+    rows = sorted(one.digest for one in touched)
     return hashlib.sha512(repr((program_hash(), path, rows)).encode()).hexdigest().upper()
 
 
