@@ -6,7 +6,6 @@ function in a thread that dies with it, so that nothing leaks into the event loo
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import ctypes
 import fcntl
@@ -106,7 +105,7 @@ async def in_own_thread(function: Callable[[], T]) -> T:
         else:
             loop.call_soon_threadsafe(settle, result, None)
 
-    _thread.start_new_thread(body, ())  # ``Thread.start`` would hold the event loop until the thread has had its turn
+    threading.Thread(target=body, name="kaa-runtime-own", daemon=True).start()
     return await asyncio.shield(done)
 
 

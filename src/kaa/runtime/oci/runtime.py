@@ -252,13 +252,13 @@ class OciRuntime:
         await self.threads.run(self._forget_sandbox, record)
         self.sandboxes.pop(record.id, None)
 
-    async def list_sandboxes(self) -> list[Sandbox]:
-        for live in self.sandboxes.values():
-            record = live.record
+    async def list_sandboxes(self, *, uid: str | None = None) -> list[Sandbox]:
+        records = [live.record for live in self.sandboxes.values() if uid in (None, live.record.config.uid)]
+        for record in records:
             if record.ready and record.pause.pid and not is_alive(record.pause):
                 record.ready = False
                 self._sandbox_folder.save(record)
-        return [live.record.public() for live in self.sandboxes.values() if live.record.made]
+        return [record.public() for record in records if record.made]
 
     def _folder(self, sandbox_id: str) -> Path:
         return self.run_dir / "sandboxes" / sandbox_id
