@@ -111,6 +111,8 @@ def test_a_sandbox_lives_and_ends(run: Callable[..., None]) -> None:
         assert await runtime.run_sandbox(config) == sandbox_id
         (found,) = await runtime.list_sandboxes()
         assert (found.id, found.name, found.namespace, found.uid) == (sandbox_id, "web", "default", "u1")
+        assert await runtime.list_sandboxes(uid="u1") == [found]
+        assert await runtime.list_sandboxes(uid="u2") == await runtime.list_sandboxes(uid="") == []
         assert (found.labels, found.annotations, found.state) == ({"a": "b"}, {"c": "d"}, SandboxState.READY)
         for _ in range(2):
             await runtime.stop_sandbox(sandbox_id)

@@ -81,6 +81,7 @@ class FakeNetwork:
 
     def __init__(self) -> None:
         self.attached: dict[str, str] = {}
+        self.detached: list[str] = []
         self.kept: frozenset[str] = frozenset()
         self.fail = False
 
@@ -92,6 +93,7 @@ class FakeNetwork:
 
     async def detach(self, sandbox_id: str) -> None:
         self.attached.pop(sandbox_id, None)
+        self.detached.append(sandbox_id)
 
     async def keep_only(self, sandbox_ids: frozenset[str]) -> None:
         self.kept = sandbox_ids
@@ -550,6 +552,48 @@ def test_the_network_is_attached_and_detached(tmp_path: Path, archive: Path, lef
                 await sandbox(runtime, name="unlucky")
             assert {found.name for found in await runtime.list_sandboxes()} == {"web", "host"}
             assert len(os.listdir(runtime.run_dir / "sandboxes")) == 1
+
+    asyncio.run(main())
+
+
+def test_a_sandbox_is_taken_down_once(tmp_path: Path, archive: Path, leftovers: None) -> None:
+    async def main() -> None:
+        async with runtime_in(tmp_path, archive) as runtime:
+            network = runtime.network = FakeNetwork()
+            sandbox_id = await sandbox(runtime)
+            await started(runtime, sandbox_id)
+            parent = runtime.containers.cgroups.folder(f"/kaa/{sandbox_id}", "pids")
+            assert parent.is_dir()
+            await runtime.stop_sandbox(sandbox_id)
+            await runtime.stop_sandbox(sandbox_id)
+            await runtime.remove_sandbox(sandbox_id)
+            assert network.detached == [sandbox_id]
+            assert not parent.exists()
+            at_once = await sandbox(runtime, name="at-once")
+            await runtime.remove_sandbox(at_once)
+            assert network.detached == [sandbox_id, at_once]
+
+    asyncio.run(main())
+
+
+def test_a_sandbox_whose_teardown_failed_is_taken_down_again(tmp_path: Path, archive: Path, leftovers: None) -> None:
+    class Refusing(FakeNetwork):
+        async def detach(self, sandbox_id: str) -> None:
+            if self.fail:
+                raise RuntimeFailure("busy")
+            await super().detach(sandbox_id)
+
+    async def main() -> None:
+        async with runtime_in(tmp_path, archive) as runtime:
+            network = runtime.network = Refusing()
+            sandbox_id = await sandbox(runtime)
+            network.fail = True
+            with pytest.raises(RuntimeFailure, match="busy"):
+                await runtime.stop_sandbox(sandbox_id)
+            network.fail = False
+            await runtime.remove_sandbox(sandbox_id)
+            assert not network.attached
+            assert not os.listdir(runtime.run_dir / "sandboxes")
 
     asyncio.run(main())
 

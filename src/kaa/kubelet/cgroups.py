@@ -7,7 +7,6 @@ Source: pkg/kubelet/cm (qos_container_manager_linux, helpers_linux), pkg/kubelet
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Literal
 from kaa.api import quantity
 from kaa.api.types.core_v1 import Container, Pod
 from kaa.runtime.base import Resources
+from kaa.runtime.folders import remove_folders
 
 QosClass = Literal["Guaranteed", "Burstable", "BestEffort"]
 MIN_SHARES, MAX_SHARES = 2, 262144
@@ -197,7 +197,7 @@ class CgroupManager:
         """Remove a pod's cgroup and what is left below it. Processes in it make this fail with OSError."""
         roots = [self._mount] if self.v2 else [self._mount / c for c in self.V1]
         for root in roots:
-            _remove_folders(root / pod_path[1:])
+            remove_folders(root / pod_path[1:])
 
     def pods(self) -> Iterable[tuple[str, str]]:
         """(uid, path) of every pod that has a cgroup."""
@@ -238,12 +238,3 @@ def _v1_values(limits: PodLimits, controller: str) -> dict[str, str]:
 def _write(folder: Path, values: Mapping[str, str]) -> None:
     for name, value in values.items():
         (folder / name).write_text(value)
-
-
-def _remove_folders(folder: Path) -> None:
-    if not folder.is_dir():
-        return
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            _remove_folders(entry)
-    os.rmdir(folder)

@@ -175,7 +175,7 @@ class PodWorker:
             woken.cancel()
 
     async def _look(self) -> None:
-        sandboxes = [s for s in await self.host.runtime.list_sandboxes() if s.uid == self.uid]
+        sandboxes = await self.host.runtime.list_sandboxes(uid=self.uid)
         containers: list[Container] = []
         for sandbox in sandboxes:
             containers += await self.host.runtime.list_containers(sandbox_id=sandbox.id)

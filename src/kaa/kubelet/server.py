@@ -114,7 +114,7 @@ class KubeletServer:
 
     async def _view(self, pod: Pod) -> PodView:
         runtime, uid = self._kubelet.runtime, self._uid(pod)
-        sandboxes = [s for s in await runtime.list_sandboxes() if s.uid == uid]
+        sandboxes = await runtime.list_sandboxes(uid=uid)
         containers: list[Container] = []
         for sandbox in sandboxes:
             containers += await runtime.list_containers(sandbox_id=sandbox.id)

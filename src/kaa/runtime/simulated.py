@@ -150,8 +150,8 @@ class SimulatedRuntime:
         if self._sandboxes.pop(sandbox_id, None) is not None:
             self._tell(EventKind.DELETED, sandbox_id)
 
-    async def list_sandboxes(self) -> list[Sandbox]:
-        return list(self._sandboxes.values())
+    async def list_sandboxes(self, *, uid: str | None = None) -> list[Sandbox]:
+        return [sandbox for sandbox in self._sandboxes.values() if uid in (None, sandbox.uid)]
 
     # ------------------------------------------------------------------------------------------------ containers
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base import ContainerUsage
+from ..folders import remove_folders
 from .detect import CGROUP_ROOT
 
 
@@ -52,16 +53,11 @@ class Cgroups:
     def remove(self, path: str) -> bool:
         """Remove an empty cgroup with its empty children; False when something is still in it."""
         done = True
-        for folder in self.folders(path):
-            if not path.strip("/") or not folder.is_dir():
-                continue
-            for place, _, _ in os.walk(folder, topdown=False):
-                try:
-                    os.rmdir(place)
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    done = False
+        for folder in self.folders(path) if path.strip("/") else []:
+            try:
+                remove_folders(folder)
+            except OSError:
+                done = False
         return done
 
     def shelter(self, path: str, pid: int) -> None:

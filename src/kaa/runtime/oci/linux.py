@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -118,6 +119,8 @@ def start_time(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+@cache
 def boot_id() -> str:
+    """The kernel's name for this boot: it lasts as long as any process does."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()

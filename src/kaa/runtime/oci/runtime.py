@@ -72,6 +72,7 @@ _DISK_USAGE_S = 10.0
 class _LiveSandbox:
     record: SandboxRecord
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    released: bool = False  #: this process let go of its network and namespaces: removing need not do so again
 
 
 class OciRuntime:
@@ -196,13 +197,17 @@ class OciRuntime:
         if live is None:
             return
         async with live.lock:
-            await self._stop_sandbox(live.record)
+            await self._stop_sandbox(live)
 
-    async def _stop_sandbox(self, record: SandboxRecord) -> None:
+    async def _stop_sandbox(self, live: _LiveSandbox) -> None:
+        record = live.record
         await asyncio.gather(*(self.containers.stop(live.record.id, 0) for live in self.containers.within(record.id)))
+        if live.released:
+            return
         if self.network and record.config.namespaces.network != "node":
             await self.network.detach(record.id)
         await self.threads.run(self._release_sandbox, record)
+        live.released = True
         if record.ready:
             record.ready = False
             self._sandbox_folder.save(record)
@@ -214,8 +219,16 @@ class OciRuntime:
             self.containers.reap(live.record)
         namespaces.kill_pause(record.pause.pid, record.pause.started if record.pause.boot == boot_id() else -1)
         namespaces.drop_namespaces(self._folder(record.id))
+        self._remove_cgroup(record)
+
+    def _remove_cgroup(self, record: SandboxRecord) -> None:
+        """The sandbox's own, unless the caller named one. A container that is still dying keeps it until the next time."""
         if not record.config.cgroup_parent:
             self.containers.cgroups.remove(f"/kaa/{record.id}")
+
+    def _forget_sandbox(self, record: SandboxRecord) -> None:
+        self._remove_cgroup(record)
+        self._sandbox_folder.forget(record.id)
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         live = self.sandboxes.get(sandbox_id)
@@ -224,26 +237,28 @@ class OciRuntime:
         async with live.lock:
             if sandbox_id not in self.sandboxes:
                 return
-            await self._stop_sandbox(live.record)
+            await self._stop_sandbox(live)
             await asyncio.gather(*(self.containers.remove(c.record.id) for c in self.containers.within(sandbox_id)))
-            await self._destroy_sandbox(live.record)
+            await self.threads.run(self._forget_sandbox, live.record)
+            self.sandboxes.pop(sandbox_id, None)
         self._publish(EventKind.DELETED, sandbox_id)
 
     async def _destroy_sandbox(self, record: SandboxRecord) -> None:
+        """Undo what was half made."""
         if self.network and record.config.namespaces.network != "node":
             with contextlib.suppress(RuntimeFailure):
                 await self.network.detach(record.id)
         await self.threads.run(self._release_sandbox, record)
-        await self.threads.run(self._sandbox_folder.forget, record.id)
+        await self.threads.run(self._forget_sandbox, record)
         self.sandboxes.pop(record.id, None)
 
-    async def list_sandboxes(self) -> list[Sandbox]:
-        for live in self.sandboxes.values():
-            record = live.record
+    async def list_sandboxes(self, *, uid: str | None = None) -> list[Sandbox]:
+        records = [live.record for live in self.sandboxes.values() if uid in (None, live.record.config.uid)]
+        for record in records:
             if record.ready and record.pause.pid and not is_alive(record.pause):
                 record.ready = False
                 self._sandbox_folder.save(record)
-        return [live.record.public() for live in self.sandboxes.values() if live.record.made]
+        return [record.public() for record in records if record.made]
 
     def _folder(self, sandbox_id: str) -> Path:
         return self.run_dir / "sandboxes" / sandbox_id

@@ -116,9 +116,12 @@ class Folder(Generic[Record]):
         self._decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(kind)
 
     def save(self, record: Record) -> None:
-        folder = self.path / record.id
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "state.json", msgspec.json.encode(record))
+        folder, content = self.path / record.id, msgspec.json.encode(record)
+        try:
+            write_atomic(folder / "state.json", content)
+        except FileNotFoundError:  # its first
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / "state.json", content)
 
     def load(self) -> Iterator[Record]:
         """All that can be read; what a crash of the machine garbled is removed."""
