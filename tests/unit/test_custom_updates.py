@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from kaa.api.fields import FieldError
 from kaa.apiserver.custom.embedded import embedded_faults
-from kaa.apiserver.custom.ratcheting import is_old, same
+from kaa.apiserver.custom.ratcheting import is_old
 from kaa.apiserver.custom.validation import checker
+from kaa.apiserver.validation.common import same
 
 TEXT = {"type": "string"}
 SMALL = {"type": "integer", "maximum": 9}

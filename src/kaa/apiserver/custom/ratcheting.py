@@ -14,24 +14,13 @@ from typing import Any
 
 from kaa.api.fields import FieldError
 
+from ..validation.common import same
+
 Schema = Mapping[str, Any]
 _ABSENT: Any = object()
 _INDEX = re.compile(r"\[(\d+)\]\.?")
 #: faults of anyOf, oneOf, allOf and not name their place in the message alone
 _PLACE = re.compile(r'Invalid value: "": "([^"]*)" must (?:not )?validate ')
-
-
-def same(value: Any, other: Any) -> bool:
-    """Whether two JSON values are equal; true is not 1."""
-    if value is other:
-        return True
-    if value != other:
-        return False
-    if isinstance(value, Mapping):
-        return all(same(inner, other[name]) for name, inner in value.items())
-    if isinstance(value, list):
-        return all(map(same, value, other))
-    return isinstance(value, bool) == isinstance(other, bool)
 
 
 def is_old(fault: FieldError, schema: Schema, new: Any, old: Any) -> bool:

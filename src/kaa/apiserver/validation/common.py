@@ -25,6 +25,19 @@ STATUS = Path("status")
 METADATA = Path("metadata")
 
 
+def same(value: Any, other: Any) -> bool:
+    """Whether two JSON values are equal; true is not 1."""
+    if value is other:
+        return True
+    if value != other:
+        return False
+    if isinstance(value, Mapping):
+        return all(same(inner, other[name]) for name, inner in value.items())
+    if isinstance(value, list):
+        return all(map(same, value, other))
+    return isinstance(value, bool) == isinstance(other, bool)
+
+
 def immutable(path: Path, new: Any, old: Any, shown: Any = None) -> Iterator[FieldError]:
     """``shown`` stands for ``new`` in the message, where upstream prints another form of it."""
     if new != old:

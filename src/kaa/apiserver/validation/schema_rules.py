@@ -19,7 +19,7 @@ from kaa.api.cel.types import OptionalType
 from kaa.api.cel.values import NOTHING, OptionalValue
 from kaa.api.fields import FieldError, Path
 
-from ..custom.ratcheting import same
+from .common import same
 
 Schema = Mapping[str, Any]
 NOT_CHECKED = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation"
