@@ -120,3 +120,65 @@ def test_unknown_and_duplicate_fields_are_named_where_they_stand() -> None:
         assert all(fault.replace('"', '\\"') in warned.headers["warning"] for fault in faults[-1:])
 
     run(use, http=True)
+
+
+async def make_deployment(lab: Lab, name: str) -> str:
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "template": template}
+    path = "/apis/apps/v1/namespaces/default/deployments"
+    body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+    assert (await lab.ask("POST", path, json.dumps(body).encode())).status == 201
+    return f"{path}/{name}/scale"
+
+
+def test_a_scale_below_zero_is_refused_as_a_scale() -> None:
+    async def use(lab: Lab) -> None:
+        path = await make_deployment(lab, "web")
+        scale = (await lab.ask("GET", path)).json()
+        scale["spec"]["replicas"] = -1
+        sent = await lab.ask("PUT", path, json.dumps(scale).encode())
+        patched = await lab.ask("PATCH", path, b'{"spec":{"replicas":-1}}', content_type=MERGE)
+        for answer in (sent, patched):
+            status = answer.json()
+            assert (answer.status, status["details"]["kind"], status["details"]["group"]) == (
+                422,
+                "Scale",
+                "autoscaling",
+            )
+            words = "spec.replicas: Invalid value: -1: must be greater than or equal to 0"
+            assert status["message"] == f'Scale.autoscaling "web" is invalid: {words}'
+
+    run(use, http=True)
+
+
+def test_the_scale_of_nothing_is_not_found() -> None:
+    async def use(lab: Lab) -> None:
+        path = (await make_deployment(lab, "web")).replace("/web/", "/absent/")
+        body = b'{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"absent"},"spec":{"replicas":1}}'
+        assert (await lab.ask("GET", path)).status == 404
+        assert (await lab.ask("PUT", path, body)).status == 404
+        assert (await lab.ask("PATCH", path, b'{"spec":{"replicas":1}}', content_type=MERGE)).status == 404
+
+    run(use, http=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"kind": "Pod", "name": "n"}, 'target.kind: Unsupported value: "Pod": supported values: "Node", "<empty>"'),
+        ({"kind": "Node"}, "target.name: Required value"),
+        ({"name": "a/b"}, "target.name: Invalid value: \"a/b\": may not contain '/'"),
+    ],
+)
+def test_a_binding_to_no_node_is_refused(target: dict[str, str], words: str) -> None:
+    async def use(lab: Lab) -> None:
+        pods = "/api/v1/namespaces/default/pods"
+        pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p"}}
+        pod["spec"] = {"containers": [{"name": "c", "image": "i"}], "automountServiceAccountToken": False}
+        assert (await lab.ask("POST", pods, json.dumps(pod).encode())).status == 201
+        body = {"kind": "Binding", "apiVersion": "v1", "metadata": {"name": "p"}, "target": target}
+        answer = await lab.ask("POST", f"{pods}/p/binding", json.dumps(body).encode())
+        assert (answer.status, answer.json()["message"]) == (500, words)
+        assert "nodeName" not in (await lab.ask("GET", f"{pods}/p")).json()["spec"]
+
+    run(use, http=True)

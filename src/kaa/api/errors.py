@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from .fields import FieldError
+from .fields import FieldError, joined
 from .resources import Resource
 from .types.meta_v1 import ListMeta, Status, StatusCause, StatusDetails
 
@@ -165,11 +165,11 @@ class Invalid(ApiError):
 
     @classmethod
     def of(cls, group: str, kind: str, name: str, errors: Sequence[FieldError]) -> Invalid:
-        unique = list(dict.fromkeys(str(error) for error in errors))
-        listed = unique[0] if len(unique) == 1 else "[" + ", ".join(unique) + "]"
         qualified = f"{kind}.{group}" if group else kind
         causes = [StatusCause(reason=e.type, message=e.body, field=e.field) for e in errors]
-        return cls(f'{qualified} "{name}" is invalid: {listed}', name=name, group=group, kind=kind, causes=causes)
+        return cls(
+            f'{qualified} "{name}" is invalid: {joined(errors)}', name=name, group=group, kind=kind, causes=causes
+        )
 
 
 class TooManyRequests(ApiError):
@@ -220,7 +220,3 @@ def from_status(status: Status) -> ApiError:
     error.message = status.message or ""
     error.status = msgspec.structs.replace(status, code=code)
     return error
-
-
-class TerminalError(Exception):
-    """Retrying cannot help: set a condition, wait for a new spec."""

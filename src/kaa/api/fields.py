@@ -69,6 +69,12 @@ class FieldError:
         return f"{self.field}: {self.body}" if self.field else self.body
 
 
+def joined(faults: Iterable[FieldError]) -> str:
+    """Faults as Go's aggregate prints them: one as it is, more in brackets, none twice."""
+    unique = list(dict.fromkeys(map(str, faults)))
+    return unique[0] if len(unique) == 1 else f"[{', '.join(unique)}]"
+
+
 def shown(value: Any) -> str:
     """A value as messages quote it: JSON, with strings in quotes."""
     if isinstance(value, str):

@@ -24,6 +24,7 @@ from .patch.json_patch import apply_json_patch
 from .patch.merge import merge_patch
 from .patch.strategic import strategic_merge
 from .patch.type_view import zero_of
+from .registry.scale import checked
 from .writes import Change, Writer, Written
 
 Convert = Callable[[Any], Any]
@@ -56,7 +57,7 @@ class Patcher:
             return await applier.apply(request, shown, convert_in, convert_out, remote=remote)
         patch = read_patch(request, kind)
         resource = shown or request.resource
-        unknown = getattr(self._writer.strategy_for(resource), "unknown_fields", None) if resource.custom else None
+        unknown = self._writer.strategy_for(resource).unknown_fields
         warnings: list[str] = []
 
         def patched(view: Any) -> Any:
@@ -81,7 +82,7 @@ class Patcher:
 
         def change(old: Any) -> Any:
             document = apply_patch(kind, scheme.document(strategy.scale(old)), patch, Scale)
-            return strategy.scaled(old, bodies.make(request.resource, Scale, document, None))
+            return strategy.scaled(old, checked(bodies.make(request.resource, Scale, document, None)))
 
         return await self._writer.change(request, change)
 

@@ -32,6 +32,7 @@ from .deletes import Deleter
 from .patches import Patcher
 from .reads import ListResult, Reader, Watch
 from .registry.conversion import convert
+from .registry.scale import checked
 from .registry.strategy import Strategy
 from .writes import Writer, Written
 
@@ -170,7 +171,7 @@ class ApiServer:
             made = self._perform(inner)
             return made if isinstance(made, Outcome) else await made
         if request.verb in ("create", "update"):
-            body = bodies.read(request, shown, unknown=self._unknown(shown))
+            body = bodies.read(request, shown, unknown=self.strategy_for(shown).unknown_fields)
             inner.body = await self.across(body.object, stored)
         elif request.verb == "patch":
             remote = self._conversion(shown) is not None
@@ -253,7 +254,7 @@ class ApiServer:
             return await virtual(request, bodies.read(request, resource, kind).object)
         if request.subresource or request.name:
             raise method_not_allowed()
-        body = bodies.read(request, resource, unknown=self._unknown(resource))
+        body = bodies.read(request, resource, unknown=self.strategy_for(resource).unknown_fields)
         return await self._outcome(await self.writer.create(request, body.object, body.warnings))
 
     async def _update(self, request: Request) -> Outcome:
@@ -261,14 +262,14 @@ class ApiServer:
             return await self._update_scale(request)
         if request.subresource and not _is_view(request):
             raise method_not_allowed()
-        body = bodies.read(request, request.resource, unknown=self._unknown(request.resource))
+        body = bodies.read(request, request.resource, unknown=self.strategy_for(request.resource).unknown_fields)
         return await self._outcome(await self.writer.update(request, body.object, body.warnings))
 
     async def _update_scale(self, request: Request) -> Outcome:
         strategy = self.strategy_for(request.resource)
         scale = bodies.read(request, request.resource, Scale).object
         written = await self.writer.change(
-            request, lambda old: strategy.scaled(old, scale), expected=scale.metadata.resource_version or ""
+            request, lambda old: strategy.scaled(old, checked(scale)), expected=scale.metadata.resource_version or ""
         )
         return Outcome(200, object=strategy.scale(written.entry.object() if written.entry else written.object))
 
@@ -292,10 +293,6 @@ class ApiServer:
             raise method_not_allowed()
         entries = await self.deleter.delete_collection(request)
         return Outcome(200, listing=ListResult(entries, self.cacher.revision))
-
-    def _unknown(self, resource: Resource[Any]) -> bodies.Unknown | None:
-        """What finds the fields that a custom resource's schema does not know."""
-        return getattr(self.strategy_for(resource), "unknown_fields", None) if resource.custom else None
 
     async def _outcome(self, written: Written) -> Outcome:
         return Outcome(written.code, written.entry, written.object, warnings=written.warnings)

@@ -9,7 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kaa.api.errors import NotFound
+from kaa.api.errors import NotFound, Unclassified
+from kaa.api.fields import joined
 from kaa.api.scheme import resource_of
 from kaa.api.types.core_v1 import Binding, Pod
 from kaa.api.types.meta_v1 import DeleteOptions, ListMeta, Preconditions, Status
@@ -106,6 +107,9 @@ class Virtuals:
         await api.admission.admit(attributes, api.cacher)
         await api.admission.validate(attributes, api.cacher)
         binding = attributes.object
+        faults = pod_binding.validate_binding(binding)
+        if faults:
+            raise Unclassified(joined(faults))
         inner = _on_pod(request, name)
         now = api.clock.now()
 

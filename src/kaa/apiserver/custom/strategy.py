@@ -18,9 +18,9 @@ from kaa.api.fields import FieldError, Path
 from kaa.api.resources import Resource
 from kaa.api.types.apiextensions_v1 import CustomResourceDefinition, CustomResourceDefinitionVersion
 from kaa.api.types.autoscaling_v1 import Scale, ScaleSpec, ScaleStatus
-from kaa.api.types.meta_v1 import ObjectMeta
 
 from ..patch.type_view import Node, view_of_schema
+from ..registry.scale import scale_metadata
 from ..registry.strategy import Strategy
 from .columns import as_text, selectable, steps_of, table_of, value_at, with_value
 from .embedded import embedded_faults
@@ -176,15 +176,8 @@ class CustomStrategy(Strategy[CustomObject]):
         current = value_at(obj.content, steps_of(given.status_replicas_path))
         path = given.label_selector_path
         selector = value_at(obj.content, steps_of(path)) if path else None
-        metadata: ObjectMeta = obj.metadata
         return Scale(
-            metadata=ObjectMeta(
-                name=metadata.name,
-                namespace=metadata.namespace,
-                uid=metadata.uid,
-                resource_version=metadata.resource_version,
-                creation_timestamp=metadata.creation_timestamp,
-            ),
+            metadata=scale_metadata(obj.metadata),
             spec=ScaleSpec(replicas=int(wanted)),
             status=ScaleStatus(
                 replicas=int(current) if isinstance(current, (int, float)) else 0,

@@ -82,7 +82,7 @@ class Applier:
         resource = shown or request.resource
         _check(sent, request, resource)
         strategy = self._writer.strategy_for(resource)
-        view = document_view(resource, getattr(strategy, "type_view", None))
+        view = document_view(resource, strategy.type_view)
         patch = _Patch(request, resource, manager, sent, view, self._writer.clock)
 
         def change(old: Any) -> Any:

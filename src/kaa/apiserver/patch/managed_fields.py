@@ -80,7 +80,7 @@ class Tracker:
         self._request, self._clock = request, clock
         self._resource: Resource[Any] = request.resource
         #: A custom resource's strategy has the view of its schema, made once.
-        self._content: Node | None = getattr(strategy, "type_view", None)
+        self._content: Node | None = strategy.type_view
 
     def created(self, obj: Any) -> Any:
         """The object with its first entry. ``obj`` has its defaults, and nothing yet of what the server sets.

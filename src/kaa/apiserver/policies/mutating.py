@@ -133,7 +133,7 @@ async def _mutated(mutator: Mutator, one: Invocation[Evaluator], sight: Sight, a
 def _node(shown: Any, sight: Sight) -> Node:
     """The fields of the object's type."""
     if sight.resource.custom:
-        return document_view(sight.resource, getattr(sight.strategy, "type_view", None))
+        return document_view(sight.resource, sight.strategy.type_view)
     return view_of(type(shown))
 
 

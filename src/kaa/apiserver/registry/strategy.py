@@ -73,6 +73,13 @@ class Strategy(Generic[T]):
         """What is wrong with a name of this kind."""
         return names.dns_subdomain(name)
 
+    #: How the fields of a document are told apart, where no Struct says it: ``patch.type_view.Node``.
+    type_view: Any = None
+
+    def unknown_fields(self, document: Mapping[str, Any]) -> list[str]:
+        """The paths of what a document has and its kind does not, where no Struct says it."""
+        return []
+
     def default(self, obj: T) -> T:
         """Fill what the API fills when a field is absent."""
         return obj

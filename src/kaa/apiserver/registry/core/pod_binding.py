@@ -14,6 +14,7 @@ from kaa.api.types.core_v1 import Binding, Pod, PodCondition
 
 
 def validate_binding(binding: Binding) -> list[FieldError]:
+    """Source: pkg/apis/core/validation ValidatePodBinding."""
     target, at = binding.target, Path("target")
     if target.kind and target.kind != "Node":
         return [fields.not_supported(at.child("kind"), target.kind, ("Node", "<empty>"))]
