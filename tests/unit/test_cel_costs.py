@@ -9,7 +9,20 @@ from typing import Any
 
 import pytest
 
-from kaa.api.cel import BOOL, BYTES, DYN, INT, STRING, CostExceeded, Environment, ListType, MapType, ObjectType, Type
+from kaa.api.cel import (
+    BOOL,
+    BYTES,
+    DYN,
+    INT,
+    STRING,
+    CostExceeded,
+    Environment,
+    EvaluationError,
+    ListType,
+    MapType,
+    ObjectType,
+    Type,
+)
 from kaa.api.cel.authorizer import Check, Verdict
 from kaa.api.cel.library import MUTATING, authorization
 
@@ -227,3 +240,13 @@ def test_no_error_hides_a_spent_budget() -> None:
     program = Environment({"x": DYN}).compile("x.all(i, i.y > 1) || true")
     with pytest.raises(CostExceeded):
         program.evaluate({"x": [{}] * 1000}, budget=100)
+
+
+@pytest.mark.parametrize("operands", ["1/n {} n + n", "n {} 1/n", "'a' {} ['b'][n + 1]", "[1/n] {} [2]"])
+def test_inequality_costs_what_equality_does_also_when_an_operand_fails(operands: str) -> None:
+    spent = []
+    for operator in ("==", "!="):
+        with pytest.raises(EvaluationError) as failed:
+            Environment({"n": INT}).compile(operands.format(operator)).evaluate({"n": 0})
+        spent.append(failed.value.cost)
+    assert spent[0] == spent[1] > 0

@@ -198,16 +198,6 @@ def equality(left: Closure, right: Closure, types: tuple[Type, Type], *, negated
 
 
 def _plain_equality(left: Closure, right: Closure, negated: bool) -> Closure:
-    if negated:
-
-        def differs(frame: Frame) -> bool:
-            one = left(frame)
-            other = right(frame)
-            frame[0] += 1
-            return bool(one != other)
-
-        return differs
-
     def same(frame: Frame) -> bool:
         try:
             one = left(frame)
@@ -218,7 +208,7 @@ def _plain_equality(left: Closure, right: Closure, negated: bool) -> Closure:
         except EvaluationError as fault:
             raise right_failed(frame, fault, one, one_unit) from None
         frame[0] += 1
-        return bool(one == other)
+        return (one == other) is not negated
 
     return same
 
