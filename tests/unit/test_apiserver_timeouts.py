@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kaa.apiserver.timeouts import parse_duration, time_limit
+from kaa.api.durations import parse_seconds
+from kaa.apiserver.timeouts import time_limit
 from tests import api_lab
 from tests.api_lab import Lab
 
@@ -20,7 +21,7 @@ BODY = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}
     [("1h15m30.5s", 4530.5), ("0", 0), ("-1.5ms", -0.0015), (".5s", 0.5), ("+2us", 2e-6), ("100ns", 1e-7)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == pytest.approx(seconds)
+    assert parse_seconds(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_durations(text: str, seconds: float) -> None:
 )
 def test_what_is_no_duration(text: str, words: str) -> None:
     with pytest.raises(ValueError) as caught:  # the words are compared below
-        parse_duration(text)
+        parse_seconds(text)
     assert str(caught.value) == words
 
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from world import World, make_deployment, make_pod
 
 from kaa.api.clock import format_time
+from kaa.api.durations import parse_seconds
 from kaa.api.resources import RESOURCES
 from kaa.api.scheme import convert
 from kaa.api.types.apps_v1 import Deployment
@@ -22,7 +23,7 @@ from kaa.api.types.autoscaling_v1 import Scale
 from kaa.api.types.autoscaling_v2 import HorizontalPodAutoscaler, HorizontalPodAutoscalerBehavior
 from kaa.api.types.core_v1 import Pod
 from kaa.controllers.autoscaling_behavior import Memory, Stamped, Verdict, decide
-from kaa.controllers.autoscaling_metrics import ApiMetrics, duration, pod_metrics
+from kaa.controllers.autoscaling_metrics import ApiMetrics, pod_metrics
 from kaa.controllers.autoscaling_replicas import (
     NoMetrics,
     PodMetric,
@@ -219,7 +220,7 @@ def test_pod_metrics_are_summed() -> None:
     assert pod_metrics(documents, "cpu")["a"].window_s == 90
     with pytest.raises(NoMetrics, match="container db not present in metrics for pod default/a"):
         pod_metrics(documents, "cpu", "db")
-    assert duration("15.5s") == 15.5
+    assert parse_seconds("15.5s") == 15.5
 
 
 def test_without_a_metrics_api() -> None:

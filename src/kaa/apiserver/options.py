@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .timeouts import parse_duration
+from kaa.api.durations import parse_seconds
 
 
 class OptionError(ValueError):
@@ -33,6 +33,6 @@ class ApiServerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     def request_timeout_s(self) -> float:
         """Raises OptionError."""
         try:
-            return parse_duration(self.request_timeout)
+            return parse_seconds(self.request_timeout)
         except ValueError as err:
             raise OptionError(f"--request-timeout: {err}") from err

@@ -17,6 +17,7 @@ import msgspec
 from kaa.api import quantity
 from kaa.api.clock import parse_time
 from kaa.api.custom import CustomObject
+from kaa.api.durations import parse_seconds
 from kaa.api.errors import ApiError, Forbidden, NotFound
 from kaa.api.resources import Resource
 from kaa.api.types.autoscaling_v2 import CrossVersionObjectReference
@@ -139,19 +140,5 @@ def pod_metrics(documents: Iterable[Mapping[str, Any]], resource: str, container
             continue
         value = sum(quantity.millis(amount) for amount in amounts if amount is not None)
         window = str(document.get("window", "60s"))
-        found[meta["name"]] = PodMetric(value, parse_time(document["timestamp"]), duration(window))
+        found[meta["name"]] = PodMetric(value, parse_time(document["timestamp"]), parse_seconds(window))
     return found
-
-
-def duration(text: str) -> float:
-    """Seconds of a Go duration: ``30s``, ``1m0s``, ``15.5s``."""
-    total, number = 0.0, ""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    words = text.replace("ms", "M")
-    for character in words:
-        if character.isdigit() or character == ".":
-            number += character
-        else:
-            total += float(number) * units["ms" if character == "M" else character]
-            number = ""
-    return total

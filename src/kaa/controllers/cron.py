@@ -11,11 +11,12 @@ Source: robfig/cron v3 (parser.go, spec.go), as used by kubernetes pkg/controlle
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from kaa.api.durations import parse_seconds
 
 MONTHS = {name: n for n, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 DAYS = {name: n for n, name in enumerate("sun mon tue wed thu fri sat".split())}
@@ -37,8 +38,6 @@ FIELDS: tuple[tuple[int, int, dict[str, int]], ...] = (
     (0, 6, DAYS),
 )
 SEARCH_YEARS = 5
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class InvalidSchedule(ValueError):
@@ -139,10 +138,10 @@ def zone_of(name: str | None) -> tzinfo:
 
 
 def _duration(text: str) -> float:
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise InvalidSchedule(f"failed to parse duration @every {text}")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    try:
+        return parse_seconds(text)
+    except ValueError as err:
+        raise InvalidSchedule(f"failed to parse duration @every {text}: {err}") from err
 
 
 def _field(text: str, least: int, most: int, names: dict[str, int]) -> tuple[frozenset[int], bool]:

@@ -8,27 +8,15 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
-from fractions import Fraction
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from ..durations import parse_nanos
 from .errors import EvaluationError
 from .operations import instant
-from .values import INT_MAX, INT_MIN, NANOS, Duration, Timestamp
+from .values import NANOS, Duration, Timestamp
 
 _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII)
 _EPOCH = datetime(1970, 1, 1)
-_DURATION = re.compile(r"([+-]?)((?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
-_UNIT_NANOS = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,
-    "μs": 1_000,
-    "ms": 1_000_000,
-    "s": NANOS,
-    "m": 60 * NANOS,
-    "h": 3600 * NANOS,
-}
 
 
 def parse_timestamp(text: str) -> Timestamp | None:
@@ -58,19 +46,10 @@ def parse_timestamp(text: str) -> Timestamp | None:
 
 def parse_duration(text: str) -> Duration | None:
     """The span that Go's notation names (``1h30m``), None where it is none or too long."""
-    if text in ("0", "+0", "-0"):
-        return Duration(0)
-    found = _DURATION.fullmatch(text)
-    if found is None:
+    try:
+        return Duration(parse_nanos(text))
+    except ValueError:
         return None
-    total = 0
-    for number, unit in _PART.findall(found.group(2)):
-        whole, _, fraction = number.partition(".")
-        total += int(whole or "0") * _UNIT_NANOS[unit]
-        if fraction:
-            total += int(Fraction(int(fraction), 10 ** len(fraction)) * _UNIT_NANOS[unit])
-    nanos = -total if found.group(1) == "-" else total
-    return Duration(nanos) if INT_MIN <= nanos <= INT_MAX else None
 
 
 def _fraction(nanos: int) -> str:

@@ -14,6 +14,7 @@ from datetime import date, datetime
 from urllib.parse import urlsplit
 
 from kaa.api import names
+from kaa.api.durations import parse_nanos
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
@@ -51,9 +52,11 @@ def _uri(text: str) -> bool:
 
 
 def _duration(text: str) -> bool:
-    from kaa.api.cel.instants import parse_duration  # only definitions with durations pay for it
-
-    return parse_duration(text) is not None or _WORDED.fullmatch(text) is not None
+    try:
+        parse_nanos(text)
+    except ValueError:
+        return _WORDED.fullmatch(text) is not None
+    return True
 
 
 _WORDED = re.compile(r"\d+ ?(ns|us|ms|s|m|h|d|w|[a-z]+)")
