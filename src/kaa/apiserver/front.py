@@ -47,7 +47,6 @@ Connector = Callable[[HttpRequest, Request, Target], Awaitable[Answer]]
 _Meaning = tuple[Target, dict[str, str], Series]
 KEPT_MEANINGS = 1024
 
-CONNECTS = frozenset({"log", "exec", "attach", "portforward", "proxy"})
 #: {(group, plural): what those who use it are told}
 _DEPRECATED = {
     ("", "endpoints"): ("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",),
@@ -215,7 +214,7 @@ class Front:
             note=http.note,
         )
         self._api.authorize(request if target.resource.namespaced else _with_namespace(request, target))
-        if target.subresource in CONNECTS:
+        if target.subresource in routes.CONNECTS:
             return self._connect(http, request, target)
         self._check_verb(target)
         media = wire.negotiate(headers.get("accept", ""), protobuf=not target.resource.custom)

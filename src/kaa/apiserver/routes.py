@@ -24,6 +24,8 @@ _OBJECT_VERBS = {
     "PATCH": "patch",
     "DELETE": "delete",
 }
+#: What a request connects to, or reads from a kubelet: it may last as long as the client likes.
+CONNECTS = frozenset({"attach", "exec", "log", "portforward", "proxy"})
 _TRUE = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
 
 

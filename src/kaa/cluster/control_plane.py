@@ -115,6 +115,7 @@ class ControlPlane:
                     self.paths.health.stopping.set()
         finally:
             self.dynamic.caller.close()
+            self.definitions.close()
             if self.audit is not None:
                 self.audit.close()
             await self.store.close()

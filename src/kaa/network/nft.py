@@ -43,11 +43,6 @@ async def tables(prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
-async def list_table(name: str, family: str = "inet") -> str:
-    """A table as nft prints it. Raises NftError when there is none."""
-    return await _run("", "list", "table", family, name)
-
-
 async def delete_table(name: str, family: str = "inet") -> None:
     """Remove a table; one that is gone is fine."""
     await load(f"add table {family} {name}\ndelete table {family} {name}\n")

@@ -29,7 +29,7 @@ from ..cacher import Cacher, Change
 from ..discovery import Discovery
 from ..hearing import Hearer
 from ..http import Answer, HttpRequest, HttpResponse, new_audit_id
-from ..routes import Target
+from ..routes import CONNECTS, Target
 from . import registration
 from .availability import AGGREGATOR, LOCAL, Keeper, said_local, write_condition
 from .backend import Backend, Identity
@@ -38,8 +38,6 @@ from .proxy import forward, unavailable
 from .resolve import SERVICE_NAME, Unresolved, address_of, is_available, slices_of
 
 log = structlog.get_logger(__name__)
-
-LONG_SUBRESOURCES = frozenset({"attach", "exec", "log", "portforward", "proxy"})
 
 
 class Aggregator:
@@ -84,7 +82,7 @@ class Aggregator:
         address = self.address(service)
         if address is None:
             return unavailable()
-        endless = target.verb == "watch" or target.subresource in LONG_SUBRESOURCES
+        endless = target.verb == "watch" or target.subresource in CONNECTS
         audit_id = http.headers.get("audit-id") or new_audit_id()
         timeout_s = None if endless else limit_s
         answer = await forward(http, user, self.backend(service), address, audit_id=audit_id, timeout_s=timeout_s)

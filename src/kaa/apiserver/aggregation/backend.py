@@ -64,15 +64,7 @@ class Backend:
         context = client_context(self._identity)
         if self.spec.insecure_skip_tls_verify:
             return context
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.check_hostname = True
-        if not self.spec.ca_bundle:
-            context.load_default_certs()
-            return context
-        try:
-            context.load_verify_locations(cadata=base64.b64decode(self.spec.ca_bundle).decode("ascii"))
-        except (ssl.SSLError, binascii.Error, UnicodeDecodeError) as err:
-            raise BadTrust("unable to load root certificates: unable to parse bytes as PEM block") from err
+        trust(context, self.spec.ca_bundle or "")
         return context
 
     def pool(self, host: str, port: int) -> Pool:
@@ -103,6 +95,22 @@ def client_context(identity: Identity | None) -> ssl.SSLContext:
     if identity is not None:
         context.load_cert_chain(identity.cert, identity.key)
     return context
+
+
+def trust(context: ssl.SSLContext, bundle: str) -> None:
+    """Have TLS demand a certificate by the authorities of a caBundle (base64 of PEM), or the machine's when there is none.
+
+    Raises: BadTrust.
+    """
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = True
+    if not bundle:
+        context.load_default_certs()
+        return
+    try:
+        context.load_verify_locations(cadata=base64.b64decode(bundle).decode("ascii"))
+    except (ssl.SSLError, binascii.Error, UnicodeDecodeError) as err:
+        raise BadTrust("unable to load root certificates: unable to parse bytes as PEM block") from err
 
 
 def user_headers(user: User) -> list[Pair]:

@@ -20,13 +20,12 @@ from kaa.client.pipeline import User
 
 from ..authz.base import Authorizer, Decision, Question
 from ..http import Answer, Connection, HttpResponse, Upgrade
+from ..routes import CONNECTS
 from ..view import View
 from . import events
 from .policy import NAMES, Attributes, Level, Policy, Verdict, verdict
 
 log = structlog.get_logger(__name__)
-
-LONG_SUBRESOURCES = frozenset({"attach", "exec", "log", "portforward", "proxy"})
 
 
 class Backend(Protocol):
@@ -118,7 +117,7 @@ class Trail:
         body: Callable[[], bytes],
     ) -> None:
         self._auditor, self._verdict = auditor, found
-        self._watching = request.verb == "watch" or request.subresource in LONG_SUBRESOURCES
+        self._watching = request.verb == "watch" or request.subresource in CONNECTS
         self.event = events.Event(
             kind="Event",
             api_version="audit.k8s.io/v1",

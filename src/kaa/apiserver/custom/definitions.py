@@ -88,6 +88,7 @@ class Definitions:
         self._finishing: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._watcher = Watcher("", EVERYTHING, ())
+        self._caller = Caller(api.cacher)
 
     async def start(self) -> None:
         """Before the server listens: what was served in its last life is served from the first request on."""
@@ -96,6 +97,10 @@ class Definitions:
             if is_established(definition):
                 await self._serve_surely(definition)
         self._publish()
+
+    def close(self) -> None:
+        """Let go of the connections to webhooks that convert."""
+        self._caller.close()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -183,7 +188,7 @@ class Definitions:
         given = definition.spec.conversion
         if given is None or given.strategy != "Webhook" or given.webhook is None:
             return None
-        return Conversion(Caller(self._cacher), given.webhook, self._clock)
+        return Conversion(self._caller, given.webhook, self._clock)
 
     async def _migrate(self, stored: Resource[Any], conversion: Conversion) -> None:
         """Write objects of an older storage version anew in today's. Raises ApiError: the webhook does not do it."""

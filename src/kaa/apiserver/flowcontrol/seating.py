@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from kaa.client.pipeline import User
 
-from ..aggregation.aggregator import LONG_SUBRESOURCES
 from ..cacher import Cacher
 from ..http import Answer, HttpRequest, HttpResponse
-from ..routes import Target, is_true
+from ..routes import CONNECTS, Target, is_true
 from .control import KEPT_FLOWS, Flow, FlowControl, Rejected, Seat
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Seating:
         verb = target.verb
         if target.resource is None:
             return 1 if target.unknown_resource and verb != "watch" else 0
-        if verb == "get" or target.subresource in LONG_SUBRESOURCES:
+        if verb == "get" or target.subresource in CONNECTS:
             return 0
         if verb == "list":
             return self._list_seats(flow, target, options)

@@ -124,11 +124,6 @@ def is_zero(value: int | str | None) -> bool:
 _ZERO = quantity.parse("0")
 
 
-def amount_not_negative(path: Path, value: str) -> Iterator[FieldError]:
-    if quantity.parse(value) < 0:
-        yield fields.invalid(path, value, NOT_NEGATIVE)
-
-
 def amount(path: Path, resource: str, value: str) -> Iterator[FieldError]:
     """An amount of a resource: not negative, and whole where the resource comes in pieces."""
     number = quantity.parse(value)
@@ -228,16 +223,6 @@ def wildcard_subdomain(text: str) -> list[str]:
 
 
 _WILDCARD = r"\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-
-
-def is_fully_qualified(path: Path, text: str) -> Iterator[FieldError]:
-    """A domain of at least two parts: groups of CRDs."""
-    if not text:
-        yield fields.required(path)
-        return
-    yield from faults_of(path, text, names.dns_subdomain(text))
-    if "." not in text:
-        yield fields.invalid(path, text, "should be a domain with at least one dot")
 
 
 def is_domain_prefixed(path: Path, text: str) -> Iterator[FieldError]:

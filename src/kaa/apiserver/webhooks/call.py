@@ -14,8 +14,6 @@ Source: apiserver pkg/util/webhook client.go, error.go; client-go rest/request.g
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import errno
 import math
 import os
@@ -33,7 +31,7 @@ import msgspec
 from kaa.api.types.core_v1 import Service
 from kaa.client.connection import Broken, Connection, Pool
 
-from ..aggregation.backend import client_context
+from ..aggregation.backend import BadTrust, client_context, trust
 from ..aggregation.resolve import DEFAULT_PORT, Unresolved, address_of, slices_of
 from ..view import View
 
@@ -197,20 +195,12 @@ async def _whole(answer: Connection) -> bytes:
 
 @lru_cache(maxsize=KEPT_POOLS)
 def context_for(bundle: str) -> ssl.SSLContext:
-    """TLS that trusts the authorities of a caBundle (base64 of PEM), or the machine's when there is none.
-
-    Raises: BadConfig.
-    """
+    """TLS that trusts the authorities of a caBundle, or the machine's when there is none. Raises BadConfig."""
     context = client_context(None)
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.check_hostname = True
-    if not bundle:
-        context.load_default_certs()
-        return context
     try:
-        context.load_verify_locations(cadata=base64.b64decode(bundle).decode("ascii"))
-    except (ssl.SSLError, binascii.Error, UnicodeDecodeError) as err:
-        raise BadConfig("unable to load root certificates: unable to parse bytes as PEM block") from err
+        trust(context, bundle)
+    except BadTrust as err:
+        raise BadConfig(str(err)) from err
     return context
 
 

@@ -58,10 +58,6 @@ class Shape(NamedTuple):
         """The kind as Go prints it."""
         return f"{self.kind_group}/{self.kind_version}, Kind={self.kind}"
 
-    @property
-    def gvr(self) -> str:
-        return f"{self.group}/{self.version}, Resource={self.plural}"
-
 
 class Stage(Enum):
     MUTATING = "mutating"

@@ -66,10 +66,6 @@ def parse_reference(text: str) -> Reference:
     return Reference(registry, path, tag, digest)
 
 
-def is_digest(text: str) -> bool:
-    return _DIGEST.fullmatch(text) is not None
-
-
 def _split_registry(text: str) -> tuple[str, str]:
     """A first part is a registry when it has a dot or a port, or is ``localhost`` or upper case."""
     first, slash, rest = text.partition("/")
