@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -17,10 +17,10 @@ def api_server_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """The API server's options as flags; one that is not given leaves what the cluster's config says."""
     for field in reversed(msgspec.structs.fields(ApiServerOptions)):
         flag = f"--{field.encode_name.replace('_', '-')}"
-        kind: Any = bool if field.type is bool else field.type
-        function = click.option(flag, field.name, type=kind, default=None, help=f"[default: {field.default!r}]")(
-            function
-        )
+        kind, says = get_args(field.type)
+        default = f"  [default: {field.default}]" if field.default != "" else ""
+        option = click.option(flag, field.name, type=kind, default=None, help=says.description + default)
+        function = option(function)
     return function
 
 

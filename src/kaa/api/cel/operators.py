@@ -1,5 +1,7 @@
 """Closures for operators: Python's own where the types are known to allow it.
 
+The closures repeat each other's way of computing two operands on purpose: shared, it would cost a call more an operator.
+
 Source: cel-go interpreter/interpretable.go (evalOr, evalAnd, evalEq, evalBinary), interpreter/attributes.go (ternary).
 """
 
