@@ -5,14 +5,12 @@ from __future__ import annotations
 import click
 import pytest
 
-from kaa.cli.main import main
-
-VERBS = main.list_commands(click.Context(main))
+from kaa.cli.main import VERBS, cli
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_says_what_it_is_for(verb: str) -> None:
-    command = main.get_command(click.Context(main), verb)
+    command = cli.get_command(click.Context(cli), verb)
     assert command is not None
     assert command.help
     options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
