@@ -72,9 +72,12 @@ class Counting:
         self.size = 0
         self.last = b""
         self.waiting: asyncio.Event = asyncio.Event()
+        self.told: asyncio.Event = asyncio.Event()
 
     def write(self, data: bytes) -> None:
         self.size += len(data)
+        if b'"MODIFIED"' in data:
+            self.told.set()
         if data.startswith(b"HTTP/1.1 "):
             self.answers += 1
             self.last = data
@@ -146,8 +149,28 @@ async def cases(plane: ControlPlane, token: str) -> dict[str, tuple[Callable[[in
             await ends.waiting.wait()
             assert ends.last.startswith(b"HTTP/1.1 200"), ends.last
 
+    maps = "/api/v1/namespaces/default/configmaps"
+    single.data_received(request("POST", maps, token, b'{"metadata":{"name":"watched"}}'))
+    await ends.waiting.wait()
+    watching = [connect(plane) for _ in range(1000)]
+    for connection, _ in watching:
+        query = f"{maps}?watch=1&fieldSelector=metadata.name%3Dwatched"
+        connection.data_received(request("GET", query, token))
+
+    async def tell(total: int) -> None:
+        nonlocal made
+        for _ in range(total // len(watching)):
+            made += 1
+            for _, transport in watching:
+                transport.told.clear()
+            body = json.dumps({"data": {"n": str(made)}}).encode()
+            single.data_received(request("PATCH", f"{maps}/watched", token, body, "application/merge-patch+json"))
+            for _, transport in watching:
+                await transport.told.wait()
+
     return {
         "GET one pod": (get, 5000),
+        "one event to one of 1,000 watches": (tell, 20_000),
         "POST pods, 32 in flight": (post, 640),
         "PATCH a pod's status, one after another": (patch, 320),
     }

@@ -22,7 +22,7 @@ from kaa.api.protobuf_values import Malformed, parts, read_varint, skip, varint
 from kaa.api.types import core_v1, meta_v1
 from kaa.apiserver import wire
 from kaa.apiserver.bodies import plain_document
-from kaa.apiserver.cacher import Entry
+from kaa.apiserver.entries import Entry
 from kaa.apiserver.reads import ListResult
 from kaa.client.client import WatchType
 from kaa.store.base import Revision

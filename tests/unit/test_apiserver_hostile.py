@@ -13,7 +13,8 @@ from kaa.api.selectors import EVERYTHING
 from kaa.api.types.core_v1 import ConfigMap
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.api.yaml import YAMLError, load
-from kaa.apiserver.cacher import Change, Entry, Watcher
+from kaa.apiserver.entries import Entry
+from kaa.apiserver.watchers import Change, Watcher
 from kaa.client.client import WatchType
 from kaa.store.base import Revision
 

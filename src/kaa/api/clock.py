@@ -11,6 +11,7 @@ import heapq
 import itertools
 import random
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
@@ -18,8 +19,17 @@ from typing import Protocol
 from .values import MicroTime, Time
 
 
+class Alarm(Protocol):
+    """What a clock will call; it can be called off."""
+
+    def cancel(self) -> object: ...
+
+
 class Clock(Protocol):
-    """The time of day in seconds since 1970, a monotonic reading in seconds, a sleep, and a source of randomness."""
+    """The time of day in seconds since 1970, a monotonic reading in seconds, a sleep, and a source of randomness.
+
+    ``call_later`` is for what waits by the thousand: it takes no task.
+    """
 
     random: random.Random
 
@@ -28,6 +38,8 @@ class Clock(Protocol):
     def monotonic(self) -> float: ...
 
     async def sleep(self, seconds: float) -> None: ...
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Alarm: ...
 
 
 class SystemClock:
@@ -44,6 +56,9 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Alarm:
+        return asyncio.get_running_loop().call_later(seconds, call)
 
 
 class VirtualClock:
@@ -68,9 +83,17 @@ class VirtualClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
+        await self._until(seconds)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> Alarm:
+        woken = self._until(seconds)
+        woken.add_done_callback(lambda done: None if done.cancelled() else call())
+        return woken
+
+    def _until(self, seconds: float) -> asyncio.Future[None]:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
-        await woken
+        return woken
 
     async def settle(self) -> None:
         """Let every task run until it waits."""

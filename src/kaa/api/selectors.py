@@ -263,4 +263,7 @@ def parse_fields(text: str) -> tuple[FieldRequirement, ...]:
 
 def matches_fields(requirements: tuple[FieldRequirement, ...], fields: Mapping[str, str]) -> bool:
     """``fields``: {path: text}; an absent field is the empty text."""
-    return all((fields.get(r.field, "") == r.value) is r.equal for r in requirements)
+    for one in requirements:  # noqa: SIM110  # asked at each change by each watch that it may concern
+        if (fields.get(one.field, "") == one.value) is not one.equal:
+            return False
+    return True

@@ -4,38 +4,31 @@ Purpose: reads cost no decoding and no I/O. GET answers with an entry's bytes, L
 watchers share one buffer. The store's log is the only writer: a cache follows its watch, also for this server's own
 writes, so every reader sees the log's order.
 
-Bytes are kept without what differs between their uses. ``inner`` is ``"metadata":{"resourceVersion":"7",…}…}``: an object
-on its own is ``{"kind":"Pod","apiVersion":"v1",`` + inner; in a list it is ``{`` + inner.
-
 Left to others: who may read (pipeline), what a page is (reads), what goes on the wire (wire).
 """
 
 from __future__ import annotations
 
 import asyncio
-import weakref
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 
 from kaa.api import scheme
 from kaa.api.clock import Clock
-from kaa.api.custom import CustomObject, from_document
 from kaa.api.errors import Expired, Timeout
 from kaa.api.resources import RESOURCES, Resource
 from kaa.api.selectors import FieldRequirement, Selector, matches_fields
-from kaa.api.types.core_v1 import Pod, PodSpec
 from kaa.client.client import WatchType
 from kaa.store.base import Event, EventType, KeyValue, Revision, Store
 
 from . import keys
-from .memo import Memo
+from .entries import METADATA, Entry, inner_of, read_object, stored_bytes
 from .registry.strategy import Strategy
+from .watchers import Audience, Change, Watcher
 
 T = TypeVar("T")
 
@@ -44,185 +37,6 @@ PAGE = 2000  # keys a page when the cache is filled from the store
 HISTORY_MIN = 256  # changes a resource keeps for watchers that resume, whatever their age
 HISTORY_S = 75.0  # and all changes younger than this
 HISTORY_MAX = 100_000
-_Reference = weakref.ref
-_METADATA = b'"metadata":{'
-_VERSION = b'"metadata":{"resourceVersion":"%d"'
-
-
-@lru_cache(maxsize=1024)
-def _head_of(resource: Resource[Any]) -> bytes:
-    return scheme.prefix(resource.api_version, resource.kind)
-
-
-class Entry:
-    """One object at one revision: bytes for the wire, what selectors ask for, and the Struct when somebody wants it."""
-
-    __slots__ = ("_object", "fields", "inner", "key", "labels", "resource", "revision")
-
-    def __init__(
-        self,
-        resource: Resource[Any],
-        key: str,
-        revision: Revision,
-        inner: bytes,
-        labels: Mapping[str, str],
-        fields: Mapping[str, str],
-        obj: Any,
-    ) -> None:
-        self.resource, self.key, self.revision, self.inner = resource, key, revision, inner
-        self.labels, self.fields = labels, fields
-        self._object: Any = obj
-
-    @property
-    def alone(self) -> bytes:
-        """The object as GET answers it."""
-        return _head_of(self.resource) + self.inner
-
-    def object(self, *, keep: bool = False) -> Any:
-        """The Struct; decoded again if nobody held it. ``keep`` holds it from now on, for what decisions read often."""
-        held = self._object
-        obj = held() if type(held) is _Reference else held
-        if obj is None:
-            obj = read_object(self.resource, self.alone)
-            self._object = weakref.ref(obj)
-        if keep:
-            self._object = obj
-        return obj
-
-    def release(self) -> None:
-        """Hold the Struct no longer: it lives as long as somebody else holds it."""
-        held = self._object
-        if held is not None and type(held) is not _Reference:
-            self._object = _Reference(held)
-
-    def at(self, revision: Revision) -> Entry:
-        """The same object under another resource version: a deletion shows its last state so."""
-        end = self.inner.index(b'"', len(_VERSION) - 3) + 1
-        inner = _VERSION % revision + self.inner[end:]
-        return Entry(self.resource, self.key, revision, inner, self.labels, self.fields, None)
-
-
-def read_object(resource: Resource[Any], data: bytes) -> Any:
-    """The object in a document: a Struct, or a CustomObject."""
-    if resource.custom:
-        return from_document(scheme.decode(dict, data))
-    return scheme.decode(resource.type, data)
-
-
-@Memo
-def _spec_bytes(spec: PodSpec) -> msgspec.Raw:
-    """The JSON of a spec, which the encoder takes as it is in the spec's place."""
-    return msgspec.Raw(scheme.encode_inner(spec))
-
-
-def stored_bytes(resource: Resource[Any], obj: Any) -> bytes:
-    """What the store keeps: the object's document without its resource version."""
-    metadata = obj.metadata
-    if metadata.resource_version is not None:
-        obj = replace(obj, metadata=replace(metadata, resource_version=None))
-    if isinstance(obj, Pod):
-        obj = replace(obj, spec=_spec_bytes(obj.spec))
-    return scheme.encode(obj.document() if isinstance(obj, CustomObject) else obj)
-
-
-def inner_of(value: bytes, head: int, revision: Revision) -> bytes:
-    """An entry's bytes of a stored document, whose kind and version take ``head`` bytes."""
-    rest = value[head + len(_METADATA) :]
-    return b"".join((_VERSION % revision, b"}" if rest[:1] == b"}" else b",", rest.removeprefix(b"}")))
-
-
-def shown_as(entry: Entry, resource: Resource[Any], obj: Any) -> Entry:
-    """An entry as another version shows it: ``obj`` is the object in that version."""
-    head = scheme.prefix(resource.api_version, resource.kind)
-    inner = inner_of(stored_bytes(resource, obj), len(head), entry.revision)
-    return Entry(resource, entry.key, entry.revision, inner, entry.labels, entry.fields, obj)
-
-
-class Change:
-    """One step of a resource's history. ``wire`` is the watch event's JSON line, made once for all watchers."""
-
-    __slots__ = ("_lines", "entry", "moment", "previous", "type")
-
-    def __init__(self, type: WatchType, entry: Entry, previous: Entry | None, moment: float) -> None:
-        self.type, self.entry, self.previous, self.moment = type, entry, previous, moment
-        self._lines: dict[WatchType, bytes] = {}
-
-    @property
-    def revision(self) -> Revision:
-        return self.entry.revision
-
-    def line(self, type: WatchType, entry: Entry) -> bytes:
-        found = self._lines.get(type)
-        if found is None:
-            found = self._lines[type] = watch_line(type, entry.alone)
-        return found
-
-
-def watch_line(type: WatchType, document: bytes) -> bytes:
-    return b'{"type":"%s","object":%s}\n' % (type.value.encode(), document)
-
-
-class Watcher:
-    """One subscriber's buffer: changes in order until the reader takes them. Overflow ends the watch, without harm: the
-    client resumes from the last version it saw."""
-
-    LIMIT = 20_000
-
-    __slots__ = ("_wake", "changes", "ended", "fields", "labels", "namespace")
-
-    def __init__(self, namespace: str, labels: Selector, fields: tuple[FieldRequirement, ...]) -> None:
-        self.namespace = namespace + "/" if namespace else ""
-        self.labels, self.fields = labels, fields
-        self.changes: deque[tuple[WatchType, Entry, Change]] = deque()
-        self.ended = False
-        self._wake: asyncio.Event = asyncio.Event()
-
-    def selects(self, entry: Entry | None) -> bool:
-        return (
-            entry is not None
-            and (self.labels.empty or self.labels.matches(entry.labels))
-            and (not self.fields or matches_fields(self.fields, entry.fields))
-        )
-
-    def offer(self, change: Change) -> None:
-        """Translate a change into what this selection sees of it."""
-        entry = change.entry
-        if self.namespace and not entry.key.startswith(self.namespace):
-            return
-        if self.labels.empty and not self.fields:
-            self._push(change.type, entry, change)
-            return
-        was = self.selects(change.previous)
-        now = change.type is not WatchType.DELETED and self.selects(entry)
-        if now:
-            self._push(WatchType.MODIFIED if was else WatchType.ADDED, entry, change)
-        elif was:
-            gone = entry if change.type is WatchType.DELETED else _previous_at(change)
-            self._push(WatchType.DELETED, gone, change)
-
-    def _push(self, type: WatchType, entry: Entry, change: Change) -> None:
-        if self.ended:
-            return  # what comes after a change that was lost must not be told
-        if len(self.changes) >= self.LIMIT:
-            self.ended = True
-        else:
-            self.changes.append((type, entry, change))
-        self._wake.set()
-
-    def end(self) -> None:
-        self.ended = True
-        self._wake.set()
-
-    async def wait(self) -> None:
-        """Until there are changes or the watch has ended."""
-        while not self.changes and not self.ended:
-            self._wake.clear()
-            await self._wake.wait()
-
-
-def _previous_at(change: Change) -> Entry:
-    assert change.previous is not None
-    return change.previous.at(change.revision)
 
 
 class ResourceCache:
@@ -236,7 +50,7 @@ class ResourceCache:
         self.changed: Revision = Revision(0)  #: the revision of the last change
         self.history: deque[Change] = deque()
         self.oldest = revision  #: changes after it are all in ``history``
-        self.watchers: set[Watcher] = set()
+        self.watchers = Audience()
 
     def entry(self, kv: KeyValue, key: str, obj: Any) -> Entry:
         """An entry of a stored value. ``obj`` is the Struct when the writer had it at hand, else it is decoded here."""
@@ -249,7 +63,7 @@ class ResourceCache:
                 shown = self.strategy.stored(obj)
                 if shown is not obj:
                     obj, value = shown, stored_bytes(resource, shown)
-        if not value.startswith(_METADATA, len(head)) or not value.startswith(head):
+        if not value.startswith(METADATA, len(head)) or not value.startswith(head):
             value = stored_bytes(resource, obj)  # written by another server: same object, its own order of fields
         obj = replace(obj, metadata=replace(obj.metadata, resource_version=str(kv.mod_revision)))
         inner = inner_of(value, len(head), kv.mod_revision)
@@ -290,8 +104,7 @@ class ResourceCache:
         change = Change(type, entry, previous, moment)
         self.history.append(change)
         self._prune(moment)
-        for watcher in self.watchers:
-            watcher.offer(change)
+        self.watchers.tell(change)
         return entry
 
     def _prune(self, moment: float) -> None:
@@ -371,7 +184,7 @@ class Cacher:
         self._by_kind.clear()
         if cache is not None:
             self._caches.pop(keys.prefix(resource), None)
-            for watcher in cache.watchers:
+            for watcher in list(cache.watchers):
                 watcher.end()
 
     def of(self, kind: Any) -> ResourceCache:

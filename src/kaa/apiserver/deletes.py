@@ -21,7 +21,8 @@ from kaa.client.pipeline import Request
 from kaa.store.base import RevisionMismatch
 
 from .admission.base import Attributes, Chain
-from .cacher import Cacher, Entry, stored_bytes
+from .cacher import Cacher
+from .entries import Entry, stored_bytes
 from .reads import Reader, parse_int64, parse_limit
 from .writes import RETRIES, Writer, is_finished
 

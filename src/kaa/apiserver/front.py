@@ -23,13 +23,14 @@ from .authn.base import Credentials
 from .authn.chain import UnionAuthenticator
 from .authn.impersonation import impersonate, read_headers
 from .authz.base import Question
-from .cacher import Entry, watch_line
-from .http import Answer, HttpRequest, HttpResponse
+from .entries import Entry
+from .http import Answer, Connection, HttpRequest, HttpResponse
 from .metrics import Metrics, Series
 from .pipeline import ApiServer, Outcome, method_not_allowed
 from .reads import Watch, WatchStep
 from .routes import Target
 from .timeouts import time_limit, timed_out
+from .watchers import watch_line
 
 if TYPE_CHECKING:  # loaded only where it is on
     from .audit.auditor import Trail
@@ -223,7 +224,7 @@ class Front:
         if "pretty" in options and options["pretty"] in ("true", "1"):
             media = wire.Media(media.format, media.shape, media.version, True)
         if target.verb == "watch":
-            return self._watch(request, media)
+            return self._watch(request, media, http.connection)
         zipped = wire.wants_gzip(headers["accept-encoding"]) if "accept-encoding" in headers else False
         limit_s = self._request_timeout_s
         if "timeout" in options:
@@ -313,13 +314,15 @@ class Front:
 
     # ------------------------------------------------------------------------------------------------ watching
 
-    def _watch(self, request: Request, media: wire.Media) -> HttpResponse:
+    def _watch(self, request: Request, media: wire.Media, connection: Connection) -> HttpResponse:
         shown = request.resource
         stored = keys.storage_resource(shown)
         if stored is not shown:
             request.resource = stored
         watch = self._api.reader.open_watch(request)
         request.resource = shown
+        if media.plain and stored is shown:
+            watch.watcher.at_once = lambda type, entry, change: connection.write_chunk(change.line(type, entry))
         return HttpResponse(200, self._watch_lines(watch, request, media), media.stream_type, endless=True)
 
     async def _watch_lines(self, watch: Watch, request: Request, media: wire.Media) -> AsyncIterator[bytes]:

@@ -9,7 +9,8 @@ from typing import Any
 from kaa.api.clock import Clock
 from kaa.api.selectors import EVERYTHING
 
-from .cacher import Cacher, Change, Watcher
+from .cacher import Cacher
+from .watchers import Change, Watcher
 
 
 class Hearer(Watcher):

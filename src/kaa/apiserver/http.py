@@ -30,6 +30,7 @@ BODY_LIMIT = 3 * 1024 * 1024  # bytes, as upstream's
 HEADER_LIMIT = 1024 * 1024
 READ_MAX = 256 * 1024  # bytes that one read of the transport may bring
 HIGH_WATER = 256 * 1024  # bytes waiting in the transport before a writer pauses
+COPIED = 16 << 10  # bytes of a chunk up to which its frame is made by copying: one TLS record instead of three
 LINGER_S = 0.5  # how long a refused client may go on sending before it is cut: a reset could overtake the answer
 
 _REASONS = {
@@ -171,6 +172,7 @@ class Connection(asyncio.Protocol):
         self._sink: Callable[[bytes], None] | None = None  #: takes the bytes of an upgraded connection
         self._raw: list[bytes] = []
         self._ended = False  #: what arrives is not read any more
+        self._chunked = True  #: the stream that is being sent
         self._continues = False  #: the client waits to be told to send its body, behind other answers
         self._linger: asyncio.TimerHandle | None = None
         self._reset()
@@ -384,14 +386,27 @@ class Connection(asyncio.Protocol):
             self._hang_up()
 
     async def _stream(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+        self._chunked = chunked
         async for chunk in body:
             if chunk:
-                if chunked:
-                    self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
-                else:
-                    self.transport.write(chunk)
+                self._write_piece(chunk)
                 if not self._drained.is_set():
                     await self._drained.wait()
+
+    def write_chunk(self, chunk: bytes) -> bool:
+        """Write a chunk of the answer that is being streamed, out of its iterator's turn. False: the client reads slowly."""
+        if not self._drained.is_set():
+            return False
+        self._write_piece(chunk)
+        return True
+
+    def _write_piece(self, chunk: bytes) -> None:
+        if not self._chunked:
+            self.transport.write(chunk)
+        elif len(chunk) <= COPIED:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        else:
+            self.transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
 
     def _write(self, response: HttpResponse, request: HttpRequest | None = None, *, close: bool = False) -> None:
         assert isinstance(response.body, bytes)

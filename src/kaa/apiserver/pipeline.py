@@ -27,8 +27,9 @@ from . import bodies, keys
 from .admission.base import Chain
 from .authz.base import Authorizer, Decision, Question
 from .authz.forbidden import forbidden
-from .cacher import Cacher, Entry, shown_as
+from .cacher import Cacher
 from .deletes import Deleter
+from .entries import Entry, shown_as
 from .patches import Patcher
 from .reads import ListResult, Reader, Watch
 from .registry.conversion import convert

@@ -6,7 +6,6 @@ Source: API concepts "Resource versions", "Retrieving large results sets in chun
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import msgspec
 
 from kaa.api import selectors
-from kaa.api.clock import Clock
+from kaa.api.clock import Alarm, Clock
 from kaa.api.errors import BadRequest, Expired, Invalid, NotFound
 from kaa.api.fields import FieldError, Path, forbidden, invalid, not_supported
 from kaa.api.resources import Resource
@@ -27,10 +26,13 @@ from kaa.client.pipeline import Request
 from kaa.store.base import Compacted, FutureRevision, Revision, Store
 
 from . import keys
-from .cacher import Cacher, Change, Entry, ResourceCache, Watcher
+from .cacher import Cacher, ResourceCache
+from .entries import Entry
 from .routes import is_true
+from .watchers import Change, Watcher
 
 BOOKMARK_S = 60.0
+_TICK_S = 0.01  # a timer may be early by as much
 NO_REVISION = Revision(0)
 _DIGITS = 20  # of the largest 64-bit number
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -270,10 +272,12 @@ class Watch:
     wait_for: Revision
     revision: Revision = NO_REVISION
     initial_ended: bool = False
+    rung: bool = False
+    alarm: Alarm | None = None
 
     async def steps(self) -> AsyncIterator[list[WatchStep]]:
-        watcher, now = self.watcher, self.clock.monotonic
-        deadline = now() + self.timeout_s
+        watcher, deadline = self.watcher, self.clock.monotonic() + self.timeout_s
+        self._set_alarm(deadline)
         try:
             if self.initial is not None:
                 yield [(WatchType.ADDED, entry, None) for entry in self.initial]
@@ -286,19 +290,33 @@ class Watch:
                     self.initial_ended = True
                     yield [(WatchType.BOOKMARK, None, None)]
                     self.initial_ended = False
-            while now() < deadline:
-                patience = min(BOOKMARK_S if self.bookmarks else self.timeout_s, deadline - now())
-                if not watcher.changes and not watcher.ended:
-                    await self._wait(patience)
+            while True:
+                if not self.rung:
+                    await watcher.wait()
                 if watcher.changes:
                     yield self._taken()
                 elif watcher.ended:
                     return
-                elif self.bookmarks:
+                if self.rung:
+                    if not self._set_alarm(deadline):
+                        return
                     self.revision = max(self.revision, self.cacher.revision)
                     yield [(WatchType.BOOKMARK, None, None)]
         finally:
             self.close()
+
+    def _set_alarm(self, deadline: float) -> bool:
+        """Have the reader roused when the next bookmark is due, or the time is up; says whether there is time left."""
+        left = deadline - self.clock.monotonic()
+        self.rung = False
+        if self.alarm is not None and left <= _TICK_S:
+            return False
+        self.alarm = self.clock.call_later(min(BOOKMARK_S, left) if self.bookmarks else left, self._ring)
+        return True
+
+    def _ring(self) -> None:
+        self.rung = True
+        self.watcher.rouse()
 
     def _taken(self) -> list[WatchStep]:
         """The changes that came so far, taken out of the buffer."""
@@ -308,17 +326,9 @@ class Watch:
             self.revision = batch[-1][2].revision
         return batch
 
-    async def _wait(self, seconds: float) -> None:
-        """Until there is something to tell, or the time is up."""
-        waiting = asyncio.ensure_future(self.watcher.wait())
-        sleeping = asyncio.ensure_future(self.clock.sleep(seconds))
-        try:
-            await asyncio.wait((waiting, sleeping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            sleeping.cancel()
-
     def close(self) -> None:
+        if self.alarm is not None:
+            self.alarm.cancel()
         self.cache.watchers.discard(self.watcher)
 
 

@@ -19,10 +19,11 @@ from kaa.api.errors import ApiError, NotAcceptable
 from kaa.api.resources import Resource
 from kaa.client.client import WatchType
 
-from .cacher import Entry, watch_line
+from .entries import Entry
 from .http import HttpResponse
 from .reads import ListResult
 from .registry.strategy import Column, Strategy, TableShape
+from .watchers import watch_line
 
 PIECE = 256 << 10  # bytes of a list written at a time, about
 STREAM_FROM = 2 << 20  # bytes from which a list is streamed

@@ -15,7 +15,7 @@ from kaa.api import protobuf
 from kaa.api.protobuf_messages import write_message
 from kaa.api.resources import Resource
 
-from .cacher import Entry
+from .entries import Entry
 
 
 def _message(resource: Resource[Any]) -> str:

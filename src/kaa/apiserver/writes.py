@@ -27,7 +27,8 @@ from kaa.store.base import Revision, RevisionMismatch
 
 from . import keys
 from .admission.base import Attributes, Chain
-from .cacher import Cacher, Entry, stored_bytes
+from .cacher import Cacher
+from .entries import Entry, stored_bytes
 from .patch.managed_fields import Tracker, without_new_times
 from .registry.strategy import Strategy
 from .validation.meta import validate_meta, validate_meta_update

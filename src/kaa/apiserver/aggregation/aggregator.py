@@ -25,11 +25,12 @@ from kaa.api.types.meta_v1 import APIResourceList
 from kaa.client.client import Client
 from kaa.client.pipeline import User
 
-from ..cacher import Cacher, Change
+from ..cacher import Cacher
 from ..discovery import Discovery
 from ..hearing import Hearer
 from ..http import Answer, HttpRequest, HttpResponse, new_audit_id
 from ..routes import CONNECTS, Target
+from ..watchers import Change
 from . import registration
 from .availability import AGGREGATOR, LOCAL, Keeper, said_local, write_condition
 from .backend import Backend, Identity

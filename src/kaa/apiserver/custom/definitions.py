@@ -39,13 +39,14 @@ from kaa.client.client import Client
 from kaa.store.base import RevisionMismatch
 
 from .. import keys
-from ..cacher import Watcher, stored_bytes
 from ..discovery import Discovery
+from ..entries import stored_bytes
 from ..openapi import OpenAPI
 from ..openapi.documents import CustomSchema
 from ..pipeline import ApiServer
 from ..registry import Strategies
 from ..registry.apiextensions.customresourcedefinitions import CLEANUP_FINALIZER, TERMINATING, with_condition
+from ..watchers import Watcher
 from ..webhooks.call import Caller
 from .conversion import Conversion
 from .strategy import CustomStrategy, schema_of

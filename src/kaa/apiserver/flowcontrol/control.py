@@ -25,9 +25,10 @@ from kaa.api.types.flowcontrol_v1 import FlowSchema, PriorityLevelConfiguration,
 from kaa.client.pipeline import User
 
 from ..bootstrap.flow import flow_schemas, priority_levels
-from ..cacher import Cacher, Change
+from ..cacher import Cacher
 from ..hearing import Hearer
 from ..routes import Target
+from ..watchers import Change
 from . import shares
 from .classify import Digest, distinguisher, in_order, matches
 from .queues import Queue, QueueSet, Shape, State, Ticket
