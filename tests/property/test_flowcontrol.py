@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kaa.apiserver.flowcontrol import shares
 from kaa.apiserver.flowcontrol.queues import Queue, QueueSet, Shape, State, Ticket
-from kaa.apiserver.flowcontrol.shares import Wish
+from kaa.apiserver.flowcontrol.shares import Bounds, allocate, wish
 
 #: (what, which flow or ticket, seats, seconds that pass before)
 STEPS = st.lists(
@@ -118,9 +117,10 @@ def test_no_flow_starves_beside_a_flood(flood: int, seconds: float) -> None:
     ),
     total=st.integers(1, 300),
 )
+@example(numbers=[(0, 2, 2.6e-281)], total=2)
 def test_lending_keeps_to_bounds_and_hands_out_all(numbers: list[tuple[int, int, float]], total: int) -> None:
-    wishes = {str(n): Wish(low, low + more, max(low, want)) for n, (low, more, want) in enumerate(numbers)}
-    given_ = shares.allocate(wishes, total)
+    wishes = {str(n): wish(Bounds(low, low, low + more), 0, want) for n, (low, more, want) in enumerate(numbers)}
+    given_ = allocate(wishes, total)
     for name, one in wishes.items():
         assert one.least - 0.5 <= given_[name] <= one.most + 0.5
     if sum(one.least for one in wishes.values()) <= total <= sum(one.most for one in wishes.values() if one.target):

@@ -12,6 +12,8 @@ from math import ceil, floor
 
 from kaa.api.types.flowcontrol_v1 import PriorityLevelConfigurationSpec
 
+NOISE = 1e-3  # seats: a smoothed demand fades for ever; under this it is none
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -24,7 +26,8 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a level should have if all could: ``least`` and ``most`` it may, ``target`` in proportion to others'."""
+    """What a level should have if all could: ``least`` and ``most`` it may, ``target`` (0, or ``NOISE`` and more) in
+    proportion to others'."""
 
     least: float
     most: float
@@ -64,7 +67,7 @@ def _numbers(spec: PriorityLevelConfigurationSpec) -> tuple[int, int, int | None
 def wish(limits: Bounds, peak: int, smooth: float) -> Wish:
     """A level keeps of its own what it has lately needed at most; it asks for what it smoothly wants."""
     least = max(limits.least, min(limits.nominal, peak))
-    return Wish(least, limits.most, max(least, smooth))
+    return Wish(least, limits.most, max(least, smooth if smooth >= NOISE else 0.0))
 
 
 def allocate(wishes: Mapping[str, Wish], total: float) -> dict[str, int]:
