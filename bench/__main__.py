@@ -1,6 +1,6 @@
 """``python -m bench [section …]``: one table of what issue and REFERENCE.md ask, measured in one run; some two minutes.
 
-Sections: start idle read write list watch pods scheduler store. Each figure is a median; beside it stands what the Go
+Sections: start idle pods read watch write apply list many scheduler store. Each figure is a median; beside it stands what the Go
 implementation reached on this kind of machine. Absolute figures move with the machine and with what else runs on it.
 """
 
@@ -20,11 +20,13 @@ from typing import Any
 
 import uvloop
 
+from kaa.store.sqlite import open_sqlite
+
 from .cluster import POD_PATH, Cluster, cluster, enter_namespace
 from .fanout import CONFIG_MAPS, fan_out
 from .load import together
 
-STARTS, READ_S, WRITES, LISTED, SINGLE_PODS, DEPLOYED = 3, 5, 5000, 5000, 15, 50
+STARTS, READ_S, WRITES, LISTED, SINGLE_PODS, DEPLOYED, SELECTED, MANY = 3, 5, 5000, 5000, 15, 50, 50, 150_000
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
 LIST_PODS, ONE_POD = "LIST 5,000 pods, 7.5 MB JSON", "GET one pod (3.4 KB, TLS, bearer token), 32 connections"
 
@@ -137,7 +139,54 @@ def list_(world: Cluster) -> None:
     row(f"LIST 5,000 pods, {found.bytes / 1e6:.1f} MB JSON (Go: 7.5 MB)", f"{p50:.1f} ms", "20 ms", "78 ms")
     resident, _ = world.memory()
     row("resident memory with 5,000 pods, server and agent", f"{resident:.0f} MB", "", "416 MB apiserver")
+    for n in range(SELECTED):
+        world.patch(f"{POD_PATH}/list-{n * LISTED // SELECTED}", {"metadata": {"labels": {"pick": "me"}}})
+    selected = f"{POD_PATH}?labelSelector=pick%3Dme"
+    (found,) = together([world.load(path=selected, total=100, connections=1)])
+    row(f"LIST by label, {SELECTED} of 5,000 pods", f"{found.p50:.1f} ms")
     remove_pods(world)
+
+
+def apply(world: Cluster) -> None:
+    """One pod applied again and again, each time with another label; then as many patches of its labels."""
+    one = pod("applied", 22)
+    one["metadata"]["labels"]["turn"] = "v{n}"
+    path, kind = f"{POD_PATH}/applied?fieldManager=bench", "application/apply-patch+yaml"
+    loads = {
+        "APPLY of a whole pod (3.4 KB), one label changed, one at a time": (path, text(one), kind, "2 ms"),
+        "PATCH of one label": (path, '{"metadata":{"labels":{"turn":"p{n}"}}}', "application/merge-patch+json", ""),
+    }
+    for what, (path, body, kind, mark) in loads.items():
+        ask = world.load(method="PATCH", path=path, body=body, content_type=kind, total=300, connections=1)
+        (found,) = together([ask])
+        refuse(found.refused)
+        row(what, f"{found.p50:.1f} ms", mark)
+    remove_pods(world)
+
+
+def many(world: Cluster) -> None:
+    """A cluster that wakes up with 150,000 pods, written into its store while it was down; those of ``list_`` are its own."""
+    world.ask("POST", POD_PATH, pod("many-0", 2))
+    size = len(text(world.ask("GET", f"{POD_PATH}/many-0")))
+    world.kaa("down", "--name", "bench")
+    uvloop.run(_fill(world.config.root / "store.db"))
+    before = time.perf_counter()
+    world.up()
+    row(f"kaa up with {MANY:,} pods of {size / 1024:.1f} KB in the store", f"{time.perf_counter() - before:.1f} s")
+    resident, _ = world.memory()
+    (found,) = together([world.load(path=POD_PATH, total=3, connections=1)])
+    row(f"LIST {MANY:,} pods, {found.bytes / 1e6:.0f} MB JSON, streamed", f"{found.p50:,.0f} ms")
+    row("    resident memory of server and agent before, after", f"{resident:,.0f}, {world.memory()[0]:,.0f} MB")
+
+
+async def _fill(path: Path) -> None:
+    store, key = await open_sqlite(path), "/registry/pods/default/"
+    kept = await store.get(f"{key}many-0")
+    assert kept is not None
+    for first in range(1, MANY, 1000):
+        names = [f"many-{n}" for n in range(first, min(first + 1000, MANY))]
+        await asyncio.gather(*(store.put(key + name, kept.value.replace(b"many-0", name.encode())) for name in names))
+    await store.close()
 
 
 def watch(world: Cluster) -> None:
@@ -235,8 +284,6 @@ def scheduler(world: Cluster | None) -> None:
 
 
 def store(world: Cluster | None) -> None:
-    from kaa.store.sqlite import open_sqlite
-
     from .store import VALUE, rate
 
     async def puts(folder: Path) -> float:
@@ -251,7 +298,8 @@ def store(world: Cluster | None) -> None:
 
 #: In this order: what fills the memory comes after what measures it.
 SECTIONS: dict[str, Callable[[Any], None]] = {
-    "start": start, "idle": idle, "pods": pods, "read": read, "watch": watch, "write": write, "list": list_,
+    "start": start, "idle": idle, "pods": pods, "read": read, "watch": watch, "write": write, "apply": apply, "list": list_,
+    "many": many,
 }  # fmt: skip
 ALONE: dict[str, Callable[[Any], None]] = {"scheduler": scheduler, "store": store}
 

@@ -89,16 +89,22 @@ class Cluster:
     def api(self) -> Api:
         return Api(self.config, timeout_s=60.0)
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, content_type: str = "application/json"
+    ) -> Any:
         """One request as the administrator. Raises RuntimeError unless it succeeded."""
         api = self.api()
         try:
-            status, answer = api.ask(method, path, json.dumps(body).encode() if body is not None else b"")
+            data = json.dumps(body).encode() if body is not None else b""
+            status, answer = api.ask(method, path, data, content_type)
         finally:
             api.close()
         if status >= 300:
             raise RuntimeError(f"{method} {path}: {status} {answer.decode()}")
         return json.loads(answer)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self.ask("PATCH", path, body, "application/merge-patch+json")
 
     def watch(self, path: str) -> Iterator[Any]:
         """The events of a watch, from now on."""

@@ -29,6 +29,7 @@ class Load(msgspec.Struct, kw_only=True):
     method: str = "GET"
     path: str
     body: str = ""
+    content_type: str = "application/json"
     total: int
     connections: int = 32
     first: int = 0
@@ -99,7 +100,7 @@ async def run(load: Load) -> Outcome:
         nonlocal size, refused
         for n in numbers:
             body = load.body.replace("{n}", str(n)).encode()
-            more = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+            more = f"Content-Type: {load.content_type}\r\nContent-Length: {len(body)}\r\n" if body else ""
             line = f"{load.method} {load.path.replace('{n}', str(n))} HTTP/1.1\r\n"
             asked = time.perf_counter()
             status, size = await client.ask(f"{line}{head}{more}\r\n".encode() + body)
