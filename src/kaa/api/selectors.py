@@ -60,6 +60,11 @@ class Selector:
     def empty(self) -> bool:
         return not self.requirements and not self.nothing
 
+    @property
+    def named_values(self) -> tuple[tuple[str, str], ...]:
+        """The (key, value) of requirements that only one value meets."""
+        return tuple((r.key, min(r.values)) for r in self.requirements if r.operator == "In" and len(r.values) == 1)
+
     def __str__(self) -> str:
         return ",".join(_text(requirement) for requirement in self.requirements)
 
