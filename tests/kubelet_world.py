@@ -167,7 +167,9 @@ def _merged(old: Any, patch: Any) -> Any:
             key = _MERGE_KEYS[name]
             held = {} if {"$patch": "replace"} in value else {v[key]: v for v in made.get(name, ())}
             for item in value:
-                if key in item:
+                if item.get("$patch") == "delete":
+                    held.pop(item[key], None)
+                elif key in item:
                     held[item[key]] = _merged(held.get(item[key], {}), item)
             made[name] = list(held.values())
         else:

@@ -256,7 +256,9 @@ def test_usage_and_resources(run: Callable[..., None]) -> None:
         sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
         container_id = await runtime.create_container(sandbox_id, container_config())
         await runtime.start_container(container_id)
-        await runtime.update_resources(container_id, Resources(cpu_shares=512, memory_limit_bytes=64 << 20))
+        given = Resources(cpu_shares=512, memory_limit_bytes=64 << 20)
+        await runtime.update_resources(container_id, given)
+        assert (await runtime.container(container_id)).resources == given
         (use,) = await runtime.usage()
         assert use.container_id == container_id
         assert use.memory_bytes >= 0

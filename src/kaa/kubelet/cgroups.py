@@ -181,6 +181,17 @@ class CgroupManager:
                     _write(folder, _v1_values(limits, controller))
         return path
 
+    def loosen_pod(self, pod: Pod) -> None:
+        """Let a pod have what it is allocated now, without taking anything yet: its containers have that still."""
+        path, limits = self.pod_cgroup(pod), pod_limits(pod)
+        for folder, values in (
+            [(self._mount / path[1:], _v2_values(limits))]
+            if self.v2
+            else [(self._mount / one / path[1:], _v1_values(limits, one)) for one in ("cpu", "memory")]
+        ):
+            if folder.is_dir():
+                _write(folder, {name: text for name, text in values.items() if _is_more(folder / name, text)})
+
     def _make_v2(self, path: str) -> None:
         folder = self._mount
         for part in path[1:].split("/"):
@@ -233,6 +244,17 @@ def _v1_values(limits: PodLimits, controller: str) -> dict[str, str]:
             return {} if limits.memory_bytes is None else {"memory.limit_in_bytes": str(limits.memory_bytes)}
         case _:
             return {} if limits.pids is None else {"pids.max": str(limits.pids)}
+
+
+_ALL = frozenset({"max", "-1"})
+
+
+def _is_more(file: Path, text: str) -> bool:
+    """Whether a limit would rise; what is no limit may be written any time."""
+    wanted, has = text.split()[0], file.read_text().split()[0]
+    if file.name not in ("memory.limit_in_bytes", "memory.max", "cpu.cfs_quota_us", "cpu.max"):
+        return file.name != "pids.max"
+    return wanted in _ALL or (has not in _ALL and int(wanted) > int(has))
 
 
 def _write(folder: Path, values: Mapping[str, str]) -> None:

@@ -10,6 +10,8 @@ only wake pod workers; each worker looks, plans and acts for itself. Nothing pol
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Mapping
 
 import structlog
 
@@ -69,6 +71,8 @@ class Kubelet:
             services=self._services,
             memory_capacity_bytes=quantity.whole(self.node.capacity["memory"]),
             allocatable=self.node.allocatable,
+            used=self._used,
+            freed=self._freed,
         )
         self._workers = Tasks("kubelet/worker")
         self._sandboxes: dict[str, str] = {}  #: {sandbox id: pod uid}
@@ -131,6 +135,7 @@ class Kubelet:
         """Forget a worker once its task's key is free, not before: a late watch event of its pod may come between."""
         if self.workers.get(worker.uid) is worker:
             del self.workers[worker.uid]
+        self._freed()
 
     async def _work(self, worker: PodWorker) -> None:
         """Run a worker to its pod's end; one that fails unforeseen is begun again."""
@@ -141,6 +146,18 @@ class Kubelet:
             except Exception:
                 log.exception("pod worker failed", pod=worker.pod.metadata.name)
                 await self.clock.sleep(_CRASH_WAIT_S)
+
+    def _used(self, uid: str) -> Mapping[str, int]:
+        total: Counter[str] = Counter()
+        for worker in self.workers.values():
+            if worker.uid != uid:
+                total.update(worker.allocation.taken)
+        return total
+
+    def _freed(self) -> None:
+        for worker in self.workers.values():
+            if worker.allocation.deferred:
+                worker.wake()
 
     def _wake(self, uid: str) -> None:
         worker = self.workers.get(uid)

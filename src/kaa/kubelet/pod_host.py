@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -40,6 +41,8 @@ class PodHost:
     services: Lister[Service]
     memory_capacity_bytes: int
     allocatable: dict[str, str]
+    used: Callable[[str], Mapping[str, int]]  #: what the pods of this node but one (its uid) were given
+    freed: Callable[[], None]  #: says that there may be room for what was deferred
 
 
 def plain_sources(host: PodHost, pod: Pod, view: PodView) -> Sources:

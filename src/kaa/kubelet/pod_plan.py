@@ -19,6 +19,8 @@ from kaa.api.types.core_v1 import Container as ContainerSpec
 from kaa.api.types.core_v1 import Pod
 from kaa.runtime.base import Container, ContainerState, Sandbox, SandboxState
 
+from .cgroups import container_resources
+
 BACKOFF_ANNOTATION = "kaa.dev/restart-backoff"
 HASH_ANNOTATION = "io.kubernetes.container.hash"
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 10.0, 300.0
@@ -105,6 +107,7 @@ class Facts:
     failures: Mapping[str, Failure] = field(default_factory=dict)
     busy: frozenset[str] = frozenset()
     stopping: Mapping[str, float] = field(default_factory=dict)
+    resizing: frozenset[str] = frozenset()  #: ids of containers that are being given other resources
     ending: Ending | None = None
 
 
@@ -157,6 +160,14 @@ class StopContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class ResizeContainer:
+    """Give a running container the resources that its spec now has."""
+
+    container_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveContainer:
     container_id: str
 
@@ -166,7 +177,7 @@ class Finish:
     """Nothing of the pod runs, and nothing will."""
 
 
-Action = CreateSandbox | KillSandbox | StartContainer | StopContainer | RemoveContainer | Finish
+Action = CreateSandbox | KillSandbox | StartContainer | StopContainer | ResizeContainer | RemoveContainer | Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +196,27 @@ class Plan:
 
 
 # -------------------------------------------------------------------------------------------------------- reading specs
+
+
+def resize_key(container_id: str) -> str:
+    """Under what the failure of a container's resize is kept."""
+    return f"resize/{container_id}"
+
+
+def resources_to_change(pod: Pod, spec: ContainerSpec, current: Container) -> tuple[str, ...]:
+    """Which of cpu and memory a running container has otherwise than its spec says."""
+    if current.resources is None:
+        return ()
+    has, wanted = current.resources, container_resources(pod, spec, memory_capacity_bytes=0)
+    cpu = (has.cpu_shares, has.cpu_quota_us) != (wanted.cpu_shares, wanted.cpu_quota_us)
+    memory = has.memory_limit_bytes != wanted.memory_limit_bytes
+    return (*(("cpu",) if cpu else ()), *(("memory",) if memory else ()))
+
+
+def is_resized(pod: Pod, view: PodView) -> bool:
+    """Whether all that runs has what it was allocated."""
+    specs = {spec.name: spec for spec in (*pod.spec.init_containers, *pod.spec.containers)}
+    return not any(one.name in specs and resources_to_change(pod, specs[one.name], one) for one in view.running())
 
 
 def is_sidecar(container: Any) -> bool:
@@ -401,6 +433,23 @@ class _Sync:
             again = should_restart(self.pod, spec, 137) or is_sidecar(spec)
             end = ", will be restarted" if again else ""
             self._stop(current, grace, f"Container {spec.name} failed {health.failed}{end}")
+        elif current.state is ContainerState.RUNNING:
+            self._resize(spec, current)
+
+    def _resize(self, spec: ContainerSpec, current: Container) -> None:
+        """Bring what a container has to what it was allocated, by a restart where its policy says so."""
+        changed = resources_to_change(self.pod, spec, current)
+        if not changed:
+            return
+        policies = {policy.resource_name: policy.restart_policy for policy in spec.resize_policy}
+        if any(policies.get(name) == "RestartContainer" for name in changed):
+            self._stop(current, grace_of(self.pod), f"Container {spec.name} resize requires restart")
+            return
+        failure = self.facts.failures.get(resize_key(current.id))
+        if failure is not None and self.facts.now < failure.retry_at:
+            self._wake(failure.retry_at)
+        elif current.id not in self.facts.resizing and current.id not in self.facts.stopping:
+            self.actions.append(ResizeContainer(current.id, current.name))
 
     def _stop(self, container: Container, grace_s: float, message: str) -> None:
         if container.id not in self.facts.stopping:

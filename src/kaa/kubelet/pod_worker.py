@@ -20,6 +20,7 @@ from kaa.api.types.node_v1 import RuntimeClass
 from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
 
 from . import lifecycle
+from .allocation import Allocation
 from .container_config import container_config, log_directory, sandbox_config
 from .env import ConfigError
 from .images import ImageError
@@ -39,11 +40,13 @@ from .pod_plan import (
     Plan,
     PodView,
     RemoveContainer,
+    ResizeContainer,
     StartContainer,
     StopContainer,
     Waiting,
     grace_of,
     plan,
+    resize_key,
 )
 from .references import container_reference
 from .status import Seen, pod_status
@@ -62,7 +65,7 @@ class PodWorker:
 
     def __init__(self, host: PodHost, pod: Pod, *, static: bool = False) -> None:
         self.host = host
-        self.pod = pod
+        self.allocation = Allocation(host, pod, self._event, static=static)
         self._mirror: Pod | None = None
         self._static = static
         self.uid = pod.metadata.uid or ""
@@ -89,8 +92,13 @@ class PodWorker:
         """The pod was changed at the API server."""
         if pod.metadata.annotations != self.pod.metadata.annotations or pod.metadata.labels != self.pod.metadata.labels:
             self._refresh_volumes = True
-        self.pod = pod
+        self.allocation.update(pod)
         self._wake.set()
+
+    @property
+    def pod(self) -> Pod:
+        """As the API server has it, but with the resources that it was given."""
+        return self.allocation.pod
 
     def mirrored(self, mirror: Pod) -> None:
         """A static pod's face at the API server was made or changed."""
@@ -145,7 +153,13 @@ class PodWorker:
 
     async def _turn(self) -> float | None:
         await self._look()
+        if self._ending is None:
+            short = self.allocation.let_in(self.view)
+            if short is not None:
+                self.evict(short.reason, f"Pod was rejected: {short}", grace_of(self.pod))
         self._decide_ending()
+        if self._ending is None:
+            await self.allocation.settle(self.view)
         decided = plan(self._facts())
         await self._read_messages()
         if any(isinstance(action, Finish) for action in decided.actions):
@@ -215,9 +229,10 @@ class PodWorker:
             view=self.view,
             now=self.host.clock.now(),
             health=self._health(),
-            failures=self._failures,
+            failures={**self._failures, **self.allocation.failures},
             busy=frozenset(key[6:] for key in self._tasks.keys if key.startswith("start/")),
             stopping=self._stopping,
+            resizing=frozenset(key[7:] for key in self._tasks.keys if key.startswith("resize/")),
             ending=self._ending,
         )
 
@@ -256,6 +271,7 @@ class PodWorker:
             return
         await self.host.volumes.remove(self.uid)
         self._gone = True
+        self.allocation.release()
         self._volumes = None
         self.host.objects.release(self.uid)
         self.host.images.release(self.uid)
@@ -326,6 +342,9 @@ class PodWorker:
                 host_ips=self.host.config.node_ips,
                 ending=self._ending,
                 gone=self._gone,
+                pending=self.allocation.pending,
+                resizing=self.allocation.resizing,
+                resize_error=self.allocation.error,
             ),
         )
         self.host.statuses.set(shown, status)
@@ -366,6 +385,11 @@ class PodWorker:
                 self._stopping[action.container_id] = self.host.clock.now() + action.grace_s
                 self._tasks.cancel(f"stop/{action.container_id}")
                 self._tasks.start(f"stop/{action.container_id}", self._stop(action))
+            case ResizeContainer():
+                self._tasks.start(
+                    resize_key(action.container_id),
+                    self.allocation.resize(action.container_id, self._spec(action.name)),
+                )
             case RemoveContainer():
                 await self.host.runtime.remove_container(action.container_id)
                 self._wake.set()

@@ -26,16 +26,28 @@ from kaa.api.types.core_v1 import (
     PodCondition,
     PodIP,
     PodStatus,
+    ResourceRequirements,
     VolumeMountStatus,
 )
 from kaa.runtime.base import Container, ContainerState
 
+from .admission import Pending
 from .cgroups import qos_class
-from .pod_plan import Ending, Health, PodView, Waiting, is_sidecar, should_restart, should_retry_init
+from .pod_plan import (
+    Ending,
+    Health,
+    PodView,
+    Waiting,
+    is_sidecar,
+    resources_to_change,
+    should_restart,
+    should_retry_init,
+)
 
 ID_PREFIX = "kaa://"
 #: Conditions that the kubelet owns, in the order it writes them.
-OWNED = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+RESIZES = ("PodResizePending", "PodResizeInProgress")  # there only while they are true
+OWNED = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", *RESIZES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,9 @@ class Seen:
     host_ips: tuple[str, ...] = ()
     ending: Ending | None = None
     gone: bool = False  #: nothing of the pod runs any more, nor will
+    pending: Pending | None = None  #: why the pod does not get the resources that its spec wants
+    resizing: bool = False  #: it was given other resources, which its containers do not have yet
+    resize_error: str = ""
 
 
 def pod_status(pod: Pod, seen: Seen) -> PodStatus:
@@ -159,10 +174,19 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
         started=started and not plain_init,
         state=state,
         last_state=last,
-        resources=spec.resources if running and not ephemeral else None,
+        resources=_resources(pod, spec, current) if running and not ephemeral else None,
         allocated_resources=dict(spec.resources.requests) if running and not ephemeral else {},
         volume_mounts=_mounts(spec),
     )
+
+
+def _resources(pod: Pod, spec: Any, current: Container | None) -> ResourceRequirements:
+    """What a container has: what it was allocated, or while it still has something else, what was said last."""
+    known = _known(pod, spec.name)
+    if current is not None and resources_to_change(pod, spec, current) and known is not None and known.resources:
+        return known.resources
+    given: ResourceRequirements = spec.resources
+    return given
 
 
 def _known(pod: Pod, name: str) -> ContainerStatus | None:
@@ -258,9 +282,13 @@ def _conditions(pod: Pod, status: PodStatus, seen: Seen) -> tuple[PodCondition, 
         "ContainersReady": containers_ready,
         "PodScheduled": _Verdict(True),
     }
+    if seen.pending is not None:
+        verdicts["PodResizePending"] = _Verdict(True, seen.pending.reason, seen.pending.message)
+    if seen.resizing:
+        verdicts["PodResizeInProgress"] = _Verdict(True, "Error" if seen.resize_error else "", seen.resize_error)
     old = {c.type: c for c in pod.status.conditions}
     made = [_condition(name, verdict, old.get(name), pod, seen.now) for name, verdict in verdicts.items()]
-    return (*made, *(c for c in pod.status.conditions if c.type not in verdicts))
+    return (*made, *(c for c in pod.status.conditions if c.type not in verdicts and c.type not in RESIZES))
 
 
 def _condition(name: str, verdict: _Verdict, old: PodCondition | None, pod: Pod, now: float) -> PodCondition:
@@ -343,6 +371,8 @@ def status_patch(pod: Pod, old: PodStatus, new: PodStatus) -> dict[str, Any] | N
             held = {c["type"]: c for c in before.get(name, ())}
             ours = [c for c in after.get(name, ()) if c["type"] in OWNED and held.get(c["type"]) != c]
             changed = [_with_nulls(held.get(c["type"], {}), c) for c in ours]
+            kept = {c["type"] for c in after.get(name, ())}
+            changed += [{"$patch": "delete", "type": each} for each in RESIZES if each in held and each not in kept]
             if changed:
                 changes["$setElementOrder/conditions"] = [{"type": c["type"]} for c in after[name]]
                 changes[name] = changed

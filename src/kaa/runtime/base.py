@@ -210,6 +210,7 @@ class Container:
     message: str = ""
     log_path: str = ""  #: absolute
     pid: int = 0
+    resources: Resources | None = None  #: what it was given last; None where the runtime does not tell
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 

@@ -181,6 +181,7 @@ class SimulatedRuntime:
             image_ref=image.repo_digests[0] if image.repo_digests else image.id,
             created_at=self._clock.now(),
             log_path=log_path,
+            resources=config.resources,
             labels=dict(config.labels),
             annotations=dict(config.annotations),
         )
@@ -279,9 +280,10 @@ class SimulatedRuntime:
         return found
 
     async def update_resources(self, container_id: str, resources: Resources) -> None:
-        await self.container(container_id)
+        container = await self.container(container_id)
         running = self._running[container_id]
         running.config = replace(running.config, resources=resources)
+        self._containers[container_id] = replace(container, resources=resources)
 
     async def reopen_log(self, container_id: str) -> None:
         await self.container(container_id)

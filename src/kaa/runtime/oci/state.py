@@ -100,6 +100,7 @@ class ContainerRecord(msgspec.Struct):
             message=self.message,
             log_path=self.log_path,
             pid=self.process.pid if self.state is ContainerState.RUNNING else 0,
+            resources=config.resources,
             labels=config.labels,
             annotations=config.annotations,
         )

@@ -1,0 +1,141 @@
+"""Whether a node has room for what a pod asks: when it arrives, and when its resources are changed in place. Pure.
+
+    wanted by the API server ── fits ──> allocated to the pod ── runtime ──> what its containers have
+
+Source: pkg/kubelet/allocation/allocation_manager.go, pkg/kubelet/lifecycle/predicate.go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
+
+from kaa.api import quantity, scheme
+from kaa.api.types.core_v1 import Container, Pod, ResourceRequirements
+
+from .cgroups import pod_amount
+
+_FITTED = ("cpu", "memory", "ephemeral-storage")
+_RESIZED = ("memory", "cpu")  # in the order in which upstream names a shortage
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """What a node lacks for a pod; cpu in thousandths."""
+
+    resource: str
+    requested: int
+    used: int
+    capacity: int
+
+    @property
+    def reason(self) -> str:
+        return f"OutOf{self.resource}"
+
+    def __str__(self) -> str:
+        return (
+            f"Node didn't have enough resource: {self.resource}, requested: {self.requested}, used: {self.used},"
+            f" capacity: {self.capacity}"
+        )
+
+
+def requests_of(pod: Pod) -> dict[str, int]:
+    """What a pod takes of a node: {resource: amount}, cpu in thousandths, and itself."""
+    return {"pods": 1, **{name: pod_amount(pod, "requests", name) or 0 for name in _FITTED}}
+
+
+def shortage(asked: Mapping[str, int], used: Mapping[str, int], allocatable: Mapping[str, str]) -> Shortage | None:
+    """The first thing that a node lacks for a pod that asks so much beside what others use."""
+    for resource, requested in asked.items():
+        if requested and resource in allocatable:
+            taken, capacity = used.get(resource, 0), _amount(resource, allocatable[resource])
+            if requested + taken > capacity:
+                return Shortage(resource, requested, taken, capacity)
+    return None
+
+
+def _amount(resource: str, text: str) -> int:
+    return quantity.millis(text) if resource == "cpu" else quantity.whole(text)
+
+
+# -------------------------------------------------------------------------------------------------------- resizing
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Why a wanted size is not given: ``Infeasible`` here at all, or ``Deferred`` until there is room."""
+
+    reason: str
+    message: str
+
+
+def pending(
+    pod: Pod, used: Mapping[str, int], allocatable: Mapping[str, str], *, static: bool = False
+) -> Pending | None:
+    """None when a pod may have the resources that its spec now wants, beside what other pods use."""
+    if static:
+        return Pending("Infeasible", "In-place resize of static-pods is not supported")
+    asked = requests_of(pod)
+    for resource in _RESIZED:
+        short = shortage({resource: asked[resource]}, {}, allocatable)
+        if short is not None:
+            text = f"{resource}, requested: {short.requested}, capacity: {short.capacity}"
+            return Pending("Infeasible", f"Node didn't have enough capacity: {text}")
+    lacking = shortage(asked, used, allocatable)
+    return Pending("Deferred", str(lacking)) if lacking is not None else None
+
+
+def with_resources(pod: Pod, held: Pod) -> Pod:
+    """``pod`` with the resources that ``held``, the same pod before, has been given."""
+    spec = pod.spec
+    given = replace(
+        spec,
+        containers=_given(spec.containers, held.spec.containers),
+        init_containers=_given(spec.init_containers, held.spec.init_containers),
+        resources=held.spec.resources,
+    )
+    return pod if given == spec else replace(pod, spec=given)
+
+
+def _given(wanted: tuple[Container, ...], held: tuple[Container, ...]) -> tuple[Container, ...]:
+    before = {one.name: one.resources for one in held}
+    return tuple(replace(one, resources=before.get(one.name, one.resources)) for one in wanted)
+
+
+def given_before(pod: Pod) -> Pod:
+    """A pod of the kubelet's last life with the resources that its status says it was given."""
+    known = {one.name: one for one in (*pod.status.container_statuses, *pod.status.init_container_statuses)}
+
+    def restored(containers: tuple[Container, ...]) -> tuple[Container, ...]:
+        return tuple(replace(one, resources=_restored(one)) for one in containers)
+
+    def _restored(one: Container) -> ResourceRequirements:
+        status = known.get(one.name)
+        if status is None or status.resources is None:
+            return one.resources
+        requests = {**status.resources.requests, **status.allocated_resources}
+        return replace(one.resources, requests=requests, limits=status.resources.limits)
+
+    spec = pod.spec
+    given = replace(spec, containers=restored(spec.containers), init_containers=restored(spec.init_containers))
+    return pod if given == spec else replace(pod, spec=given)
+
+
+class _Summary(msgspec.Struct, omit_defaults=True):
+    init_containers: list[dict[str, object]] = msgspec.field(default_factory=list, name="initContainers")
+    containers: list[dict[str, object]] = msgspec.field(default_factory=list)
+    generation: int = 0
+    error: str = ""
+
+
+def resize_text(what: str, pod: Pod, error: str = "") -> str:
+    """An event's text about a resize: ``what`` happened, to which resources, of which generation of the pod."""
+
+    def of(containers: tuple[Container, ...]) -> list[dict[str, object]]:
+        return [{"name": one.name, "resources": scheme.to_builtins(one.resources)} for one in containers]
+
+    summary = _Summary(of(pod.spec.init_containers), of(pod.spec.containers), pod.metadata.generation or 0, error)
+    return f"Pod resize {what}: {msgspec.json.encode(summary).decode()}"

@@ -1,0 +1,130 @@
+"""What one pod was given of its node: taken at its arrival, changed in place when its spec wants more or less.
+
+    wanted by the API server ── admission ──> given to the pod ── the pod's plan ──> what its containers have
+
+Source: pkg/kubelet/allocation/allocation_manager.go, kuberuntime_manager.go (doPodResizeAction).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from kaa.api.types.core_v1 import Container as ContainerSpec
+from kaa.api.types.core_v1 import Pod
+from kaa.runtime.base import RuntimeFailure
+
+from . import admission
+from .admission import Pending, Shortage
+from .cgroups import container_resources
+from .pod_host import PodHost
+from .pod_plan import Failure, PodView, is_resized, resize_key
+
+_RETRY_S = 10.0
+
+
+class Allocation:
+    """``pod`` is the pod with what it was given; ``say`` tells an event: type, reason, message."""
+
+    def __init__(self, host: PodHost, pod: Pod, say: Callable[[str, str, str], None], *, static: bool) -> None:
+        self._host, self._say, self._static = host, say, static
+        self._wanted = pod
+        self.pod = pod if static else admission.given_before(pod)
+        #: What it takes of the node, once it was let in: a pod that was here before is in already.
+        self.taken: Mapping[str, int] = admission.requests_of(self.pod) if pod.status.container_statuses else {}
+        self.pending: Pending | None = None
+        self.resizing = False  #: what its containers have is not yet what it was given
+        self.error = ""
+        self.failures: dict[str, Failure] = {}
+        self._let_go = False
+
+    def update(self, pod: Pod) -> None:
+        self._wanted, self.pod = pod, admission.with_resources(pod, self.pod)
+
+    @property
+    def deferred(self) -> bool:
+        """Whether it waits for room."""
+        return self.pending is not None and self.pending.reason == "Deferred"
+
+    def let_in(self, view: PodView) -> Shortage | None:
+        """Take room for the pod; or say what lacks, in which case it must not begin."""
+        if self.taken or self._let_go:
+            return None
+        asked = admission.requests_of(self.pod)
+        if not view.sandboxes and self.pod.status.phase in (None, "", "Pending"):
+            short = admission.shortage(asked, self._host.used(self.pod.metadata.uid or ""), self._host.allocatable)
+            if short is not None and not self.pod.metadata.deletion_timestamp:
+                self._let_go = True
+                self._say("Warning", short.reason, str(short))
+                return short
+        self.taken = asked
+        return None
+
+    def release(self) -> None:
+        """Nothing of the pod runs any more."""
+        self.taken, self._let_go = {}, True
+        self._host.freed()
+
+    # ------------------------------------------------------------------------------------------------ resizing
+
+    async def settle(self, view: PodView) -> None:
+        """Give the pod the resources that it wants by now, if there is room; and see a change of them through."""
+        before, self.pending = self.pending, None
+        if self._wanted is not self.pod:
+            used = self._host.used(self.pod.metadata.uid or "")
+            self.pending = admission.pending(self._wanted, used, self._host.allocatable, static=self._static)
+            if self.pending is None:
+                await self._give()
+            elif self.pending != before:
+                reason, why = self.pending.reason, self.pending.message
+                self._say("Warning", f"Resize{reason}", admission.resize_text(reason, self._wanted, why))
+        resized = is_resized(self.pod, view)
+        if self.resizing and resized:
+            await self._tighten()
+            self._say("Normal", "ResizeCompleted", admission.resize_text("completed", self.pod))
+            self.error = ""
+        self.resizing = not resized
+
+    async def _give(self) -> None:
+        self.pod, self.taken = self._wanted, admission.requests_of(self._wanted)
+        self.failures.clear()
+        self.resizing = True
+        self._say("Normal", "ResizeStarted", admission.resize_text("started", self.pod))
+        await self._loosen()
+        self._host.freed()
+
+    async def _loosen(self) -> None:
+        cgroups = self._host.config.cgroups
+        if cgroups is not None:
+            await asyncio.to_thread(cgroups.loosen_pod, self.pod)
+
+    async def _tighten(self) -> None:
+        cgroups = self._host.config.cgroups
+        if cgroups is not None:
+            await asyncio.to_thread(cgroups.ensure_pod, self.pod, pids=self._host.config.pids_limit)
+
+    async def resize(self, container_id: str, spec: ContainerSpec) -> None:
+        """Give a running container what it was allocated; memory that it uses is not taken from it."""
+        host, key = self._host, resize_key(container_id)
+        wanted = container_resources(
+            self.pod, spec, memory_capacity_bytes=host.memory_capacity_bytes, pids_limit=host.config.pids_limit
+        )
+        try:
+            await self._check_memory(container_id, wanted.memory_limit_bytes)
+            await self._loosen()
+            await host.runtime.update_resources(container_id, wanted)
+            self.failures.pop(key, None)
+        except (RuntimeFailure, OSError) as err:
+            if self.error != str(err):
+                self.error = str(err)
+                self._say("Warning", "ResizeError", admission.resize_text("error", self.pod, self.error))
+            self.failures[key] = Failure("", self.error, host.clock.now() + _RETRY_S)
+
+    async def _check_memory(self, container_id: str, limit: int | None) -> None:
+        """Raises RuntimeFailure for a limit under what a container uses: the kernel would kill it."""
+        if limit is None:
+            return
+        for use in await self._host.runtime.usage():
+            if use.container_id == container_id and use.memory_bytes > limit:
+                text = f"attempting to set container memory limit ({limit}) below current usage ({use.memory_bytes})"
+                raise RuntimeFailure(text)
