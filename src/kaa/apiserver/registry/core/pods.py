@@ -10,18 +10,16 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kaa.api import fields, names, quantity
+from kaa.api import fields, names
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.core_v1 import (
     Affinity,
-    Container,
     Pod,
     PodAffinityTerm,
     PodCondition,
     PodIP,
     PodSpec,
     PodStatus,
-    ResourceRequirements,
     TopologySpreadConstraint,
 )
 from kaa.api.types.meta_v1 import LabelSelector, LabelSelectorRequirement
@@ -29,9 +27,9 @@ from kaa.api.types.meta_v1 import LabelSelector, LabelSelectorRequirement
 from ...memo import Memo
 from ...validation import containers as container_rules
 from ...validation import pods as rules
-from ...validation import resources as resource_rules
 from ..strategy import Strategy
-from . import pod_defaults, pod_table
+from . import pod_defaults, pod_resize, pod_table
+from .pod_qos import qos_class
 
 _GATED = PodCondition(
     type="PodScheduled",
@@ -122,7 +120,7 @@ class PodStrategy(Strategy[Pod]):
             spec = replace(old.spec, ephemeral_containers=pod_defaults.spec(new.spec).ephemeral_containers)
             return replace(old, metadata=new.metadata, spec=spec)
         if subresource == "resize":
-            return _resized(new, old)
+            return pod_resize.resized(new, old)
         return None
 
     def validate_subresource_update(self, subresource: str, new: Pod, old: Pod) -> list[FieldError]:
@@ -130,41 +128,11 @@ class PodStrategy(Strategy[Pod]):
         if subresource == "ephemeralcontainers":
             return list(_ephemeral_faults(new, old))
         if subresource == "resize":
-            return list(_resize_faults(new, old))
+            return list(pod_resize.faults(new, old))
         return []
 
 
 # ------------------------------------------------------------------------------------------------ creating
-
-_QOS_RESOURCES = ("cpu", "memory")
-
-
-@Memo
-def qos_class(spec: PodSpec) -> str:
-    """Guaranteed: limits of cpu and memory everywhere, equal to the requests; BestEffort: none of either anywhere."""
-    if spec.resources is not None and (spec.resources.limits or spec.resources.requests):
-        listed: Sequence[ResourceRequirements] = (spec.resources,)
-    else:
-        listed = [one.resources for one in spec.containers]
-        listed += [one.resources for one in spec.init_containers]
-    guaranteed, nothing = True, True
-    for given in listed:
-        if not given.limits and not given.requests:
-            guaranteed = False
-            continue
-        for name in _QOS_RESOURCES:
-            request, limit = _amount(given.requests.get(name)), _amount(given.limits.get(name))
-            if request or limit:
-                nothing = False
-            if not limit or request != limit:
-                guaranteed = False
-    if nothing:
-        return "BestEffort"
-    return "Guaranteed" if guaranteed else "Burstable"
-
-
-def _amount(text: str | None) -> Any:
-    return quantity.parse(text) if text is not None else 0
 
 
 def _with_match_keys(obj: Pod) -> PodSpec:
@@ -270,44 +238,6 @@ def _no_resurrection(new: Pod, old: Pod) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ subresources
-
-
-def _resized(new: Pod, old: Pod) -> Pod:
-    """``old`` with the resources and resize policies of ``new``."""
-    wanted = pod_defaults.pod(new)
-
-    def of(mine: Sequence[Container], its: Sequence[Container]) -> tuple[Container, ...]:
-        by_name = {one.name: one for one in mine}
-        return tuple(
-            replace(one, resources=by_name[one.name].resources, resize_policy=by_name[one.name].resize_policy)
-            if one.name in by_name
-            else one
-            for one in its
-        )
-
-    spec = replace(
-        old.spec,
-        containers=of(wanted.spec.containers, old.spec.containers),
-        init_containers=of(wanted.spec.init_containers, old.spec.init_containers),
-        resources=wanted.spec.resources,
-    )
-    return replace(old, metadata=new.metadata, spec=spec)
-
-
-def _resize_faults(new: Pod, old: Pod) -> Any:
-    if qos_class(new.spec) != (old.status.qos_class or qos_class(old.spec)):
-        detail = "Pod QOS Class may not change as a result of resizing"
-        yield fields.invalid(Path("spec"), qos_class(new.spec), detail)
-    for n, one in enumerate(new.spec.containers):
-        at = Path("spec").child("containers").index(n).child("resources")
-        yield from resource_rules.requirements(one.resources, at)
-        before = old.spec.containers[n].resources
-        for wire, was, now in (
-            ("limits", before.limits, one.resources.limits),
-            ("requests", before.requests, one.resources.requests),
-        ):
-            if was.keys() - now.keys():
-                yield fields.forbidden(at.child(wire), f"resource {wire} cannot be removed")
 
 
 def _ephemeral_faults(new: Pod, old: Pod) -> Any:
