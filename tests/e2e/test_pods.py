@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -247,3 +248,19 @@ def test_a_job_runs_to_completion(kube: Kubectl) -> None:
     assert kube.read("jobs/sums")["status"]["succeeded"] == 3
     kube("delete job sums")
     until(lambda: kube.items("pods") == [], "its pods are gone")
+
+
+def test_resources_change_in_place(kube: Kubectl) -> None:
+    """What the resize subresource asks for is what the container's cgroup enforces, without a restart."""
+    kube.apply(pod("web", container={"resources": {"limits": {"memory": "64Mi", "cpu": "200m"}}}))
+    kube.ready("web")
+    sizes = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true"
+    assert kube.sh("web", sizes).split() == [str(64 << 20)]
+    amounts = {"memory": "96Mi", "cpu": "300m"}
+    resources = {"limits": amounts, "requests": amounts}
+    patch = json.dumps({"spec": {"containers": [{"name": "main", "resources": resources}]}})
+    kube("patch pod web --subresource resize --patch", patch)
+    until(lambda: kube.container("web")["resources"] == resources, "the container's new resources")
+    assert kube.sh("web", sizes).split() == [str(96 << 20)]
+    until(lambda: any(reason == "ResizeCompleted" for reason, _ in kube.events("web")), "its event")
+    assert kube.container("web")["restartCount"] == 0
