@@ -101,7 +101,7 @@ def test_eviction_fails_the_pod_and_leaves_it(play: Play) -> None:
     async def story(world: World) -> None:
         world.client.put(make_pod())
         await world.rest()
-        world.kubelet.workers["uid-web"].evict("Evicted", "The node was low on resource: memory.", 1.0)
+        world.kubelet.workers["uid-web"].evict("The node was low on resource: memory.", 1.0)
         await world.rest()
         status = world.pod().status
         assert (status.phase, status.reason) == ("Failed", "Evicted")

@@ -21,7 +21,8 @@ from kaa.client.http import HttpClient
 from kaa.client.informer import Informers
 from kaa.kubelet.auth import DelegatedAuth
 from kaa.kubelet.cgroups import CgroupManager
-from kaa.kubelet.config import HostProcess, KubeletConfig
+from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, KubeletConfig
+from kaa.kubelet.image_gc import Policy
 from kaa.kubelet.kubelet import Kubelet
 from kaa.kubelet.resolv import parse_resolv_conf, pod_dns
 from kaa.kubelet.server import KubeletServer
@@ -169,6 +170,8 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         cgroups=None if simulated else CgroupManager(root=config.cgroup_root),
         mounter=PlainFolders() if simulated else SystemMounter(),
         network_probes=not simulated,
+        eviction=None if simulated else Eviction(hard={"memory.available": "100Mi"}),
+        images=ImageCollection(Policy(high=100, low=100)),  # the disk is its owner's, as kind has it
     )
 
 

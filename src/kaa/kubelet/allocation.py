@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from kaa.api.types.core_v1 import Container as ContainerSpec
 from kaa.api.types.core_v1 import Pod
 from kaa.runtime.base import RuntimeFailure
 
 from . import admission
-from .admission import Pending, Shortage
+from .admission import Pending
 from .cgroups import container_resources
 from .pod_host import PodHost
 from .pod_plan import Failure, PodView, is_resized, resize_key
+from .pressure import refused_under
 
 _RETRY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a pod must not begin here."""
+
+    reason: str
+    message: str
 
 
 class Allocation:
@@ -46,19 +56,26 @@ class Allocation:
         """Whether it waits for room."""
         return self.pending is not None and self.pending.reason == "Deferred"
 
-    def let_in(self, view: PodView) -> Shortage | None:
-        """Take room for the pod; or say what lacks, in which case it must not begin."""
+    def let_in(self, view: PodView) -> Refusal | None:
+        """Take room for the pod; or say why there is none, in which case it must not begin."""
         if self.taken or self._let_go:
             return None
         asked = admission.requests_of(self.pod)
         if not view.sandboxes and self.pod.status.phase in (None, "", "Pending"):
-            short = admission.shortage(asked, self._host.used(self.pod.metadata.uid or ""), self._host.allocatable)
-            if short is not None and not self.pod.metadata.deletion_timestamp:
+            refusal = self._refusal(asked)
+            if refusal is not None and not self.pod.metadata.deletion_timestamp:
                 self._let_go = True
-                self._say("Warning", short.reason, str(short))
-                return short
+                self._say("Warning", refusal.reason, refusal.message)
+                return refusal
         self.taken = asked
         return None
+
+    def _refusal(self, asked: Mapping[str, int]) -> Refusal | None:
+        held = refused_under(self._host.pressure(), self.pod, static=self._static)
+        if held:
+            return Refusal("Evicted", held)
+        short = admission.shortage(asked, self._host.used(self.pod.metadata.uid or ""), self._host.allocatable)
+        return Refusal(short.reason, str(short)) if short is not None else None
 
     def release(self) -> None:
         """Nothing of the pod runs any more."""

@@ -11,6 +11,7 @@ from kaa.api.types.core_v1 import Pod, Taint
 from kaa.runtime.base import DNS
 
 from .cgroups import CgroupManager
+from .image_gc import Policy
 from .volumes.mounts import Mounter, PlainFolders
 
 
@@ -37,6 +38,34 @@ class HostProcess:
     started_at: float
     labels: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """When the node runs short: {signal: ``100Mi`` or ``10%``}, under which it is; as in a KubeletConfiguration."""
+
+    hard: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "memory.available": "100Mi",
+            "nodefs.available": "10%",
+            "nodefs.inodesFree": "5%",
+            "imagefs.available": "15%",
+            "imagefs.inodesFree": "5%",
+        }
+    )
+    soft: Mapping[str, str] = field(default_factory=dict)
+    soft_grace_s: Mapping[str, float] = field(default_factory=dict)
+    reclaim: Mapping[str, str] = field(default_factory=dict)
+    max_grace_s: float = 0.0
+    transition_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCollection:
+    """When images that nothing uses are removed."""
+
+    policy: Policy = field(default_factory=Policy)
+    period_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,5 +106,7 @@ class KubeletConfig:
     lease_period_s: float = 10.0
     lease_duration_s: int = 40
     housekeeping_s: float = 60.0
+    eviction: Eviction | None = field(default_factory=Eviction)  #: None on nodes that only pretend
+    images: ImageCollection = field(default_factory=ImageCollection)
     log_max_bytes: int = 10 * 1024 * 1024  #: a container's log is rotated beyond it
     log_max_files: int = 5

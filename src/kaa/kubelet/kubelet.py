@@ -24,6 +24,7 @@ from kaa.client.informer import Informer
 from kaa.runtime.base import Runtime, RuntimeFailure
 
 from .config import KubeletConfig, Recorder
+from .evictor import Evictor
 from .images import Images
 from .log_rotation import orphan_logs, remove_logs, rotate_logs
 from .node import NodeKeeper
@@ -53,7 +54,10 @@ class Kubelet:
         self.workers: dict[str, PodWorker] = {}  #: {pod uid: its worker}
         self.pods: Informer[Pod] = Informer(client, Pod, clock, field_selector=f"spec.nodeName={config.node_name}")
         self._services: Informer[Service] = Informer(client, Service, clock)
-        self.node = NodeKeeper(client, runtime, clock, config, recorder)
+        self.evictor: Evictor | None = None
+        self.node = NodeKeeper(client, runtime, clock, config, recorder, self._pressure)
+        if config.eviction is not None:
+            self.evictor = Evictor(runtime, clock, config, config.eviction, self.workers, self.node.changed)
         objects = Objects(client, clock, self._objects_changed)
         self._host = PodHost(
             client=client,
@@ -72,6 +76,7 @@ class Kubelet:
             memory_capacity_bytes=quantity.whole(self.node.capacity["memory"]),
             allocatable=self.node.allocatable,
             used=self._used,
+            pressure=self._pressure,
             freed=self._freed,
         )
         self._workers = Tasks("kubelet/worker")
@@ -95,6 +100,8 @@ class Kubelet:
                 tasks.create_task(self._keep_static(), name="kubelet/static-pods")
                 await self.pods.synced.wait()
                 tasks.create_task(self._keep_house(), name="kubelet/housekeeping")
+                if self.evictor is not None:
+                    tasks.create_task(self.evictor.run(), name="kubelet/evictor")
                 await self.node.registered.wait()
                 self.ready.set()
         finally:
@@ -153,6 +160,9 @@ class Kubelet:
             if worker.uid != uid:
                 total.update(worker.allocation.taken)
         return total
+
+    def _pressure(self) -> frozenset[str]:
+        return self.evictor.conditions if self.evictor is not None else frozenset()
 
     def _freed(self) -> None:
         for worker in self.workers.values():

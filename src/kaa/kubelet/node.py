@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,23 @@ NO_PRESSURE = (
     ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
     ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
 )
+
+PRESSURE = {
+    "MemoryPressure": (
+        "MemoryPressure",
+        "KubeletHasInsufficientMemory",
+        "kubelet has insufficient memory available",
+        "True",
+    ),
+    "DiskPressure": ("DiskPressure", "KubeletHasDiskPressure", "kubelet has disk pressure", "True"),
+    "PIDPressure": ("PIDPressure", "KubeletHasInsufficientPID", "kubelet has insufficient PID available", "True"),
+}
+#: {condition: (the event's reason when it begins, when it ends)}
+_PRESSURE_EVENTS = {
+    "MemoryPressure": ("NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+    "DiskPressure": ("NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+    "PIDPressure": ("NodeHasInsufficientPID", "NodeHasSufficientPID"),
+}
 
 
 def architecture() -> str:
@@ -118,7 +135,9 @@ def _os_name() -> str:
     return "Linux"
 
 
-def conditions(old: tuple[NodeCondition, ...], now: float, not_ready: str) -> tuple[NodeCondition, ...]:
+def conditions(
+    old: tuple[NodeCondition, ...], now: float, not_ready: str, pressure: frozenset[str] = frozenset()
+) -> tuple[NodeCondition, ...]:
     """The four conditions; transition times stand while a status stays. ``not_ready`` says why the node is not."""
     ready = (
         ("Ready", "KubeletReady", "kubelet is posting ready status")
@@ -126,7 +145,10 @@ def conditions(old: tuple[NodeCondition, ...], now: float, not_ready: str) -> tu
         else ("Ready", "KubeletNotReady", not_ready)
     )
     held = {c.type: c for c in old}
-    wanted = [(*row, "False") for row in NO_PRESSURE] + [(*ready, "False" if not_ready else "True")]
+    wanted: list[tuple[str, str, str, str]] = [
+        PRESSURE[row[0]] if row[0] in pressure else (*row, "False") for row in NO_PRESSURE
+    ]
+    wanted += [(*ready, "False" if not_ready else "True")]
     made = []
     for type_, reason, message, status in wanted:
         before = held.get(type_)
@@ -157,8 +179,16 @@ class NodeKeeper:
     """Registers the node, then writes its status on change and every five minutes, and its lease every ten seconds."""
 
     def __init__(
-        self, client: Client, runtime: Runtime, clock: Clock, config: KubeletConfig, recorder: Recorder
+        self,
+        client: Client,
+        runtime: Runtime,
+        clock: Clock,
+        config: KubeletConfig,
+        recorder: Recorder,
+        pressure: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
+        self._pressure = pressure  #: the conditions of pressure that hold now
+        self._had_pressure: frozenset[str] = frozenset()
         self._client, self._runtime, self._clock = client, runtime, clock
         self._config, self._recorder = config, recorder
         self.capacity = machine_capacity(config)
@@ -260,7 +290,7 @@ class NodeKeeper:
             addresses=(*addresses, NodeAddress(type="Hostname", address=name)),
             capacity={k: Quantity(quantity.canonical(v)) for k, v in sorted(self.capacity.items())},
             allocatable={k: Quantity(quantity.canonical(v)) for k, v in sorted(self.allocatable.items())},
-            conditions=conditions(base.conditions, self._clock.now(), not_ready),
+            conditions=conditions(base.conditions, self._clock.now(), not_ready, self._pressure()),
             daemon_endpoints=NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=self._config.port)),
             node_info=await asyncio.to_thread(system_info, runtime_version, self._config.version),
             images=image_list(await self._runtime.list_images()),
@@ -293,6 +323,7 @@ class NodeKeeper:
         self._node = await self._client.patch(
             Node, self._config.node_name, {"status": patch}, type=PatchType.STRATEGIC, subresource="status"
         )
+        self._say_pressure(frozenset(c.type for c in status.conditions if c.type in PRESSURE and c.status == "True"))
         ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
         if ready != self._was_ready:
             self._was_ready = ready
@@ -301,6 +332,12 @@ class NodeKeeper:
 
     def _say(self, type: str, reason: str, message: str) -> None:
         self._recorder.event(self.reference(), type, reason, message)
+
+    def _say_pressure(self, has: frozenset[str]) -> None:
+        for name in sorted(has ^ self._had_pressure):
+            reason = _PRESSURE_EVENTS[name][name not in has]
+            self._say("Normal", reason, f"Node {self._config.node_name} status is now: {reason}")
+        self._had_pressure = has
 
     def _say_starting(self) -> None:
         name = self._config.node_name

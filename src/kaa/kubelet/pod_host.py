@@ -42,6 +42,7 @@ class PodHost:
     memory_capacity_bytes: int
     allocatable: dict[str, str]
     used: Callable[[str], Mapping[str, int]]  #: what the pods of this node but one (its uid) were given
+    pressure: Callable[[], frozenset[str]]  #: the conditions of pressure that hold on the node
     freed: Callable[[], None]  #: says that there may be room for what was deferred
 
 

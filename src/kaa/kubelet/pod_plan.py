@@ -94,6 +94,7 @@ class Ending:
     grace_s: float
     reason: str = ""
     message: str = ""
+    disrupted: bool = False  #: by the node, not by itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ from .pod_plan import (
     plan,
     resize_key,
 )
+from .pressure import may_be_evicted
 from .references import container_reference
 from .status import Seen, pod_status
 from .status_writer import with_status
@@ -111,10 +112,20 @@ class PodWorker:
         self.removed = True
         self._wake.set()
 
-    def evict(self, reason: str, message: str, grace_s: float) -> None:
-        """End the pod as Failed, because the node says so."""
-        self._evicted = Ending(self.host.clock.now(), grace_s, reason, message)
+    def evict(self, message: str, grace_s: float) -> None:
+        """End the pod as Failed, because the node needs what it uses."""
+        self._event("Warning", "Evicted", message)
+        self._end_as("Evicted", message, grace_s, disrupted=True)
+
+    def _end_as(self, reason: str, message: str, grace_s: float, *, disrupted: bool = False) -> None:
+        self._evicted = Ending(self.host.clock.now(), grace_s, reason, message, disrupted)
         self._wake.set()
+
+    @property
+    def evictable(self) -> bool:
+        """Whether the node may end it to help itself."""
+        running = not (self._gone or self.removed or self._ending or self._evicted or self._static)
+        return running and may_be_evicted(self.pod, static=self._static)
 
     def wake(self) -> None:
         self._wake.set()
@@ -154,9 +165,9 @@ class PodWorker:
     async def _turn(self) -> float | None:
         await self._look()
         if self._ending is None:
-            short = self.allocation.let_in(self.view)
-            if short is not None:
-                self.evict(short.reason, f"Pod was rejected: {short}", grace_of(self.pod))
+            refusal = self.allocation.let_in(self.view)
+            if refusal is not None:
+                self._end_as(refusal.reason, f"Pod was rejected: {refusal.message}", grace_of(self.pod))
         self._decide_ending()
         if self._ending is None:
             await self.allocation.settle(self.view)

@@ -47,7 +47,15 @@ from .pod_plan import (
 ID_PREFIX = "kaa://"
 #: Conditions that the kubelet owns, in the order it writes them.
 RESIZES = ("PodResizePending", "PodResizeInProgress")  # there only while they are true
-OWNED = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", *RESIZES)
+OWNED = (
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    *RESIZES,
+    "DisruptionTarget",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +294,8 @@ def _conditions(pod: Pod, status: PodStatus, seen: Seen) -> tuple[PodCondition, 
         verdicts["PodResizePending"] = _Verdict(True, seen.pending.reason, seen.pending.message)
     if seen.resizing:
         verdicts["PodResizeInProgress"] = _Verdict(True, "Error" if seen.resize_error else "", seen.resize_error)
+    if seen.ending is not None and seen.ending.disrupted:
+        verdicts["DisruptionTarget"] = _Verdict(True, "TerminationByKubelet", seen.ending.message)
     old = {c.type: c for c in pod.status.conditions}
     made = [_condition(name, verdict, old.get(name), pod, seen.now) for name, verdict in verdicts.items()]
     return (*made, *(c for c in pod.status.conditions if c.type not in verdicts and c.type not in RESIZES))
