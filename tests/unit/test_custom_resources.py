@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from api_lab import Lab, run
 from custom_lab import DEFINITIONS, GROUP, NAME, TABLE, WIDGETS, definition, established, status, until, widget
 
+from kaa.api.errors import NotFound
+from kaa.api.types.apiextensions_v1 import CustomResourceDefinition
 from kaa.apiserver.custom import definitions
+from kaa.controllers.served import rows_of
 
 
 def test_a_definition_says_how_it_stands() -> None:
@@ -261,5 +266,26 @@ def test_rules_run_beside_plain_faults_and_not_on_what_stood() -> None:
         assert kept.status == 200, kept.body
         touched = await lab.ask("PATCH", f"{WIDGETS}/a", {"spec": {"colour": "red"}}, content_type=merge)
         assert "spec.size: Invalid value: failed rule: self.size < 5" in touched.json()["message"]
+
+    run(use, http=True)
+
+
+def test_components_in_this_process_ask_by_rows_of_their_own() -> None:
+    """The garbage collector made its rows of the definitions; with names, verbs and subresources that were not the served
+    row's, they were found nowhere, and no custom resource was ever collected."""
+
+    async def use(lab: Lab) -> None:
+        await established(lab)
+        await lab.ask("POST", WIDGETS, widget("a", size=3))
+        found = lab.plane.api.cacher.get(CustomResourceDefinition, NAME)
+        row: Any = rows_of(found)
+        assert [one.metadata.name for one in (await lab.client.list(row)).items] == ["a"]
+        async with asyncio.timeout(2):
+            async for event in lab.client.watch(row):
+                assert event.object.metadata.name == "a"
+                break
+        absent = msgspec.structs.replace(found, spec=msgspec.structs.replace(found.spec, group="example.org"))
+        with pytest.raises(NotFound):
+            await lab.client.list(rows_of(absent))
 
     run(use, http=True)

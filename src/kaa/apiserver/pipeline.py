@@ -305,7 +305,7 @@ class ApiServer:
         self.authorize(request)
         if self.elsewhere is not None and self._is_elsewhere(request.resource):
             return await self.elsewhere.call(request)
-        self._known(request.resource)
+        request = self._of_what_is_served(request)
         made = self.perform(request)
         outcome = made if isinstance(made, Outcome) else await made
         if outcome.listing is not None:
@@ -326,7 +326,7 @@ class ApiServer:
         self.authorize(request)
         if self.elsewhere is not None and self._is_elsewhere(request.resource):
             return self.elsewhere.watch(request)
-        self._known(request.resource)
+        request = self._of_what_is_served(request)
         shown = request.resource
         request = replace(request, resource=keys.storage_resource(shown))
         return self._watched(self.reader.open_watch(request), shown)
@@ -345,10 +345,21 @@ class ApiServer:
         finally:
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator
 
-    def _known(self, resource: Resource[Any]) -> None:
-        """A client in this process may ask for what has never been served, or is no more."""
-        if resource.custom and not self.cacher.serves(resource):
+    def _of_what_is_served(self, request: Request) -> Request:
+        """The request, of the row that is served at its path.
+
+        A client in this process made its row by itself, from a definition or from discovery, and may ask for what has
+        never been served, or is no more: then NotFound is raised.
+        """
+        resource = request.resource
+        if not resource.custom:
+            return request
+        served = self.custom.get((resource.group, resource.version, resource.plural))
+        if served is not None:
+            return replace(request, resource=served)
+        if not self.cacher.serves(resource):  # the version that is stored may be one that is not served
             raise NotFound("the server could not find the requested resource")
+        return request
 
     async def raw(self, user: User, method: str, path: str, body: bytes, content_type: str) -> bytes:
         """``client.pipeline.Pipeline.raw``."""
@@ -361,7 +372,9 @@ class ApiServer:
         raise NotFound("the server could not find the requested resource")
 
     def _is_elsewhere(self, resource: Resource[Any]) -> bool:
-        return resource.custom and (resource.group, resource.version, resource.plural) not in self.custom
+        if not resource.custom or (resource.group, resource.version, resource.plural) in self.custom:
+            return False
+        return not self.cacher.serves(resource)
 
 
 def converted_entry(entry: Entry, resource: Resource[Any]) -> Entry:
