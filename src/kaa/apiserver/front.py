@@ -243,6 +243,8 @@ class Front:
                 raise _no_such_resource()
         elif target.verb not in resource.verbs or (target.verb == "patch" and not target.name):
             raise method_not_allowed()
+        elif resource.namespaced and not target.namespace and target.verb not in routes.ACROSS_NAMESPACES:
+            raise method_not_allowed()
 
     def _path(
         self, http: HttpRequest, user: User, target: Target, options: dict[str, str]

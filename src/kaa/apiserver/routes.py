@@ -26,6 +26,8 @@ _OBJECT_VERBS = {
 }
 #: What a request connects to, or reads from a kubelet: it may last as long as the client likes.
 CONNECTS = frozenset({"attach", "exec", "log", "portforward", "proxy"})
+#: What can be asked of a namespaced resource without a namespace.
+ACROSS_NAMESPACES = frozenset({"list", "watch"})
 _TRUE = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
 
 
@@ -87,12 +89,21 @@ def _resource(
     verb = _verb(method, name)
     if verb in ("get", "list") and (watched or is_true(options, "watch")) and not subresource:
         verb = "watch"
-    if resource is None:
+    if resource is None or not _is_there(resource, namespace, name, verb):
         return Target(path, verb=verb, unknown_resource=plural, namespace=namespace, name=name,
                       subresource=subresource, group=group, version=version)  # fmt: skip
     if plural == "namespaces" and name and not group:
         namespace = name
     return Target(path, resource, verb, namespace, name, subresource, "/".join(parts[3:]), group=group, version=version)
+
+
+def _is_there(resource: Resource[Any], namespace: str, name: str, verb: str) -> bool:
+    """Whether a resource is served in this scope: what no namespace holds has no path below one, and objects that
+    namespaces hold are listed and watched across all, no more. (For built-in ones the path across all is there, and
+    refuses other verbs: ``front``.)"""
+    if not resource.namespaced:
+        return not namespace
+    return bool(namespace) or (not name and (not resource.custom or verb in ACROSS_NAMESPACES))
 
 
 def _verb(method: str, name: str) -> str:
