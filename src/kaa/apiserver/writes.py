@@ -179,13 +179,16 @@ class Writer:
         if request.resource.namespaced and sent.namespace and sent.namespace != request.namespace:
             raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
         metadata = replace(
-            sent, name=request.name, namespace=request.namespace if request.resource.namespaced else None
+            sent,
+            name=request.name,
+            namespace=request.namespace if request.resource.namespaced else None,
+            resource_version=None if is_no_version(sent.resource_version) else sent.resource_version,
         )
         obj = replace(obj, metadata=metadata)
-        if not sent.resource_version and not strategy.allows_unconditional_update:
+        if not metadata.resource_version and not strategy.allows_unconditional_update:
             fault = FieldError("FieldValueInvalid", "metadata.resourceVersion", 'Invalid value: 0: must be specified for an update')  # fmt: skip
-            raise Invalid.of(request.resource.group, request.resource.kind, request.name, [fault])
-        return await self.change(request, lambda _: obj, list(warnings), expected=sent.resource_version or "")
+            raise Invalid.of(request.resource.group, request.resource.plural, request.name, [fault])
+        return await self.change(request, lambda _: obj, list(warnings))
 
     async def change(
         self,
@@ -215,11 +218,12 @@ class Writer:
         if entry is None:
             return await self._create_by_change(request, change, strategy)
         old = entry.object()
-        if expected and expected != str(entry.revision):
+        if expected != str(entry.revision) and not is_no_version(expected):
             raise Conflict.of(resource, request.name)
         made = change(old)
         new = await made if isinstance(made, Awaitable) else made
-        if new.metadata.resource_version and new.metadata.resource_version != str(entry.revision):
+        based_on = new.metadata.resource_version
+        if based_on != str(entry.revision) and not is_no_version(based_on):
             raise Conflict.of(resource, request.name)
         self._check_identity(request, new, old)
         new = self._prepared(request, strategy, new, old, operation)
@@ -290,6 +294,11 @@ class Writer:
     def _refuse(self, resource: Resource[Any], name: str, faults: list[FieldError]) -> None:
         if faults:
             raise Invalid.of(resource.group, resource.kind, name or "", faults)
+
+
+def is_no_version(resource_version: str | None) -> bool:
+    """Whether a write says nothing of the version it is made on: zero is none, too."""
+    return not resource_version or (resource_version.isdecimal() and not int(resource_version))
 
 
 def readmitted(request: Request, strategy: Strategy[Any], new: Any, old: Any) -> Any:

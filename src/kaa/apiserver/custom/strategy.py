@@ -43,6 +43,7 @@ def schema_of(version: CustomResourceDefinitionVersion) -> Mapping[str, Any]:
 
 
 class CustomStrategy(Strategy[CustomObject]):
+    allows_unconditional_update = False
     counts_generation = True
     free_finalizers = True
 

@@ -30,6 +30,7 @@ def _cells(obj: MutatingAdmissionPolicy, now: float) -> Sequence[Any]:
 
 class MutatingAdmissionPolicyStrategy(Strategy[MutatingAdmissionPolicy]):
     kind = MutatingAdmissionPolicy
+    allows_unconditional_update = False
     counts_generation = True
     table = shape("admissionregistration/mutatingadmissionpolicies", "Mutations:integer|ParamKind|Age", _cells)
 

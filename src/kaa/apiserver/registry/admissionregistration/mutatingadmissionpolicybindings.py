@@ -27,6 +27,7 @@ def _cells(obj: MutatingAdmissionPolicyBinding, now: float) -> Sequence[Any]:
 
 class MutatingAdmissionPolicyBindingStrategy(Strategy[MutatingAdmissionPolicyBinding]):
     kind = MutatingAdmissionPolicyBinding
+    allows_unconditional_update = False
     counts_generation = True
     table = shape("admissionregistration/mutatingadmissionpolicybindings", "PolicyName|ParamRef|Age", _cells)
 

@@ -24,6 +24,7 @@ def _cells(obj: MutatingWebhookConfiguration, now: float) -> Sequence[Any]:
 
 class MutatingWebhookConfigurationStrategy(Strategy[MutatingWebhookConfiguration]):
     kind = MutatingWebhookConfiguration
+    allows_unconditional_update = False
     counts_generation = True
     table = shape("admissionregistration/mutatingwebhookconfigurations", "Webhooks:integer|Age", _cells)
 

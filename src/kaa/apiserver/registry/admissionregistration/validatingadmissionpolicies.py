@@ -37,6 +37,7 @@ def _cells(obj: ValidatingAdmissionPolicy, now: float) -> Sequence[Any]:
 
 class ValidatingAdmissionPolicyStrategy(Strategy[ValidatingAdmissionPolicy]):
     kind = ValidatingAdmissionPolicy
+    allows_unconditional_update = False
     counts_generation = True
     table = shape("admissionregistration/validatingadmissionpolicies", "Validations:integer|ParamKind|Age", _cells)
 

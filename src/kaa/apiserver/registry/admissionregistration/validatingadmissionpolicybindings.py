@@ -29,6 +29,7 @@ def _cells(obj: ValidatingAdmissionPolicyBinding, now: float) -> Sequence[Any]:
 
 class ValidatingAdmissionPolicyBindingStrategy(Strategy[ValidatingAdmissionPolicyBinding]):
     kind = ValidatingAdmissionPolicyBinding
+    allows_unconditional_update = False
     counts_generation = True
     table = shape("admissionregistration/validatingadmissionpolicybindings", "PolicyName|ParamRef|Age", _cells)
 

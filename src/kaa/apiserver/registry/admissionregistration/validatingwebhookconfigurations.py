@@ -24,6 +24,7 @@ def _cells(obj: ValidatingWebhookConfiguration, now: float) -> Sequence[Any]:
 
 class ValidatingWebhookConfigurationStrategy(Strategy[ValidatingWebhookConfiguration]):
     kind = ValidatingWebhookConfiguration
+    allows_unconditional_update = False
     counts_generation = True
     table = shape("admissionregistration/validatingwebhookconfigurations", "Webhooks:integer|Age", _cells)
 

@@ -46,6 +46,7 @@ _BLANK_NAMES = CustomResourceDefinitionNames(kind="", plural="")
 
 class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
     kind = CustomResourceDefinition
+    allows_unconditional_update = False
     counts_generation = True
     table = created("apiextensions/customresourcedefinitions")
     deletion_finalizers = (CLEANUP_FINALIZER,)

@@ -31,6 +31,7 @@ def _cells(obj: APIService, now: float) -> Sequence[Any]:
 
 class APIServiceStrategy(Strategy[APIService]):
     kind = APIService
+    allows_unconditional_update = False
     table = shape("apiregistration/apiservices", "Service|Available|Age", _cells)
 
     @staticmethod

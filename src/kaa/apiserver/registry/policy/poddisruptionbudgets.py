@@ -32,6 +32,7 @@ def _cells(obj: PodDisruptionBudget, now: float) -> Sequence[Any]:
 
 class PodDisruptionBudgetStrategy(Strategy[PodDisruptionBudget]):
     kind = PodDisruptionBudget
+    allows_unconditional_update = False
     counts_generation = True
     table = shape(
         "policy/poddisruptionbudgets", "Min Available|Max Unavailable|Allowed Disruptions:integer|Age", _cells

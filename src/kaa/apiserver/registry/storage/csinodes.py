@@ -26,6 +26,7 @@ def _cells(obj: CSINode, now: float) -> Sequence[Any]:
 
 class CSINodeStrategy(Strategy[CSINode]):
     kind = CSINode
+    allows_unconditional_update = False
     table = shape("storage/csinodes", "Drivers:integer|Age", _cells)
 
     def validate(self, obj: CSINode) -> list[FieldError]:

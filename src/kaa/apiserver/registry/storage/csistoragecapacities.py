@@ -17,6 +17,7 @@ from ..tables import created
 
 class CSIStorageCapacityStrategy(Strategy[CSIStorageCapacity]):
     kind = CSIStorageCapacity
+    allows_unconditional_update = False
     table = created("storage/csistoragecapacities")
 
     def validate(self, obj: CSIStorageCapacity) -> list[FieldError]:

@@ -32,6 +32,7 @@ def _cells(obj: VolumeAttachment, now: float) -> Sequence[Any]:
 
 class VolumeAttachmentStrategy(Strategy[VolumeAttachment]):
     kind = VolumeAttachment
+    allows_unconditional_update = False
     table = TableShape(
         (
             NAME_COLUMN,
