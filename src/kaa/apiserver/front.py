@@ -241,7 +241,11 @@ class Front:
         if target.subresource:
             if resource.subresource(target.subresource) is None:
                 raise _no_such_resource()
-        elif target.verb not in resource.verbs or (target.verb == "patch" and not target.name) or (resource.namespaced and not target.namespace and target.verb not in routes.ACROSS_NAMESPACES):
+        elif (
+            target.verb not in resource.verbs
+            or (target.verb == "patch" and not target.name)
+            or (resource.namespaced and not target.namespace and target.verb not in routes.ACROSS_NAMESPACES)
+        ):
             raise method_not_allowed()
 
     def _path(

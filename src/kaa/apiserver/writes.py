@@ -105,7 +105,7 @@ class Writer:
         nameless = not obj.metadata.name
         obj = strategy.default(self._with_system_fields(obj, strategy))
         obj = Tracker(request, strategy, self._clock).created(obj)
-        obj = strategy.prepare_create(obj)
+        obj = strategy.asked_by(strategy.prepare_create(obj), request.user)
         attributes = Attributes(request, "CREATE", obj, None, dry_run, warnings, nameless)
         await self._admission.admit(attributes, self._cacher)
         if attributes.object is not obj:
@@ -308,7 +308,7 @@ def readmitted(request: Request, strategy: Strategy[Any], new: Any, old: Any) ->
     """
     new = strategy.default(new)
     if old is None:
-        return strategy.prepare_create(new)
+        return strategy.asked_by(strategy.prepare_create(new), request.user)
     return _settled(request, strategy, replace(new, metadata=_kept_metadata(new.metadata, old.metadata)), old)
 
 

@@ -3,7 +3,8 @@
 A strategy is pure: objects in, objects or faults out. The handlers call it in this order.
 
 ====================  ===========================================================================================
-create                ``default`` · ``prepare_create`` · (admission) · ``allocate`` · ``validate`` · store
+create                ``default`` · ``prepare_create`` · ``asked_by`` · (admission) · ``allocate`` · ``validate``
+                      · store
 update, patch, apply  ``default`` · ``prepare_update`` · (admission) · ``allocate`` · ``validate_update`` · store
 status                ``default`` · ``prepare_status_update`` · ``validate_status_update`` · store
 ====================  ===========================================================================================
@@ -24,6 +25,7 @@ from kaa.api.fields import FieldError
 from kaa.api.resources import Resource
 from kaa.api.scheme import resource_of
 from kaa.api.types.autoscaling_v1 import Scale
+from kaa.client.pipeline import User
 
 from ..view import View
 from .scale import scale_of, with_scale
@@ -86,6 +88,10 @@ class Strategy(Generic[T]):
 
     def prepare_create(self, obj: T) -> T:
         """Drop what a creator may not set (status) and set what the server sets."""
+        return obj
+
+    def asked_by(self, obj: T, user: User) -> T:
+        """Write down who creates it, for kinds that say so; runs after ``prepare_create``."""
         return obj
 
     def prepare_update(self, new: T, old: T) -> T:

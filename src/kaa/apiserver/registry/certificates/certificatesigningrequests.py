@@ -17,6 +17,7 @@ from kaa.api import fields
 from kaa.api.clock import format_duration
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.certificates_v1 import CertificateSigningRequest, CertificateSigningRequestStatus
+from kaa.client.pipeline import User
 
 from ...validation.common import SPEC, STATUS, immutable, is_domain_prefixed
 from ..strategy import Strategy
@@ -61,6 +62,11 @@ class SigningRequestStrategy(Strategy[CertificateSigningRequest]):
 
     def prepare_create(self, obj: CertificateSigningRequest) -> CertificateSigningRequest:
         return replace(obj, status=CertificateSigningRequestStatus())
+
+    def asked_by(self, obj: CertificateSigningRequest, user: User) -> CertificateSigningRequest:
+        extra = {name: tuple(values) for name, values in user.extra.items()}
+        spec = replace(obj.spec, username=user.name or None, uid=user.uid or None, groups=user.groups, extra=extra)
+        return replace(obj, spec=spec)
 
     def prepare_update(
         self, new: CertificateSigningRequest, old: CertificateSigningRequest
