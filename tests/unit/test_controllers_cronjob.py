@@ -149,3 +149,13 @@ def test_nonsense_is_told() -> None:
         assert any(text.startswith("UnknownTimeZone invalid timeZone") for text in world.events())
 
     in_world(play)
+
+
+def test_a_schedule_that_never_comes_is_told() -> None:
+    async def play(world: World) -> None:
+        await begin(world, schedule="59 23 31 2 *")
+        told = "invalid schedule: 59 23 31 2 * : time difference between two schedules is less than 1 second"
+        assert f"InvalidSchedule {told}" in world.events()
+        assert world.api.all(Job) == []
+
+    in_world(play)

@@ -31,6 +31,8 @@ from .pods import controller_reference
 SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 #: More missed times than these are told to the user.
 MANY = 100
+#: What upstream finds of a schedule whose times are all the same: none.
+NEVER = "time difference between two schedules is less than 1 second"
 #: So that a look comes after the time, not at its edge.
 MARGIN_S = 0.1
 
@@ -49,16 +51,23 @@ class Due:
 
 
 def due(owner: CronJob, schedule: cron.Schedule, now: float) -> Due:
-    """Find the time to act on, if any. With ``startingDeadlineSeconds``, times before it do not count."""
+    """Find the time to act on, if any. With ``startingDeadlineSeconds``, times before it do not count.
+
+    Raises cron.InvalidSchedule, in upstream's words, when no time ever comes: the 31st of February.
+    """
     since = parse_time(owner.status.last_schedule_time or owner.metadata.creation_timestamp or format_time(now))
     if owner.spec.starting_deadline_seconds is not None:
         since = max(since, now - owner.spec.starting_deadline_seconds)
     upcoming = schedule.after(now)
     first = schedule.after(since)
-    if first is None or first > now:
+    if first is None:
+        raise cron.InvalidSchedule(NEVER)
+    if first > now:
         return Due(None, 0, upcoming)
     second = schedule.after(first)
-    if second is None or second > now:
+    if second is None:
+        raise cron.InvalidSchedule(NEVER)
+    if second > now:
         return Due(first, 1, upcoming)
     gap = second - first
     at, missed = second, 2
@@ -215,7 +224,12 @@ class CronJobs(Controller[Key]):
             self.events.event(owner, "Warning", reason, text)
             return status, None
         now = self.clock.now()
-        found = due(owner, schedule, now)
+        try:
+            found = due(owner, schedule, now)
+        except cron.InvalidSchedule as err:
+            text = f"invalid schedule: {owner.spec.schedule} : {err}"
+            self.events.event(owner, "Warning", "InvalidSchedule", text)
+            return status, None
         wait = found.next - now + MARGIN_S if found.next is not None else None
         if found.missed > MANY:
             text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew"
