@@ -22,6 +22,7 @@ from kaa.client.pipeline import Request
 from . import bodies
 from .patch.json_patch import apply_json_patch
 from .patch.merge import merge_patch
+from .patch.restore import not_restored
 from .patch.strategic import strategic_merge
 from .patch.type_view import zero_of
 from .registry.scale import checked
@@ -68,7 +69,13 @@ class Patcher:
             touched = touched_fields(kind, patch, resource.type)
             document = apply_patch(kind, scheme.document(only(view, touched)), patch, resource.type)
             warnings[:] = bodies.strictness(request, resource, resource.type, document, b"")
-            made = bodies.make(resource, None, document, None)
+            try:
+                made = scheme.convert(resource.type, document)
+            except scheme.DecodeError as err:
+                problem = bodies.go_decode_error(str(err), resource.type)
+                whole = apply_patch(kind, scheme.document(view), patch, resource.type)
+                strategic = patch if kind is PatchType.STRATEGIC else None
+                raise not_restored(problem, document=whole, patch=strategic) from None
             return replace(view, **{name: getattr(made, name) for name in touched})
 
         written = await self._writer.change(request, _between(convert_in, patched, convert_out, remote))
