@@ -69,7 +69,7 @@ _ALL = _params(
         "Delete an object that cannot be read from the store, past finalizers and preconditions.",
     ),
     ("insecureSkipTLSVerifyBackend", "boolean", "Do not verify the certificate of the kubelet."),
-    ("labelSelector", "string", "Selects objects by their labels."),
+    ("labelSelector", "string", "Narrows the list of returned objects to those whose labels it selects."),
     ("limit", "integer", "Most objects to return in one page."),
     ("limitBytes", "integer", "Bytes after which to end the log."),
     ("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
@@ -91,7 +91,11 @@ _ALL = _params(
     ("timeoutSeconds", "integer", "Seconds after which the call ends."),
     ("timestamps", "boolean", "Put a timestamp before every line."),
     ("tty", "boolean", "Give the process a terminal."),
-    ("watch", "boolean", "Stream changes instead of listing."),
+    (
+        "watch",
+        "boolean",
+        "Watch for changes to the described resources: a stream of what is added, modified and deleted.",
+    ),
 )
 
 
