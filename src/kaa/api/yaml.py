@@ -8,6 +8,7 @@ Source: sigs.k8s.io/yaml on go-yaml v2, resolve.go. PyYAML is imported when firs
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from typing import Any
@@ -30,13 +31,23 @@ class YAMLError(ValueError):
     """The text is no YAML document; the message says where."""
 
 
-def load(data: bytes | str) -> Any:
-    """The plain JSON value of one document. Raises YAMLError."""
+def load(data: bytes | str, twice: list[str] | None = None) -> Any:
+    """The plain JSON value of one document. Raises YAMLError.
+
+    Args:   twice: takes a line for each key that stands again in its mapping: ``line 3: key "a" already set in map``.
+    """
     import yaml
 
     try:
         _check_depth(data)
-        return _Plain().value(yaml.load(data, Loader=_loader()), 0)
+        loader = _loader()(data)
+        try:
+            value = _Plain().value(loader.get_single_data(), 0)
+        finally:
+            loader.dispose()
+        if twice is not None:
+            twice += [f"line {line}: key {key} already set in map" for line, key in sorted(loader.twice)]
+        return value
     except (yaml.YAMLError, RecursionError, ValueError, UnicodeDecodeError) as err:
         raise YAMLError(" ".join(str(err).split())) from None
 
@@ -131,8 +142,14 @@ def _loader() -> Any:
     class Loader(base):  # type: ignore[misc]  # the C loader has no stubs
         yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
+        def __init__(self, stream: Any) -> None:
+            super().__init__(stream)
+            self.twice: set[tuple[int, str]] = set()  # (line of the value, key as Go writes it)
+
         def flatten_mapping(self, node: Any) -> None:
-            """Take over what ``<<`` names, within a limit: merges of merges grow as fast as aliases do."""
+            """Note keys that stand twice, and take over what ``<<`` names, within a limit: merges of merges grow as fast
+            as aliases do."""
+            self._note_twins(node)
             pairs = 0
             for key, value in node.value:
                 if key.tag != "tag:yaml.org,2002:merge":
@@ -144,6 +161,18 @@ def _loader() -> Any:
                     if pairs > MERGE_LIMIT:
                         raise YAMLError(SWELLS)
             super().flatten_mapping(node)
+
+        def _note_twins(self, node: Any) -> None:
+            keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if len(set(keys)) == len(keys):
+                return
+            seen = set()
+            for key, value in node.value:
+                name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+                if name in seen and key.tag != "tag:yaml.org,2002:merge":
+                    text = json.dumps(key.value, ensure_ascii=False) if key.tag.endswith(":str") else key.value
+                    self.twice.add((value.start_mark.line + 1, text))
+                seen.add(name)
 
     words = "|".join((*_TRUE, *_FALSE))
     Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(f"(?:{words})$"), list("yYnNtTfFoO"))

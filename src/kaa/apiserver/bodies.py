@@ -71,6 +71,18 @@ def _from_yaml(data: bytes) -> Any:
         raise BadRequest(f"error converting YAML to JSON: yaml: {err}") from None
 
 
+def twice_in_yaml(data: bytes) -> str:
+    """What go-yaml says of keys that stand twice in a mapping; empty when none does, or the text is no YAML."""
+    from kaa.api import yaml
+
+    lines: list[str] = []
+    try:
+        yaml.load(data, lines)
+    except yaml.YAMLError:
+        return ""
+    return "yaml: unmarshal errors:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+
+
 def _from_protobuf(data: bytes, what: str) -> Any:
     from kaa.api.protobuf import Malformed, document_from_protobuf  # only clients that send protobuf pay for it
 
@@ -166,6 +178,7 @@ def _read(request: Request, resource: Resource[Any], kind: type | None, data: by
             document,
             data if text else b"",
             unknown,
+            yaml=form == YAML,
         )
         obj = make(resource, kind, document, data if fast else None)
         if known is not None:
@@ -266,8 +279,11 @@ def strictness(
     document: Any,
     data: bytes,
     unknown: Unknown | None = None,
+    *,
+    yaml: bool = False,
 ) -> tuple[str, ...]:
-    """Fields that the kind does not have, and fields sent twice: refused, warned about or ignored as asked."""
+    """Fields that the kind does not have, and fields sent twice: refused, warned about or ignored as asked. ``yaml``: the
+    form of ``data``, else JSON."""
     level = request.options.get("fieldValidation") or "Warn"
     if level not in FIELD_VALIDATIONS:
         options = {"create": "CreateOptions", "update": "UpdateOptions"}.get(request.verb, "PatchOptions")
@@ -276,10 +292,12 @@ def strictness(
     if level == "Ignore" or not isinstance(document, dict):
         return ()
     paths = _unknown(struct, document) if struct else unknown(document) if unknown is not None else []
-    places = _twins(data, document)
+    places = _twins(b"" if yaml else data, document)
     found = [(places.first.get(path, 0), f'unknown field "{path}"') for path in paths]
     twice = [(n, f'duplicate field "{path}"') for n, path in places.twice if path not in paths]
     faults = [text for _, text in sorted(found + twice, key=itemgetter(0))] if twice else [text for _, text in found]
+    if yaml and (told := twice_in_yaml(data)):
+        faults.insert(0, told)
     if faults and level == "Strict":
         raise BadRequest(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}:'

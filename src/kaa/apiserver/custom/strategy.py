@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ..validation.schema_rules import Place
 
 _OF_OBJECTS = ("kind", "apiVersion", "metadata")
+#: What every schema declares beside its own: with them it is no free-form object even when it says nothing.
+_SAID_OF_ALL = {"kind": {"type": "string"}, "apiVersion": {"type": "string"}}
 #: after such faults rules are not run: they may stumble over what is wrong
 _BLOCKING = (fields.NOT_SUPPORTED, fields.REQUIRED, fields.TOO_LONG, fields.TOO_MANY, fields.TYPE_INVALID)
 
@@ -68,7 +70,7 @@ class CustomStrategy(Strategy[CustomObject]):
         self._scale = subresources.scale if subresources is not None else None
         self.table = table_of(version)
         self._selectable = selectable(version)
-        self.type_view: Node = view_of_schema(content)
+        self.type_view: Node = view_of_schema({**content, "properties": {**properties, **_SAID_OF_ALL}})
         self.deprecation = _deprecation(resource, version)
         self.terminating = False  #: the definition is being deleted: nothing new is taken
 

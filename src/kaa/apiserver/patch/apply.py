@@ -139,13 +139,12 @@ def _decoded(data: bytes) -> Any:
 def _twice(request: Request, data: bytes, document: Json) -> list[str]:
     """Fields sent twice: refused or warned about, as asked."""
     level = request.options.get("fieldValidation") or "Warn"
-    if level == "Ignore" or not data.lstrip().startswith(b"{"):
+    if level == "Ignore" or (data.lstrip().startswith(b"{") and not bodies.duplicate_fields(data, document)):
         return []
-    names = bodies.duplicate_fields(data, document)
-    if not names:
+    twice = bodies.twice_in_yaml(data)
+    if not twice:
         return []
-    listed = "\n".join(f'  key "{name}" already set in map' for name in names)
-    problem = f"error converting YAML to JSON: yaml: unmarshal errors:\n{listed}"
+    problem = f"error converting YAML to JSON: {twice}"
     if level == "Strict":
         raise BadRequest(f"error strict decoding YAML: {problem}")
     return [problem]

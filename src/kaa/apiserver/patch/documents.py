@@ -59,7 +59,7 @@ class _Survey:
         for name in sorted(value):
             inner, here = value[name], f"{place}.{name}"
             named = node.is_named(name)
-            if isinstance(node, StructNode) and not named:
+            if not named and (isinstance(node, StructNode) or node.closed):
                 self.faults.append(f"{here}: field not declared in schema")
                 continue
             found = LEAF if inner is None or inner == {} else self.of(inner, node.child(name), here)

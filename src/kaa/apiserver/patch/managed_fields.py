@@ -160,7 +160,7 @@ def document_view(resource: Resource[Any], content: Node | None = None) -> Node:
     if not resource.custom:
         return view_of(resource.type)
     if isinstance(content, MapNode):
-        return MapNode(content.items, {**content.fields, "metadata": _METADATA})
+        return MapNode(content.items, {**content.fields, "metadata": _METADATA}, closed=content.closed)
     return MapNode(UNKNOWN, {"metadata": _METADATA})
 
 

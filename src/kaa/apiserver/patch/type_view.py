@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import astuple, replace
 
 from kaa.api import scheme
-from kaa.api.types import core_v1, networking_v1
+from kaa.api.types import core_v1, meta_v1, networking_v1
 from kaa.api.types.facts import ATOMIC, MERGE, Merge
 
 from ..memo import Memo
@@ -146,12 +146,12 @@ class SharedNode(StructNode):
 
 
 class MapNode(Node):
-    """A map whose keys are tracked one by one. ``fields`` are those that a schema declares."""
+    """A map whose keys are tracked one by one. ``fields`` are those that a schema declares; a ``closed`` one has no others."""
 
-    __slots__ = ("fields", "items")
+    __slots__ = ("closed", "fields", "items")
 
-    def __init__(self, items: Node, fields: Mapping[str, Node] | None = None) -> None:
-        self.items, self.fields = items, dict(fields or {})
+    def __init__(self, items: Node, fields: Mapping[str, Node] | None = None, *, closed: bool = False) -> None:
+        self.items, self.fields, self.closed = items, dict(fields or {}), closed
 
     def child(self, name: str) -> Node:
         return self.fields.get(name, self.items)
@@ -404,21 +404,25 @@ def zero_of(struct: type) -> Any:
 # -------------------------------------------------------------------------------------------------- of schemas
 
 
-def view_of_schema(schema: Mapping[str, Any] | None) -> Node:
-    """The node of an OpenAPI v3 schema, as custom resources have one; without a schema everything is free."""
+def view_of_schema(schema: Mapping[str, Any] | None, *, free: bool = False) -> Node:
+    """The node of an OpenAPI v3 schema, as custom resources have one; without a schema everything is free.
+
+    ``free``: a schema around this one preserves unknown fields, and so do all that stand in it.
+    """
     if not schema:
         return UNKNOWN
     kind = schema.get("type")
+    free = free or bool(schema.get("x-kubernetes-preserve-unknown-fields"))
     if kind == "array":
-        return _schema_list(schema)
+        return _schema_list(schema, free)
     if kind == "object" or "properties" in schema:
-        return _schema_map(schema)
+        return _schema_map(schema, free)
     if schema.get("x-kubernetes-preserve-unknown-fields"):
         return UNKNOWN
     return LEAF_NODE if kind or schema.get("x-kubernetes-int-or-string") else UNKNOWN
 
 
-def _schema_list(schema: Mapping[str, Any]) -> Node:
+def _schema_list(schema: Mapping[str, Any], free: bool) -> Node:
     items = schema.get("items") or {}
     match schema.get("x-kubernetes-list-type"):
         case "set":
@@ -427,14 +431,26 @@ def _schema_list(schema: Mapping[str, Any]) -> Node:
             keys = tuple(schema.get("x-kubernetes-list-map-keys") or ())
             properties = items.get("properties") or {}
             defaults = {key: properties[key]["default"] for key in keys if "default" in properties.get(key, {})}
-            return KeyedListNode(keys, view_of_schema(items), {}, defaults)
+            return KeyedListNode(keys, view_of_schema(items, free=free), {}, defaults)
     return LEAF_NODE
 
 
-def _schema_map(schema: Mapping[str, Any]) -> Node:
+def _schema_map(schema: Mapping[str, Any], free: bool) -> Node:
     if schema.get("x-kubernetes-map-type") == "atomic":
         return LEAF_NODE
-    fields = {name: view_of_schema(inner) for name, inner in (schema.get("properties") or {}).items()}
+    fields = {name: view_of_schema(inner, free=free) for name, inner in (schema.get("properties") or {}).items()}
+    if schema.get("x-kubernetes-embedded-resource"):
+        fields |= {"apiVersion": LEAF_NODE, "kind": LEAF_NODE, "metadata": _plain(view_of(meta_v1.ObjectMeta))}
     more = schema.get("additionalProperties")
-    free = view_of_schema(more) if isinstance(more, Mapping) else UNKNOWN
-    return MapNode(free, fields)
+    if isinstance(more, Mapping):
+        return MapNode(view_of_schema(more, free=free), fields)
+    return MapNode(UNKNOWN, fields, closed=bool(fields) and not free and not more)
+
+
+def _plain(node: Node) -> Node:
+    """The node of a Struct for values that are plain documents."""
+    if isinstance(node, StructNode):
+        return MapNode(UNKNOWN, {name: _plain(inner) for name, inner in node.children.items()}, closed=True)
+    if isinstance(node, KeyedListNode):
+        return KeyedListNode(node.keys, _plain(node.item), {}, {})
+    return node
