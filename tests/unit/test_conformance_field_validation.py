@@ -21,7 +21,7 @@ def deployment(metadata: str = "", spec: str = "") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "body, words",
+    ("body", "words"),
     [
         (
             deployment(spec='"unknownField":"foo","replicas":2,"replicas":3,'),
@@ -45,7 +45,7 @@ TWICE = b"metadata:\n  name: a\nextra: x\ndata: {k: v,\n  k: w}\n"
 
 
 @pytest.mark.parametrize(
-    "method, path, body, form, words",
+    ("method", "path", "body", "form", "words"),
     [
         (
             "POST",
@@ -146,7 +146,7 @@ SUB = """
 
 
 @pytest.mark.parametrize(
-    "root, body, code, words",
+    ("root", "body", "code", "words"),
     [
         (CLOSED, manifest(spec="\n  foo: foo1"), 201, []),
         (NO_SCHEMA, manifest(spec="\n  unknown: uk1"), 201, []),
