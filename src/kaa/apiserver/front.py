@@ -322,7 +322,7 @@ class Front:
         shown = request.resource
         stored = keys.storage_resource(shown)
         if stored is not shown:
-            request.resource = stored
+            request.resource, request.asked = stored, shown
         watch = self._api.reader.open_watch(request)
         request.resource = shown
         if media.plain and stored is shown:

@@ -328,7 +328,7 @@ class ApiServer:
             return self.elsewhere.watch(request)
         request = self._of_what_is_served(request)
         shown = request.resource
-        request = replace(request, resource=keys.storage_resource(shown))
+        request = replace(request, resource=keys.storage_resource(shown), asked=shown)
         return self._watched(self.reader.open_watch(request), shown)
 
     async def _watched(self, watch: Watch, shown: Resource[Any]) -> AsyncIterator[WatchEvent[Any]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Container, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -28,6 +28,7 @@ from kaa.store.base import Compacted, FutureRevision, Revision, Store
 from . import keys
 from .cacher import Cacher, ResourceCache
 from .entries import Entry
+from .registry.conversion import SELECTED_AS
 from .routes import is_true
 from .watchers import Change, Watcher
 
@@ -193,10 +194,14 @@ class Reader:
         except selectors.SelectorError as err:
             raise BadRequest(str(err)) from None
         cache = self._cacher.of(request.resource)
-        known = cache.strategy.field_names
+        asked = request.asked or request.resource
+        renamed = None if asked.custom else SELECTED_AS.get(asked.type)
+        known: Container[str] = cache.strategy.field_names if renamed is None else renamed
         for requirement in fields:
             if requirement.field not in known and requirement.field not in _FIELDS_OF_ALL:
                 raise BadRequest(f"field label not supported: {requirement.field}")
+        if renamed is not None:
+            fields = tuple(replace(one, field=renamed.get(one.field, one.field)) for one in fields)
         if request.name:
             fields = (*fields, FieldRequirement("metadata.name", request.name))
         return Selection(request.namespace, labels, fields)

@@ -31,6 +31,17 @@ STORED: dict[type[Any], type[Any]] = {
     events_v1.Event: core_v1.Event,
 }
 
+_REGARDING = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
+#: {served: {a field as its clients select by it: the stored form's}}
+SELECTED_AS: dict[type[Any], dict[str, str]] = {
+    events_v1.Event: {
+        **{f"regarding.{name}": f"involvedObject.{name}" for name in _REGARDING},
+        "reportingController": "reportingComponent",
+        "reason": "reason",
+        "type": "type",
+    },
+}
+
 
 def convert(obj: Any, resource: Resource[Any]) -> Any:
     """``obj`` as the type that ``resource`` serves; the same object when it is one already."""

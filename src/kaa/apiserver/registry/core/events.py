@@ -120,20 +120,6 @@ class EventStrategy(Strategy[events_v1.Event]):
     kind = events_v1.Event
     allows_create_on_update = True
     table = TableShape(COLUMNS, _new_cells)
-    field_names = frozenset(
-        [
-            "regarding.kind",
-            "regarding.namespace",
-            "regarding.name",
-            "regarding.uid",
-            "regarding.apiVersion",
-            "regarding.resourceVersion",
-            "regarding.fieldPath",
-            "reason",
-            "reportingController",
-            "type",
-        ]
-    )
 
     def default(self, obj: events_v1.Event) -> events_v1.Event:
         return obj if obj.event_time else replace(obj, event_time=None)  # no time is null on the wire, never ""
@@ -156,21 +142,6 @@ class EventStrategy(Strategy[events_v1.Event]):
             wire = {"regarding": "involvedObject", "note": "message"}.get(name, _camel(name))
             found += immutable(Path(wire), getattr(new, name), getattr(old, name))
         return found
-
-    def fields(self, obj: events_v1.Event) -> Mapping[str, str]:
-        about = obj.regarding
-        return {
-            "regarding.kind": about.kind or "",
-            "regarding.namespace": about.namespace or "",
-            "regarding.name": about.name or "",
-            "regarding.uid": about.uid or "",
-            "regarding.apiVersion": about.api_version or "",
-            "regarding.resourceVersion": about.resource_version or "",
-            "regarding.fieldPath": about.field_path or "",
-            "reason": obj.reason or "",
-            "reportingController": obj.reporting_controller or "",
-            "type": obj.type or "",
-        }
 
 
 def _camel(name: str) -> str:
