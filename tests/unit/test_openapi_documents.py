@@ -249,6 +249,12 @@ def test_a_custom_resource_is_documented() -> None:
     assert set(document["paths"][one]["put"]["requestBody"]["content"]) == {"application/json", "application/yaml"}
     kind = document["components"]["schemas"]["com.example.stable.v1.CronTab"]
     assert set(kind["properties"]) == {"apiVersion", "kind", "metadata", "spec"}
+    said = {name: inner["description"] for name, inner in kind["properties"].items() if name != "spec"}
+    assert {name: words.partition(".")[0] for name, words in said.items()} == {
+        "apiVersion": "APIVersion defines the versioned schema of this representation of an object",
+        "kind": "Kind is a string value representing the REST resource this object represents",
+        "metadata": "Standard object's metadata",
+    }
     assert kind["x-kubernetes-group-version-kind"] == [
         {"group": "stable.example.com", "kind": "CronTab", "version": "v1"}
     ]

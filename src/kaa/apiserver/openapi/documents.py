@@ -251,9 +251,11 @@ def _schemas(
 
     wanted = {of for _, operations in paths for one in operations for of in (*one.answers.values(), one.body) if of}
     given: dict[str, Json] = {}
+    described = _descriptions()
+    words, list_words = (_words_of(described, of) for of in ("io.k8s.api.core.v1.Pod", "io.k8s.api.core.v1.PodList"))
     for one in custom:
-        given.update(custom_schemas.definitions(one.resource, one.schema))
-    return Schemas(_descriptions(), group_versions).closure(wanted - {"string"}, given)
+        given.update(custom_schemas.definitions(one.resource, one.schema, words, list_words))
+    return Schemas(described, group_versions).closure(wanted - {"string"}, given)
 
 
 # -------------------------------------------------------------------------------------------------------- descriptions
@@ -272,6 +274,11 @@ class _Definition(msgspec.Struct):
 
 class _Definitions(msgspec.Struct, rename={"definitions": "$defs"}):
     definitions: dict[str, _Definition]
+
+
+def _words_of(described: dict[str, _Definition], name: str) -> dict[str, str]:
+    found = described.get(name)
+    return {field: said.description for field, said in found.properties.items()} if found else {}
 
 
 def _definitions_file() -> Path | None:
