@@ -104,6 +104,12 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     def server_url(self) -> str:
         return f"https://127.0.0.1:{self.api_port}"
 
+    @property
+    def advertised_url(self) -> str:
+        """Where pods and others who are not on this machine reach the API server."""
+        host = self.node_ip or "127.0.0.1"
+        return f"https://{f'[{host}]' if ':' in host else host}:{self.api_port}"
+
 
 def clusters_home() -> Path:
     """Where clusters live unless ``--data-dir`` says otherwise."""

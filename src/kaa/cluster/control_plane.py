@@ -174,7 +174,7 @@ def build(
     issuer = TokenIssuer(signing_key, ISSUER)
     Virtuals(api, authenticator, authorizer, issuer).install()
     metrics = Metrics()
-    paths = Paths(api, metrics, verifying_key, config.server_url)
+    paths = Paths(api, metrics, verifying_key, config.advertised_url)
     connector = Connector(cacher, admission, kubelet_tls)
     aggregator = Aggregator(
         cacher, InProcessClient(api, SYSTEM, "kube-aggregator"), clock, paths.discovery, front_proxy(config, clock)
