@@ -35,9 +35,8 @@ def test_a_watch_from_a_revision_to_come_tells_nothing_before_it() -> None:
     run(use, http=True)
 
 
-@pytest.mark.parametrize(("depth", "patched"), [(700, 422), (100_000, 400)])
-def test_nesting_is_refused(depth: int, patched: int) -> None:
-    """What can still be read makes no ConfigMap; what is deeper is not read."""
+@pytest.mark.parametrize("depth", [700, 100_000])
+def test_nesting_is_refused(depth: int) -> None:
     bomb = b'{"metadata":{"name":"a"},"data":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
 
     async def use(lab: Lab) -> None:
@@ -46,7 +45,7 @@ def test_nesting_is_refused(depth: int, patched: int) -> None:
             assert (await lab.ask("POST", f"{MAPS}?fieldValidation={level}", bomb)).status == 400
             for kind in (MERGE, STRATEGIC):
                 answer = await lab.ask("PATCH", f"{MAPS}/a?fieldValidation={level}", bomb, content_type=kind)
-                assert answer.status == patched
+                assert answer.status == 400
 
     run(use, http=True)
 
