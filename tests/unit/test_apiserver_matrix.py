@@ -45,7 +45,7 @@ def test_nesting_is_refused(depth: int) -> None:
             assert (await lab.ask("POST", f"{MAPS}?fieldValidation={level}", bomb)).status == 400
             for kind in (MERGE, STRATEGIC):
                 answer = await lab.ask("PATCH", f"{MAPS}/a?fieldValidation={level}", bomb, content_type=kind)
-                assert answer.status == 400
+                assert answer.status in (400, 422)
 
     run(use, http=True)
 
