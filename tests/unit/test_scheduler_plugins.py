@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from kaa.api.scheme import convert
+from kaa.api.scheme import convert, to_builtins
 from kaa.api.types.core_v1 import Node, Pod
 from kaa.scheduler.config import SchedulerConfig, plugins
 from kaa.scheduler.cycle import Passes
 from kaa.scheduler.preemption import Preemptor
 from kaa.scheduler.snapshot import Snapshot
+from kaa.scheduler.template import Templates
 
 INFO = dict.fromkeys(
     [
@@ -332,3 +333,27 @@ def test_preemption_says_why_not() -> None:
         "preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, "
         "1 Preemption is not helpful for scheduling.",
     )
+
+
+@pytest.mark.parametrize(
+    ("conditions", "wanted", "used"),
+    [
+        ([], "500m", 500),
+        ([{"type": "PodResizePending", "reason": "Deferred"}], "1500m", 1500),
+        ([{"type": "PodResizePending", "reason": "Infeasible"}], "9", 1000),
+        ([{"type": "PodResizeInProgress"}], "500m", 1000),
+    ],
+)
+def test_a_pod_that_is_being_resized_uses_what_it_has_and_what_it_may_get(
+    conditions: list[dict[str, str]], wanted: str, used: int
+) -> None:
+    status = {
+        "conditions": [{"status": "True", **condition} for condition in conditions],
+        "containerStatuses": [
+            {"name": "c", "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "1"}},
+             "image": "web", "imageID": "", "ready": True, "restartCount": 0}
+        ],
+    }  # fmt: skip
+    pod = make_pod("p", cpu=wanted)
+    placed = convert(Pod, {**to_builtins(pod), "status": status})
+    assert Templates().of(placed).requests["cpu"] == used

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 import msgspec
+from msgspec.structs import replace
 
 from kaa.api import quantity
 from kaa.api.selectors import NOTHING, Requirement, Selector, from_label_selector
-from kaa.api.types.core_v1 import Container, Pod, PodAffinityTerm, ResourceRequirements, Volume
+from kaa.api.types.core_v1 import Container, ContainerStatus, Pod, PodAffinityTerm, ResourceRequirements, Volume
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.api.volume_match import claim_names
 
@@ -63,6 +64,9 @@ class Disk:
     read_only: bool
 
 
+_RESIZES = ("PodResizePending", "PodResizeInProgress")
+
+
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Template:
     """All that scheduling asks of a pod. Compared by identity: ``Templates.of`` gives alike pods the same one."""
@@ -96,6 +100,7 @@ class Templates:
 
     def of(self, pod: Pod, asked_node: str = "") -> Template:
         """``asked_node``: the node that a pod not yet placed asks for by name. Where a placed pod is, is no wish."""
+        pod = while_resizing(pod)
         key = self._encode((asked_node, _telling(pod)))
         found = self._known.get(key)
         if found is None:
@@ -193,6 +198,37 @@ def pod_requests(pod: Pod, *, assumed: Mapping[str, int] | None = None) -> Amoun
     running.update(_pod_level(pod.spec.resources))
     _add(running, amounts_of(pod.spec.overhead))
     return running
+
+
+def while_resizing(pod: Pod) -> Pod:
+    """A pod whose resources are being changed in place, with what may be used until that is done: the more of what it
+    has and what it wants. What its node will never give does not count.
+    """
+    conditions = {c.type: c.reason for c in pod.status.conditions if c.type in _RESIZES}
+    if not conditions:
+        return pod
+    wants = conditions.get("PodResizePending") != "Infeasible"
+    known = {one.name: one for one in (*pod.status.container_statuses, *pod.status.init_container_statuses)}
+
+    def sized(containers: tuple[Container, ...]) -> tuple[Container, ...]:
+        return tuple(_sized(one, known.get(one.name), wants=wants) for one in containers)
+
+    spec = pod.spec
+    made = replace(spec, containers=sized(spec.containers), init_containers=sized(spec.init_containers))
+    return replace(pod, spec=made)
+
+
+def _sized(container: Container, status: ContainerStatus | None, *, wants: bool) -> Container:
+    if status is None or not status.allocated_resources:
+        return container
+    given = (status.allocated_resources, status.resources.requests if status.resources is not None else {})
+    sources = (*given, container.resources.requests) if wants else given
+    most: dict[str, str] = dict(container.resources.requests) if wants else {}
+    for source in sources:
+        for name, amount in source.items():
+            if name not in most or quantity.parse(amount) > quantity.parse(most[name]):
+                most[name] = amount
+    return replace(container, resources=replace(container.resources, requests=most))
 
 
 def _requests(container: Container, assumed: Mapping[str, int] | None) -> Amounts:
