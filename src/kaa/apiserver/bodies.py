@@ -16,9 +16,9 @@ import msgspec
 from msgspec.structs import replace
 
 from kaa.api import scheme
-from kaa.api.custom import from_document
+from kaa.api.custom import CustomObject, from_document
 from kaa.api.errors import BadRequest, Invalid, UnsupportedMediaType
-from kaa.api.fields import Path, not_supported
+from kaa.api.fields import Path, invalid, not_supported
 from kaa.api.quantity import INVALID as INVALID_QUANTITY
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import Pod, PodSpec
@@ -28,6 +28,7 @@ from .memo import KEPT
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
 ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
+_SHOWN = 30  # bytes of a body that an answer quotes
 FIELD_VALIDATIONS = ("Ignore", "Warn", "Strict")
 
 
@@ -170,7 +171,10 @@ def _read(request: Request, resource: Resource[Any], kind: type | None, data: by
         if known is not None:
             data = _without(data, spec)
         document = plain_document(data, request.content_type, expected_kind)
-        check_kind(document, expected_kind, expected_version)
+        if resource.custom and kind is None:
+            _check_custom(document, resource, data)
+        else:
+            check_kind(document, expected_kind, expected_version)
         warnings = strictness(
             request,
             resource,
@@ -247,13 +251,42 @@ def make(resource: Resource[Any], kind: type | None, document: Any, data: bytes 
         ) from None
 
 
-def check_kind(document: Any, kind: str, api_version: str) -> None:
-    """The document says what it is, and it is that. An absent kind or version is the expected one, as upstream has it."""
+def _check_custom(document: Any, resource: Resource[Any], data: bytes) -> None:
+    """A custom object names its kind and its version itself. Whether the kind is right is told with the other faults."""
+    _check_shape(document, resource.kind)
+    if not document.get("kind"):
+        text = data.decode("utf-8", "replace")
+        shown = text if len(data) <= _SHOWN else f"{data[:_SHOWN].decode('utf-8', 'replace')} ..."
+        raise BadRequest(
+            f"the object provided is unrecognized (must be of type {resource.kind}):"
+            f" Object 'Kind' is missing in '{text}' ({shown})"
+        )
+    version = document.get("apiVersion") or ""
+    if version != resource.api_version:
+        raise BadRequest(
+            f"the API version in the data ({version}) does not match the expected API version ({resource.api_version})"
+        )
+
+
+def refuse_other_type(obj: CustomObject, resource: Resource[Any]) -> None:
+    """Raise Invalid, under the kind that it says it is, for an object of another kind or version than the resource's."""
+    wanted = (("kind", obj.kind, resource.kind), ("apiVersion", obj.api_version, resource.api_version))
+    faults = [invalid(Path(field), found, f"must be {right}") for field, found, right in wanted if found != right]
+    if faults:
+        raise Invalid.of(obj.api_version.rpartition("/")[0], obj.kind, obj.metadata.name or "", faults)
+
+
+def _check_shape(document: Any, kind: str) -> None:
     if not isinstance(document, dict):
         raise BadRequest(
             f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind;"
             f" json parse error: json: cannot unmarshal {_go_word(document)} into Go value of type struct"
         )
+
+
+def check_kind(document: Any, kind: str, api_version: str) -> None:
+    """The document says what it is, and it is that. An absent kind or version is the expected one, as upstream has it."""
+    _check_shape(document, kind)
     found_kind, found_version = document.get("kind") or kind, document.get("apiVersion") or api_version
     version = str(found_version).rpartition("/")[2]
     if found_version == api_version and found_kind == kind:

@@ -65,7 +65,9 @@ class Patcher:
             if resource.custom:
                 document = apply_patch(kind, view.document(), patch, None)
                 warnings[:] = bodies.strictness(request, resource, None, document, b"", unknown)
-                return bodies.make(resource, None, document, None)
+                made = bodies.make(resource, None, document, None)
+                bodies.refuse_other_type(made, resource)
+                return made
             touched = touched_fields(kind, patch, resource.type)
             document = apply_patch(kind, scheme.document(only(view, touched)), patch, resource.type)
             warnings[:] = bodies.strictness(request, resource, resource.type, document, b"")
@@ -141,7 +143,12 @@ def patch_type(request: Request) -> PatchType:
         kind = PatchType(name)
     except ValueError:
         kind = None
-    if kind is None or (kind is PatchType.STRATEGIC and resource.custom):
+    if resource.custom and (kind is None or kind is PatchType.STRATEGIC):
+        listed = ", ".join(one for one in PatchType if one is not PatchType.STRATEGIC)
+        raise UnsupportedMediaType(
+            f"the body of the request was in an unknown format - accepted media types include: {listed}"
+        )
+    if kind is None:
         error = UnsupportedMediaType("415: Unsupported Media Type")
         error.bare_details = True
         raise error

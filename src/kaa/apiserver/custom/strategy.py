@@ -19,6 +19,7 @@ from kaa.api.resources import Resource
 from kaa.api.types.apiextensions_v1 import CustomResourceDefinition, CustomResourceDefinitionVersion
 from kaa.api.types.autoscaling_v1 import Scale, ScaleSpec, ScaleStatus
 
+from ..bodies import refuse_other_type
 from ..patch.type_view import Node, view_of_schema
 from ..registry.scale import scale_metadata
 from ..registry.strategy import Strategy
@@ -132,6 +133,7 @@ class CustomStrategy(Strategy[CustomObject]):
 
     def _validated(self, new: CustomObject, old: CustomObject | None) -> list[FieldError]:
         """The schema's faults; on an update, only of what the update changed."""
+        refuse_other_type(new, self._resource)
         found: list[FieldError] = []
         self._check(new.content, "", found)
         if old is not None:
