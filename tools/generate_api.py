@@ -118,7 +118,11 @@ class Generator:
                 imports.add("Base64")
                 return "Base64"
             return "str"
-        scalar = {"integer": "int", "boolean": "bool", "number": "float"}
+        scalar = {
+            "integer": "int",
+            "boolean": "bool",
+            "number": "int | float",
+        }  # Go writes whole numbers without a point
         return next((scalar[kind] for kind in kinds if kind in scalar), "Any")
 
     def reference(self, target: str, module: str, imports: set[str]) -> str:

@@ -133,6 +133,83 @@ def test_refusals(schema: Any, value: Any, words: str) -> None:
     assert said(schema, value) == [words]
 
 
+INT32, INT64 = {"type": "integer", "format": "int32"}, {"type": "integer", "format": "int64"}
+FLOAT, DOUBLE = {"type": "number", "format": "float"}, {"type": "number", "format": "double"}
+AS_INT32 = '<nil>: Invalid value: "": {} value must be of type integer with format int32 in a'
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "words"),
+    [
+        (INT32, (1 << 31) - 1, []),
+        (INT32, 1 << 31, [AS_INT32.format("Checked")]),
+        (INT32, -(1 << 31) - 1, [AS_INT32.format("Checked")]),
+        ({**INT32, "maximum": 4294967295}, 64512, [AS_INT32.format("Maximum boundary")]),
+        ({**INT32, "minimum": -4294967295}, 1, [AS_INT32.format("Minimum boundary")]),
+        ({**INT32, "multipleOf": 0.5}, 1, [AS_INT32.format("MultipleOf")]),
+        (INT64, (1 << 63) - 1, []),
+        (INT64, 1 << 63, ['a: Invalid value: "float64": a in body must be of type int64: "float64"']),
+        (INT32, True, ['a: Invalid value: "": a in body must be of type int32: ""']),
+        (INT32, 1.5, ['a: Invalid value: "float64": a in body must be of type int32: "float64"']),
+        (INT32, "1", ['a: Invalid value: "string": a in body must be of type integer: "string"']),
+        ({"type": "integer"}, 1 << 53, []),
+        ({"type": "integer"}, float(1 << 53), ['a: Invalid value: "number": a in body must be of type integer: "number"']),
+        (FLOAT, 3.5e38, ['<nil>: Invalid value: "": Checked value must be of type number with format float in a']),
+        (FLOAT, 3.4e38, []),
+        (DOUBLE, 3.5e38, []),
+        (DOUBLE, True, ['a: Invalid value: "": a in body must be of type double: ""']),
+        ({**TEXT, "format": "date-time"}, 5, ['a: Invalid value: "int64": a in body must be of type date-time: "int64"']),
+        ({**TEXT, "format": "date-time"}, [], []),
+        ({"type": "number", "format": "int32"}, 1 << 40, []),
+    ],
+)  # fmt: skip
+def test_numbers_are_held_to_their_formats(schema: Any, value: Any, words: list[str]) -> None:
+    assert said(of(a=schema), {"a": value}) == words
+
+
+@pytest.mark.parametrize(
+    ("format", "good", "bad"),
+    [
+        ("bsonobjectid", "507f1f77bcf86cd799439011", "507f1f77"),
+        ("byte", "aGk=", ""),
+        ("cidr", "10.0.0.0/8", "10.0.0.0/255.0.0.0"),
+        ("cidr", "fd00::1/64", "fd00::1"),
+        ("creditcard", "4111-1111-1111-1111", "4111-1111-1111-1112"),
+        ("date", "2006-01-02", "20060102"),
+        ("date-time", "2014-12-15T19:30:20.000Z", "2014-12-15 19:30:20Z"),
+        ("date-time", "2014-12-15t19:30:20+01:00", "2014-12-15T24:30:20Z"),
+        ("duration", "1h30m", "soon"),
+        ("duration", "3 days", "3 moons"),
+        ("email", "Ann <ann@example.com>", "ann@@example.com"),
+        ("email", "ann@example", "ann"),
+        ("hexcolor", "#FFaa00", "#FFaa0"),
+        ("hostname", "www.example.com", "www.example.com."),
+        ("hostname", "host", "a_b.example.com"),
+        ("ipv4", "10.1.2.3", "10.1.2"),
+        ("ipv6", "fe80::1", "fe80::1%eth0"),
+        ("isbn", "978-0321751041", "978-0321751042"),
+        ("isbn10", "0321751043", "0321751044"),
+        ("isbn13", "978-0321751041", "0321751043"),
+        ("k8s-long-name", "a.b-c", "A.b"),
+        ("k8s-short-name", "a-b", "a.b"),
+        ("mac", "01:23:45:67:89:ab", "01:23-45:67:89:ab"),
+        ("mac", "0123.4567.89ab", "0123.4567"),
+        ("rgbcolor", "rgb(255, 0,10)", "rgb(256,0,0)"),
+        ("ssn", "111-22-3333", "111-222-333"),
+        ("uri", "https://example.com/a?b", "example.com/a"),
+        ("uri", "/path", "http://example.com/%zz"),
+        ("uuid", "7b4a1f42-0000-0000-0000-1234567890AB", "7b4a1f42"),
+        ("uuid4", "7b4a1f42-1c2d-4e5f-8a9b-1234567890ab", "7b4a1f42-1c2d-4e5f-7a9b-1234567890ab"),
+        ("uuid5", "7b4a1f42-1c2d-5e5f-8a9b-1234567890ab", "7b4a1f42-1c2d-4e5f-8a9b-1234567890ab"),
+    ],
+)  # fmt: skip
+def test_texts_are_held_to_their_formats(format: str, good: str, bad: str) -> None:
+    schema = of(a={**TEXT, "format": format})
+    assert said(schema, {"a": good}) == []
+    shown = f'a: Invalid value: "{bad}": a in body must be of type {format}: "{bad}"'
+    assert said(schema, {"a": bad}) == [shown]
+
+
 @pytest.mark.parametrize(
     ("schema", "value"),
     [

@@ -14,6 +14,9 @@ Time: TypeAlias = str
 MicroTime: TypeAlias = str
 
 
+_EXPONENT_FROM = 1e21
+
+
 class Quantity(str):
     """A canonical Kubernetes quantity: ``500m``, ``1Gi``. ``api.quantity`` parses, formats and compares them."""
 
@@ -24,3 +27,8 @@ class Base64(str):
     """Bytes as JSON carries them: standard base64 with padding, checked when it is read."""
 
     __slots__ = ()
+
+
+def whole(value: float) -> int | float:
+    """A number as Go writes a float64: whole ones without point and exponent, below 1e21."""
+    return int(value) if value.is_integer() and abs(value) < _EXPONENT_FROM else value

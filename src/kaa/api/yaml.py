@@ -13,6 +13,8 @@ import re
 from functools import cache
 from typing import Any
 
+from .values import whole
+
 _TRUE = ("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON")
 _FALSE = ("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF")
 _INT = re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]+|[1-9][0-9_]*|0)$")
@@ -182,6 +184,7 @@ def _loader() -> Any:
     Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"(?:<<)$"), ["<"])
     Loader.add_constructor("tag:yaml.org,2002:bool", lambda loader, node: loader.construct_scalar(node) in _TRUE)
     Loader.add_constructor("tag:yaml.org,2002:int", _int)
+    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: whole(loader.construct_yaml_float(node)))
     return Loader
 
 
@@ -191,7 +194,7 @@ def _int(loader: Any, node: Any) -> int | float | str:
     text = word.replace("_", "")
     if len(text) <= _LONGEST_INT and -(1 << 63) <= (number := _parsed(text)) < 1 << 64:
         return number
-    return float(text) if text.lstrip("+-").isdigit() else word
+    return whole(float(text)) if text.lstrip("+-").isdigit() else word
 
 
 def _parsed(text: str) -> int:

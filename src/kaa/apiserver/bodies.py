@@ -22,6 +22,7 @@ from kaa.api.fields import Path, invalid, not_supported
 from kaa.api.quantity import INVALID as INVALID_QUANTITY
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import Pod, PodSpec
+from kaa.api.values import whole
 from kaa.client.pipeline import Request
 
 from .memo import KEPT
@@ -30,6 +31,10 @@ JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.
 ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 _SHOWN = 30  # bytes of a body that an answer quotes
 FIELD_VALIDATIONS = ("Ignore", "Warn", "Strict")
+
+
+#: Whole numbers lose their point, as they do on their way through Go.
+_DOCUMENT = msgspec.json.Decoder(float_hook=lambda text: whole(float(text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ def plain_document(data: bytes, content_type: str, what: str) -> Any:
             f"the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
         )
     try:
-        return msgspec.json.decode(data)
+        return _DOCUMENT.decode(data)
     except msgspec.DecodeError:
         raise _not_json(data, what) from None
     except RecursionError:
@@ -149,9 +154,9 @@ def as_go_reads(data: bytes) -> bytes:
 def json_value(data: bytes) -> Any:
     """The plain value of JSON as Go reads it. Raises msgspec.DecodeError, RecursionError."""
     try:
-        return msgspec.json.decode(data)
+        return _DOCUMENT.decode(data)
     except UnicodeDecodeError:
-        return msgspec.json.decode(as_go_reads(data))
+        return _DOCUMENT.decode(as_go_reads(data))
 
 
 def _read(request: Request, resource: Resource[Any], kind: type | None, data: bytes, unknown: Unknown | None) -> Body:

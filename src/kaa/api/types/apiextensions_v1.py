@@ -137,12 +137,12 @@ class JSONSchemaProps(Struct, frozen=True, kw_only=True, omit_defaults=True, ren
     max_items: int | None = None
     max_length: int | None = None
     max_properties: int | None = None
-    maximum: float | None = None
+    maximum: int | float | None = None
     min_items: int | None = None
     min_length: int | None = None
     min_properties: int | None = None
-    minimum: float | None = None
-    multiple_of: float | None = None
+    minimum: int | float | None = None
+    multiple_of: int | float | None = None
     not_: JSONSchemaProps | None = None
     nullable: bool | None = None
     one_of: tuple[JSONSchemaProps, ...] = ()

@@ -19,14 +19,14 @@ from ..validation.common import same
 Schema = Mapping[str, Any]
 _ABSENT: Any = object()
 _INDEX = re.compile(r"\[(\d+)\]\.?")
-#: faults of anyOf, oneOf, allOf and not name their place in the message alone
-_PLACE = re.compile(r'Invalid value: "": "([^"]*)" must (?:not )?validate ')
+#: faults of anyOf, oneOf, allOf, not and of numbers' formats name their place in the message alone
+_PLACE = re.compile(r'Invalid value: "": (?:"([^"]*)" must (?:not )?validate |.* with format \w+ in (.*)$)')
 
 
 def is_old(fault: FieldError, schema: Schema, new: Any, old: Any) -> bool:
     """Whether an update left the value of a fault, or one around it, as it was."""
     named = _PLACE.match(fault.body)
-    left = named[1] if named else fault.field.removeprefix("<nil>")
+    left = (named[1] or named[2] or "") if named else fault.field.removeprefix("<nil>")
     while True:
         if old is _ABSENT:
             return False

@@ -17,13 +17,16 @@ from typing import Any
 from kaa.api import fields
 from kaa.api.fields import FieldError, Path
 
-from .formats import FORMATS
+from .formats import FORMATS, RANGES, known_format
 
 Schema = Mapping[str, Any]
 #: (value, path, where faults go); a root's path is empty
 Check = Callable[[Any, str, list[FieldError]], None]
 
 _LOST = 1e-9
+_INT64 = 1 << 63
+_EXACT = (1 << 53) - 1  # the greatest float64 that counts as an integer
+_NUMBERS = ("integer", "number")
 _NAMES = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
@@ -31,6 +34,8 @@ def checker(schema: Schema) -> Check:
     """The check of a whole value against a schema."""
     checks = [made for make in _MAKERS if (made := make(schema)) is not None]
     wanted, nullable = schema.get("type") or "", bool(schema.get("nullable"))
+    format = schema.get("format") or ""
+    format = format if known_format(wanted, format) else ""
     mixed = bool(schema.get("x-kubernetes-int-or-string"))
 
     def check(value: Any, path: str, faults: list[FieldError]) -> None:
@@ -41,7 +46,8 @@ def checker(schema: Schema) -> Check:
                 faults.append(_wrong_type(path, "integer,string", type_of(value)))
                 return
         elif wanted and not _is(value, wanted):
-            faults.append(_wrong_type(path, wanted, type_of(value)))
+            if not format or wanted in _NUMBERS or not isinstance(value, (str, list)):
+                faults.append(_misfit(path, wanted, format, value))
             return
         for one in checks:
             one(value, path, faults)
@@ -50,14 +56,16 @@ def checker(schema: Schema) -> Check:
 
 
 def type_of(value: Any) -> str:
-    """What OpenAPI calls a JSON value."""
+    """What OpenAPI calls a JSON value. An integer that 64 bits cannot hold is a number, as Go reads it."""
+    if type(value) is int and not -_INT64 <= value < _INT64:
+        return "number"
     return _NAMES.get(type(value), "null")
 
 
 def _is(value: Any, wanted: str) -> bool:
     found = type_of(value)
     if wanted == "integer":
-        return found == "integer" or (found == "number" and float(value).is_integer())
+        return found == "integer" or (found == "number" and float(value).is_integer() and abs(value) <= _EXACT)
     return found == wanted or (wanted == "number" and found == "integer")
 
 
@@ -72,6 +80,13 @@ def _at(path: str) -> Path:
 def _wrong_type(path: str, wanted: str, found: Any) -> FieldError:
     detail = f"{path} in body must be of type {wanted}: {json.dumps(found)}"
     return FieldError(fields.TYPE_INVALID, str(_at(path)), f"Invalid value: {fields.shown(found)}: {detail}")
+
+
+def _misfit(path: str, wanted: str, format: str, value: Any) -> FieldError:
+    """A value of another type. Upstream speaks of the format in place of the type, but to texts, lists and nulls."""
+    if format and value is not None and not isinstance(value, (str, list)):
+        return _wrong_type(path, format, {"integer": "int64", "number": "float64"}.get(type_of(value), ""))
+    return _wrong_type(path, wanted, type_of(value))
 
 
 def _bad(path: str, value: Any, words: str) -> FieldError:
@@ -158,7 +173,7 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 def _format(schema: Schema) -> Check | None:
     name = schema.get("format") or ""
     fits = FORMATS.get(name.replace("-", ""))
-    if fits is None:
+    if fits is None or (schema.get("type") or "string") != "string":
         return None
 
     def check(value: Any, path: str, faults: list[FieldError]) -> None:
@@ -176,21 +191,37 @@ def _is_whole(value: float) -> bool:
 
 def _number(schema: Schema) -> Check | None:
     least, most, step = schema.get("minimum"), schema.get("maximum"), schema.get("multipleOf")
-    if least is None and most is None and step is None:
+    type, format = schema.get("type") or "", schema.get("format") or ""
+    held = RANGES.get((type, format))
+    if least is None and most is None and step is None and held is None:
         return None
     above, below = bool(schema.get("exclusiveMinimum")), bool(schema.get("exclusiveMaximum"))
 
     def check(value: Any, path: str, faults: list[FieldError]) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return
-        if step is not None and not _is_whole(value / step if step >= 1 else 1 / step * value):
-            faults.append(_bad(path, value, f"should be a multiple of {number(step)}"))
-        if most is not None and (value >= most if below else value > most):
-            words = "should be less than" if below else "should be less than or equal to"
-            faults.append(_bad(path, value, f"{words} {number(most)}"))
-        if least is not None and (value <= least if above else value < least):
-            words = "should be greater than" if above else "should be greater than or equal to"
-            faults.append(_bad(path, value, f"{words} {number(least)}"))
+
+        def hold(what: str, given: float) -> None:
+            """The value, and each bound of it, must be of the format."""
+            if held is not None and not (held[0] <= given <= held[1] and (type == "number" or given == int(given))):
+                words = f"{what} value must be of type {type} with format {format} in {path}"
+                faults.append(fields.invalid(Path("<nil>"), "", words))
+
+        hold("Checked", value)
+        if step is not None:
+            hold("MultipleOf", step)
+            if not _is_whole(value / step if step >= 1 else 1 / step * value):
+                faults.append(_bad(path, value, f"should be a multiple of {number(step)}"))
+        if most is not None:
+            hold("Maximum boundary", most)
+            if value >= most if below else value > most:
+                words = "should be less than" if below else "should be less than or equal to"
+                faults.append(_bad(path, value, f"{words} {number(most)}"))
+        if least is not None:
+            hold("Minimum boundary", least)
+            if value <= least if above else value < least:
+                words = "should be greater than" if above else "should be greater than or equal to"
+                faults.append(_bad(path, value, f"{words} {number(least)}"))
 
     return check
 

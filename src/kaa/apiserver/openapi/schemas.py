@@ -67,9 +67,9 @@ _SCALARS: dict[str, Json] = {
     "str": {"type": "string"},
     "bool": {"type": "boolean"},
     "int": {"type": "integer", "format": "int64"},
-    "float": {"type": "number", "format": "double"},
+    "int | float": {"type": "number", "format": "double"},
 }
-_ZEROS = {"str": "", "bool": False, "int": 0, "float": 0}
+_ZEROS = {"str": "", "bool": False, "int": 0, "int | float": 0}
 #: Kinds that every group-version knows as its own.
 _OF_EVERY_GROUP = ("DeleteOptions", "WatchEvent")
 #: What a Struct's name begins with that is a whole object inside another: its schema is the kind's.

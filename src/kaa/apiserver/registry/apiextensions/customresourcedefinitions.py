@@ -5,6 +5,7 @@ Source: apiextensions-apiserver pkg/registry/customresourcedefinition/strategy.g
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from kaa.api import fields, names, scheme
-from kaa.api.fields import FieldError, Path
+from kaa.api.fields import FieldError, Path, shown
 from kaa.api.types.apiextensions_v1 import (
     CustomResourceColumnDefinition,
     CustomResourceConversion,
@@ -26,12 +27,13 @@ from kaa.api.types.apiextensions_v1 import (
     JSONSchemaProps,
     SelectableField,
 )
+from kaa.api.values import whole
 
 from ...validation.common import METADATA, SPEC, STATUS, faults_of, immutable
 from ..strategy import Strategy
 from ..tables import created
 from .field_paths import field_at
-from .schemas import schema_faults
+from .schemas import every_schema, schema_faults
 
 #: Held until no object of the resource is left.
 CLEANUP_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
@@ -40,6 +42,7 @@ _SCOPES = ("Cluster", "Namespaced")
 _COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 _COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
 _PLAIN_PATH = "must be a simple json path starting with ."
+_POINTED = re.compile(rb"\d\.0[,}\]]")
 _MOST_SELECTABLE = 8
 _BLANK_NAMES = CustomResourceDefinitionNames(kind="", plural="")
 
@@ -65,7 +68,7 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
             changes["conversion"] = _default_conversion(spec.conversion)
         if not spec.scope:
             changes["scope"] = "Namespaced"
-        return replace(obj, spec=replace(spec, **changes))
+        return replace(obj, spec=replace(_with_whole_numbers(spec), **changes))
 
     def prepare_create(self, obj: CustomResourceDefinition) -> CustomResourceDefinition:
         stored = tuple(version.name for version in obj.spec.versions if version.storage)[:1]
@@ -90,6 +93,11 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
         )
         return replace(obj, status=with_condition(obj.status, pending, obj.metadata.deletion_timestamp or ""))
 
+    def warnings(self, obj: CustomResourceDefinition, old: CustomResourceDefinition | None) -> list[str]:
+        """Formats that values are not held to, unless they stood there before."""
+        known = set(_odd_formats(old)) if old is not None else set()
+        return [f"unrecognized format {shown(name)}" for name in _odd_formats(obj) if name not in known]
+
     def validate(self, obj: CustomResourceDefinition) -> list[FieldError]:
         return list(_faults(obj))
 
@@ -109,6 +117,15 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
         return list(_stored_versions(new))
 
 
+def _odd_formats(obj: CustomResourceDefinition) -> list[str]:
+    """The formats in a definition's schemas that do not count, each once."""
+    from ...custom.formats import known_format
+
+    tops = [version.schema.open_apiv3_schema for version in obj.spec.versions if version.schema is not None]
+    found = ((one.type or "", one.format) for top in tops if top is not None for one in every_schema(top) if one.format)
+    return list(dict.fromkeys(format for type, format in found if format and not known_format(type, format)))
+
+
 def with_condition(
     status: CustomResourceDefinitionStatus, wanted: CustomResourceDefinitionCondition, now: str
 ) -> CustomResourceDefinitionStatus:
@@ -119,6 +136,15 @@ def with_condition(
     moment = held.last_transition_time if held.status == wanted.status else now
     made = replace(wanted, last_transition_time=moment)
     return replace(status, conditions=tuple(made if one is held else one for one in status.conditions))
+
+
+def _with_whole_numbers(spec: CustomResourceDefinitionSpec) -> CustomResourceDefinitionSpec:
+    """``9.0`` in a schema is ``9``, as it is after Go has read it."""
+    text = scheme.encode_inner(spec)
+    if not _POINTED.search(text):
+        return spec
+    decoder = msgspec.json.Decoder(float_hook=lambda word: whole(float(word)))
+    return scheme.convert(CustomResourceDefinitionSpec, decoder.decode(text))
 
 
 def _default_conversion(given: CustomResourceConversion) -> CustomResourceConversion:

@@ -59,6 +59,14 @@ def _below(schema: JSONSchemaProps, path: Path) -> Iterator[tuple[JSONSchemaProp
         yield schema.additional_properties, path.child("additionalProperties"), "additionalProperties"
 
 
+def every_schema(schema: JSONSchemaProps) -> Iterator[JSONSchemaProps]:
+    """A schema and those in it, also those that only check values."""
+    yield schema
+    more = (inner for inner, _, _ in _below(schema, Path()))
+    for inner in (*more, *schema.all_of, *schema.any_of, *schema.one_of, *filter(None, (schema.not_,))):
+        yield from every_schema(inner)
+
+
 def _int_or_string(schema: JSONSchemaProps, path: Path) -> Iterator[FieldError]:
     detail = "must be false if x-kubernetes-int-or-string is true"
     if schema.x_kubernetes_preserve_unknown_fields:
