@@ -45,7 +45,13 @@ from ..openapi import OpenAPI
 from ..openapi.documents import CustomSchema
 from ..pipeline import ApiServer
 from ..registry import Strategies
-from ..registry.apiextensions.customresourcedefinitions import CLEANUP_FINALIZER, TERMINATING, with_condition
+from ..registry.apiextensions.customresourcedefinitions import (
+    APPROVED,
+    CLEANUP_FINALIZER,
+    TERMINATING,
+    approval_of,
+    with_condition,
+)
 from ..watchers import Watcher
 from ..webhooks.call import Caller
 from .conversion import Conversion
@@ -55,7 +61,6 @@ log = structlog.get_logger(__name__)
 
 VERBS = ("delete", "deletecollection", "get", "list", "patch", "create", "update", "watch")
 RETRY_S = 1.0
-APPROVAL = "api-approved.kubernetes.io"
 _VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?")
 
 
@@ -371,17 +376,8 @@ def _condition(type: str, true: bool, reason: str, message: str) -> CustomResour
 
 def _approval(definition: CustomResourceDefinition) -> CustomResourceDefinitionCondition | None:
     """Groups of Kubernetes' own need its word."""
-    group = definition.spec.group
-    if not group.endswith((".k8s.io", ".kubernetes.io")) and group not in ("k8s.io", "kubernetes.io"):
-        return None
-    kind, said = "KubernetesAPIApprovalPolicyConformant", definition.metadata.annotations.get(APPROVAL, "")
-    if said.startswith("unapproved"):
-        text = f'not approved: "{said}"'
-        return _condition(kind, False, "UnapprovedAnnotation", text)
-    if "://" in said:
-        return _condition(kind, True, "ApprovedAnnotation", f"approved in {said}")
-    text = f'protected groups must have approval annotation "{APPROVAL}", see https://github.com/kubernetes/enhancements/pull/1111'
-    return _condition(kind, False, "MissingAnnotation", text)
+    reason, text = approval_of(definition)
+    return _condition("KubernetesAPIApprovalPolicyConformant", reason == APPROVED, reason, text) if reason else None
 
 
 def accepted_names(
@@ -400,11 +396,15 @@ def accepted_names(
         ("kind", "KindConflict", kinds),
         ("list_kind", "ListKindConflict", kinds),
     ):
-        asked = getattr(wanted, attribute)
-        clash = [name for name in (asked if isinstance(asked, tuple) else (asked,)) if name in used]
+        asked, had = getattr(wanted, attribute), getattr(held, attribute)
+        mine = had if isinstance(had, tuple) else (had,)
+        clash = [
+            name for name in (asked if isinstance(asked, tuple) else (asked,)) if name in used and name not in mine
+        ]
         if clash:
-            text = ", ".join(f'"{name}" is already in use' for name in clash)
-            refused = refused or _condition("NamesAccepted", False, reason, text)
+            words = list(dict.fromkeys(f'"{name}" is already in use' for name in clash))
+            text = words[0] if len(words) == 1 else f"[{', '.join(words)}]"
+            refused = _condition("NamesAccepted", False, reason, text)  # the last conflict is the one that is told
         else:
             accepted = replace(accepted, **{attribute: asked})
     return replace(accepted, categories=wanted.categories), refused

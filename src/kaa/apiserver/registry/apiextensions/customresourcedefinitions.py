@@ -6,7 +6,7 @@ Source: apiextensions-apiserver pkg/registry/customresourcedefinition/strategy.g
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -32,12 +32,16 @@ from kaa.api.values import whole
 from ...validation.common import METADATA, SPEC, STATUS, faults_of, immutable
 from ..strategy import Strategy
 from ..tables import created
+from .conversions import bundle_problem, conversion_faults
 from .field_paths import field_at
-from .schemas import every_schema, schema_faults
+from .schemas import every_schema, root_faults, schema_faults
 
 #: Held until no object of the resource is left.
 CLEANUP_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 TERMINATING = "Terminating"
+APPROVAL = "api-approved.kubernetes.io"
+MISSING, INVALID = "MissingAnnotation", "InvalidAnnotation"
+UNAPPROVED, APPROVED = "UnapprovedAnnotation", "ApprovedAnnotation"
 _SCOPES = ("Cluster", "Namespaced")
 _COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 _COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
@@ -60,14 +64,13 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
         given = spec.names
         changes: dict[str, Any] = {}
         if not given.singular or not given.list_kind:
-            singular, list_kind = given.singular or given.kind.lower(), given.list_kind or f"{given.kind}List"
+            singular = given.singular or given.kind.lower()
+            list_kind = given.list_kind or (f"{given.kind}List" if given.kind else "")
             changes["names"] = replace(given, singular=singular, list_kind=list_kind)
         if spec.conversion is None:
             changes["conversion"] = CustomResourceConversion(strategy="None")
         else:
             changes["conversion"] = _default_conversion(spec.conversion)
-        if not spec.scope:
-            changes["scope"] = "Namespaced"
         return replace(obj, spec=replace(_with_whole_numbers(spec), **changes))
 
     def prepare_create(self, obj: CustomResourceDefinition) -> CustomResourceDefinition:
@@ -99,18 +102,17 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
         return [f"unrecognized format {shown(name)}" for name in _odd_formats(obj) if name not in known]
 
     def validate(self, obj: CustomResourceDefinition) -> list[FieldError]:
-        return list(_faults(obj))
+        return list(_faults(obj, None))
 
     def validate_update(self, new: CustomResourceDefinition, old: CustomResourceDefinition) -> list[FieldError]:
-        found = list(_faults(new))
-        established = any(
-            c.type == "Established" and c.status == "True" for c in (old.status.conditions if old.status else ())
-        )
-        found += immutable(SPEC.child("group"), new.spec.group, old.spec.group)
-        found += immutable(SPEC.child("names", "plural"), new.spec.names.plural, old.spec.names.plural)
-        if established:
+        found = list(_faults(new, old))
+        if found:
+            found = _still_told(found, list(_faults(old, old)))
+        if is_established(old):
             found += immutable(SPEC.child("scope"), new.spec.scope, old.spec.scope)
             found += immutable(SPEC.child("names", "kind"), new.spec.names.kind, old.spec.names.kind)
+        found += immutable(SPEC.child("group"), new.spec.group, old.spec.group)
+        found += immutable(SPEC.child("names", "plural"), new.spec.names.plural, old.spec.names.plural)
         return found
 
     def validate_status_update(self, new: CustomResourceDefinition, old: CustomResourceDefinition) -> list[FieldError]:
@@ -158,22 +160,93 @@ def _default_conversion(given: CustomResourceConversion) -> CustomResourceConver
     return replace(given, webhook=replace(hook, client_config=client))
 
 
-def _faults(obj: CustomResourceDefinition) -> Iterator[FieldError]:
+def is_established(obj: CustomResourceDefinition) -> bool:
+    conditions = obj.status.conditions if obj.status is not None else ()
+    return any(one.type == "Established" and one.status == "True" for one in conditions)
+
+
+def _faults(obj: CustomResourceDefinition, old: CustomResourceDefinition | None) -> Iterator[FieldError]:
+    """Everything that is wrong with a definition; ``old`` is what stands, of which some faults may be kept."""
     spec = obj.spec
     if obj.metadata.name != f"{spec.names.plural}.{spec.group}":
         yield fields.invalid(METADATA.child("name"), obj.metadata.name, 'must be spec.names.plural+"."+spec.group')
     yield from _group(spec.group, SPEC.child("group"))
-    if spec.scope not in _SCOPES:
+    if not spec.scope:
+        yield fields.required(SPEC.child("scope"))
+    elif spec.scope not in _SCOPES:
         yield fields.not_supported(SPEC.child("scope"), spec.scope, _SCOPES)
     yield from _versions(spec)
-    yield from _names(spec.names, SPEC.child("names"))
-    yield from _conversion(spec)
-    if spec.preserve_unknown_fields:
+    if spec.conversion is not None:
+        any_bundle = old is None or not is_established(old) or _has_odd_bundle(old.spec)
+        yield from conversion_faults(spec.conversion, SPEC.child("conversion"), any_bundle=any_bundle)
+    yield from _stored_versions(obj)
+    yield from _unapproved(obj, old)
+    if spec.preserve_unknown_fields and not (old is not None and old.spec.preserve_unknown_fields):
         detail = (
             "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"
         )
         yield fields.invalid(SPEC.child("preserveUnknownFields"), True, detail)
-    yield from _stored_versions(obj)
+
+
+def _has_odd_bundle(spec: CustomResourceDefinitionSpec) -> bool:
+    hook = spec.conversion.webhook if spec.conversion is not None else None
+    bundle = hook.client_config.ca_bundle if hook is not None and hook.client_config is not None else None
+    return bool(bundle) and bool(bundle_problem(bundle or ""))
+
+
+def _unapproved(obj: CustomResourceDefinition, old: CustomResourceDefinition | None) -> Iterator[FieldError]:
+    """A group of Kubernetes' own needs an annotation; one that lacked it may lack it still."""
+    state, reason = approval_of(obj)
+    if old is not None and approval_of(old)[0] == state:
+        return
+    path, said = METADATA.child("annotations").key(APPROVAL), obj.metadata.annotations.get(APPROVAL, "")
+    if state == MISSING:
+        yield fields.required(path, reason)
+    elif state == INVALID:
+        yield fields.invalid(path, said, reason)
+
+
+def approval_of(obj: CustomResourceDefinition) -> tuple[str, str]:
+    """The reason of the condition ``KubernetesAPIApprovalPolicyConformant``, and its message; none for other groups."""
+    group, said = obj.spec.group, obj.metadata.annotations.get(APPROVAL, "")
+    if not f".{group}".endswith((".k8s.io", ".kubernetes.io")):
+        return "", ""
+    see = "see https://github.com/kubernetes/enhancements/pull/1111"
+    if not said:
+        return MISSING, f'protected groups must have approval annotation "{APPROVAL}", {see}'
+    if said.startswith("unapproved"):
+        return UNAPPROVED, f"not approved: {shown(said)}"
+    scheme, found, rest = said.partition("://")
+    if scheme and found and rest.partition("/")[0]:
+        return APPROVED, f"approved in {said}"
+    either = 'with either a URL or a reason starting with "unapproved"'
+    return INVALID, f'protected groups must have approval annotation "{APPROVAL}" {either}, {see}'
+
+
+#: Faults that a definition may have still, when any such stood in it: upstream came to refuse them later.
+_KEPT = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"must not have unknown fields$",
+        r"must be atomic as item of a list with x-kubernetes-list-type=set$",
+        r"cannot be nullable when x-kubernetes-list-type is|this property is in x-kubernetes-list-map-keys",
+        r"^\S+\.type: Unsupported value",
+        r"conversionReviewVersions: Invalid value: .*must include at least one of",
+        r"schemas are required$",
+    )
+)
+_COSTLY = re.compile(r"estimated (?:rule|messageExpression) cost exceeds budget")
+
+
+def _still_told(found: list[FieldError], held: list[FieldError]) -> list[FieldError]:
+    """The faults of an update that did not stand before."""
+    words = [str(fault) for fault in held]
+    kept = [pattern for pattern in _KEPT if any(pattern.search(text) for text in words)]
+
+    def is_kept(text: str) -> bool:
+        return any(pattern.search(text) for pattern in kept) or (text in words and _COSTLY.search(text) is not None)
+
+    return [fault for fault in found if not is_kept(str(fault))]
 
 
 def _group(group: str, path: Path) -> Iterator[FieldError]:
@@ -186,33 +259,77 @@ def _group(group: str, path: Path) -> Iterator[FieldError]:
 
 
 def _versions(spec: CustomResourceDefinitionSpec) -> Iterator[FieldError]:
-    at = SPEC.child("versions")
-    for n, version in enumerate(spec.versions):
+    """The versions. What is the same in all of them is spoken of once, at the fields where older definitions had it."""
+    at, versions = SPEC.child("versions"), spec.versions
+    for n, version in enumerate(versions):
+        if _schema(version) is None:
+            yield fields.required(at.index(n).child("schema", "openAPIV3Schema"), "schemas are required")
+    one_schema, one_subresources = _all_same(v.schema for v in versions), _all_same(v.subresources for v in versions)
+    one_table = _all_same(v.additional_printer_columns for v in versions)
+    one_choice = one_schema and _all_same(v.selectable_fields for v in versions)
+    for n, version in enumerate(versions):
         here = at.index(n)
-        yield from faults_of(here.child("name"), version.name, names.dns_1035_label(version.name))
-        yield from _version(version, here)
-    if len({version.name for version in spec.versions}) < len(spec.versions):
-        shown = [version.name for version in spec.versions]
-        yield fields.invalid(at, shown, "must contain unique version names")
-    if sum(version.storage for version in spec.versions) != 1:
-        shown = [] if not spec.versions else [version.name for version in spec.versions]
-        yield fields.invalid(at, shown, "must have exactly one version marked as storage version")
+        if wrong := names.dns_1035_label(version.name):
+            yield fields.invalid(here.child("name"), version.name, ",".join(wrong))
+        for detail in _warning_faults(version):
+            yield fields.invalid(here.child("deprecationWarning"), version.deprecation_warning or "", detail)
+        if not one_schema:
+            yield from _schema_faults(version, here.child("schema", "openAPIV3Schema"))
+        if not one_subresources:
+            yield from _subresources(version, here)
+        if not one_table:
+            yield from _columns(version, here)
+        if not one_choice:
+            yield from _selectable_of(version, here)
+    shown_versions = [version.name for version in versions]
+    if len(set(shown_versions)) < len(versions):
+        yield fields.invalid(at, shown_versions, "must contain unique version names")
+    if sum(version.storage for version in versions) != 1:
+        yield fields.invalid(at, shown_versions, "must have exactly one version marked as storage version")
+    if versions and (wrong := names.dns_1035_label(versions[0].name)):
+        yield fields.invalid(SPEC.child("version"), versions[0].name, ",".join(wrong))
+    yield from _names(spec.names, SPEC.child("names"))
+    for version in versions[:1]:
+        if one_schema:
+            yield from _schema_faults(version, SPEC.child("validation", "openAPIV3Schema"))
+        if one_subresources:
+            yield from _subresources(version, SPEC)
+        if one_table:
+            yield from _columns(version, SPEC)
+        if one_choice:
+            yield from _selectable_of(version, SPEC)
 
 
-def _version(version: CustomResourceDefinitionVersion, path: Path) -> Iterator[FieldError]:
-    for detail in _warning_faults(version):
-        yield fields.invalid(path.child("deprecationWarning"), version.deprecation_warning or "", detail)
-    at = path.child("schema", "openAPIV3Schema")
-    schema = version.schema.open_apiv3_schema if version.schema is not None else None
+def _all_same(values: Iterable[object]) -> bool:
+    listed = list(values)
+    return all(one == listed[0] for one in listed)
+
+
+def _schema(version: CustomResourceDefinitionVersion) -> JSONSchemaProps | None:
+    return version.schema.open_apiv3_schema if version.schema is not None else None
+
+
+def _schema_faults(version: CustomResourceDefinitionVersion, path: Path) -> list[FieldError]:
+    schema = _schema(version)
     if schema is None:
-        yield fields.required(at, "schemas are required")
-    else:
-        faults = schema_faults(schema, at)
-        yield from faults or _rule_faults(schema, at)
+        return []
+    has_status = version.subresources is not None and version.subresources.status is not None
+    found = [*(root_faults(schema, path) if has_status else ()), *schema_faults(schema, path)]
+    return found or _rule_faults(schema, path)
+
+
+def _subresources(version: CustomResourceDefinitionVersion, path: Path) -> Iterator[FieldError]:
     if version.subresources is not None and version.subresources.scale is not None:
         yield from _scale(version.subresources.scale, path.child("subresources"))
+
+
+def _columns(version: CustomResourceDefinitionVersion, path: Path) -> Iterator[FieldError]:
     for n, column in enumerate(version.additional_printer_columns):
         yield from _column(column, path.child("additionalPrinterColumns").index(n))
+
+
+def _selectable_of(version: CustomResourceDefinitionVersion, path: Path) -> Iterator[FieldError]:
+    schema = _schema(version)
     if schema is not None:
         yield from _selectable(version.selectable_fields, schema, path.child("selectableFields"))
 
@@ -301,58 +418,23 @@ def _rule_faults(schema: JSONSchemaProps, path: Path) -> list[FieldError]:
 
 
 def _names(given: CustomResourceDefinitionNames, path: Path) -> Iterator[FieldError]:
-    if not given.plural:
-        yield fields.required(path.child("plural"))
-    else:
-        yield from faults_of(path.child("plural"), given.plural, names.dns_1035_label(given.plural))
-    if given.singular:
-        yield from faults_of(path.child("singular"), given.singular, names.dns_1035_label(given.singular))
-    for wire, kind in (("kind", given.kind), ("listKind", given.list_kind)):
-        if not kind:
+    kinds = (("kind", given.kind), ("listKind", given.list_kind))
+    plain = (("plural", given.plural), ("singular", given.singular))
+    for wire, text in (*plain, *kinds):
+        if not text:
             yield fields.required(path.child(wire))
-        elif names.dns_1035_label(kind.lower()):
-            detail = "may have mixed case, but should otherwise match: " + names.dns_1035_label(kind.lower())[0]
+    for wire, text in plain:
+        if text:
+            yield from faults_of(path.child(wire), text, names.dns_1035_label(text))
+    for wire, kind in kinds:
+        if kind and (wrong := names.dns_1035_label(kind.lower())):
+            detail = f"may have mixed case, but should otherwise match: {','.join(wrong)}"
             yield fields.invalid(path.child(wire), kind, detail)
     if given.kind and given.kind == given.list_kind:
         yield fields.invalid(path.child("listKind"), given.list_kind, "kind and listKind may not be the same")
     for wire, listed in (("shortNames", given.short_names), ("categories", given.categories)):
         for n, text in enumerate(listed):
             yield from faults_of(path.child(wire).index(n), text, names.dns_1035_label(text))
-
-
-def _conversion(spec: CustomResourceDefinitionSpec) -> Iterator[FieldError]:
-    given, at = spec.conversion, SPEC.child("conversion")
-    if given is None:
-        return
-    if not given.strategy:
-        yield fields.required(at.child("strategy"))
-    elif given.strategy not in ("None", "Webhook"):
-        yield fields.not_supported(at.child("strategy"), given.strategy, ("None", "Webhook"))
-    config = given.webhook.client_config if given.webhook is not None else None
-    versions = given.webhook.conversion_review_versions if given.webhook is not None else ()
-    if given.strategy == "Webhook":
-        if config is None:
-            yield fields.required(at.child("webhookClientConfig"), "required when strategy is set to Webhook")
-        elif (config.url is None) == (config.service is None):
-            yield fields.required(at.child("webhookClientConfig"), "exactly one of url or service is required")
-        yield from _review_versions(versions, at.child("conversionReviewVersions"))
-        return
-    for wire, set_ in (("webhookClientConfig", config is not None), ("conversionReviewVersions", bool(versions))):
-        if set_:
-            yield fields.forbidden(at.child(wire), "should not be set when strategy is not set to Webhook")
-
-
-def _review_versions(versions: Sequence[str], path: Path) -> Iterator[FieldError]:
-    if not versions:
-        yield fields.required(path)
-        return
-    for n, version in enumerate(versions):
-        if version in versions[:n]:
-            yield fields.invalid(path.index(n), version, "duplicate version")
-        else:
-            yield from faults_of(path.index(n), version, names.dns_1035_label(version))
-    if not {"v1", "v1beta1"} & set(versions):
-        yield fields.invalid(path, list(versions), "must include at least one of v1, v1beta1")
 
 
 def _stored_versions(obj: CustomResourceDefinition) -> Iterator[FieldError]:

@@ -6,9 +6,12 @@ pkg/apis/apiextensions/validation (ValidateCustomResourceDefinitionOpenAPISchema
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from kaa.api import fields
+import msgspec
+
+from kaa.api import fields, scheme
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.apiextensions_v1 import JSONSchemaProps
 
@@ -28,6 +31,29 @@ def schema_faults(schema: JSONSchemaProps, path: Path) -> list[FieldError]:
     structural = sorted({*_invariants(schema, path, _ROOT), *_completeness(schema, path)}, key=str)
     found += structural or _defaults(schema, path)
     return [*found, *_keywords(schema, path, root=True)]
+
+
+#: the fields that a root may have when its status is written apart, as Go names them
+_AT_ROOT = (
+    "Description", "Type", "Format", "Title", "Maximum", "ExclusiveMaximum", "Minimum", "ExclusiveMinimum", "MaxLength",
+    "MinLength", "Pattern", "MaxItems", "MinItems", "UniqueItems", "MultipleOf", "Required", "Items", "Properties",
+    "ExternalDocs", "Example", "XPreserveUnknownFields", "XValidations",
+)  # fmt: skip
+_WIRE = {"XPreserveUnknownFields": "x-kubernetes-preserve-unknown-fields", "XValidations": "x-kubernetes-validations"}
+_WIRE_AT_ROOT = frozenset(_WIRE.get(name, name[0].lower() + name[1:]) for name in _AT_ROOT)
+
+
+def root_faults(schema: JSONSchemaProps, path: Path) -> list[FieldError]:
+    """What the root may say beside a status subresource: no more than holds when the status is taken out of it."""
+    plain = scheme.to_builtins(schema)
+    if schema.type and schema.type != "object":
+        detail = 'only "object" is allowed as the type at the root of the schema if the status subresource is enabled'
+        return [fields.invalid(path.child("type"), schema.type, detail)]
+    if not {name for name, value in plain.items() if value} - _WIRE_AT_ROOT:
+        return []
+    listed = " ".join(_AT_ROOT)
+    detail = f"only [{listed}] fields are allowed at the root of the schema if the status subresource is enabled"
+    return [fields.invalid(path, plain, detail)]
 
 
 # ------------------------------------------------------------------------------------------------------- invariants
@@ -228,11 +254,9 @@ def _defaults(schema: JSONSchemaProps, path: Path, *, root: bool = True) -> list
 
 
 def _default(schema: JSONSchemaProps, path: Path) -> list[FieldError]:
-    from kaa.api import scheme
-
     from ...custom.embedded import embedded_faults
     from ...custom.structural import Structural
-    from ...custom.validation import checker
+    from ...custom.validation import checker, list_checker
 
     plain = scheme.to_builtins(schema)
     found = []
@@ -244,7 +268,18 @@ def _default(schema: JSONSchemaProps, path: Path) -> list[FieldError]:
         held(schema.default, str(path), wrong)
     if not wrong:
         checker(plain)(schema.default, str(path), wrong)
-    return found + wrong
+    if not wrong and (lists := list_checker(plain)) is not None:
+        lists(schema.default, str(path), wrong)
+    return found + (wrong or _broken_rules(plain, schema.default, path))
+
+
+def _broken_rules(schema: Mapping[str, Any], value: Any, path: Path) -> list[FieldError]:
+    if b'"x-kubernetes-validations":' not in msgspec.json.encode(schema):
+        return []
+    from ...validation.schema_rules import ABSENT, Budget, place_of
+
+    place = place_of(schema)
+    return list(place.faults(value, ABSENT, str(path), Budget())) if place is not None else []
 
 
 # --------------------------------------------------------------------------------------------------------- keywords
@@ -401,8 +436,8 @@ def _rules(schema: JSONSchemaProps, path: Path) -> Iterator[FieldError]:
             yield fields.invalid(at.child("fieldPath"), where, "fieldPath must be non-empty if specified")
         if _has_breaks(where):
             yield fields.invalid(at.child("fieldPath"), where, "fieldPath must not contain line breaks")
-        if where and isinstance(error := field_at(schema, where), str):
-            yield fields.invalid(at.child("fieldPath"), where, f"fieldPath must be a valid path: {error}")
+        if where and isinstance(field_at(schema, where), str):
+            yield fields.invalid(at.child("fieldPath"), where, "fieldPath must be a valid path")
 
 
 def _has_breaks(text: str) -> bool:
