@@ -49,8 +49,16 @@ _BY_PATH: dict[tuple[str, str, str], Resource[Any]] = {(r.group, r.version, r.pl
 
 
 def resource_of(kind: Any) -> Resource[Any]:
-    """The resource that serves a Struct class or an object of it. A Resource is its own answer."""
-    return kind if isinstance(kind, Resource) else _BY_TYPE_NAME[kind.API_VERSION, kind.KIND]
+    """The resource that serves a Struct class or an object of it. A Resource is its own answer.
+
+    Raises: LookupError: none of ours; which resource serves a custom object, its kind does not say.
+    """
+    if isinstance(kind, Resource):
+        return kind
+    found = _BY_TYPE_NAME.get((kind.API_VERSION, kind.KIND))
+    if found is None:
+        raise LookupError(f"{kind.API_VERSION} {kind.KIND} is no built-in kind: say which resource serves it")
+    return found
 
 
 def resource_by_kind(api_version: str, kind: str) -> Resource[Any] | None:

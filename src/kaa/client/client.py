@@ -89,15 +89,25 @@ class Client(Protocol):
         """Changes after ``resource_version``. Ends quietly when the server ends it; raises Expired when it is too old."""
         ...
 
-    async def create(self, obj: T, *, namespace: str | None = None, subresource: str = "", name: str = "") -> T:
-        """Create an object. With ``subresource`` and ``name``: POST to ``pods/NAME/binding`` and its kin."""
+    async def create(
+        self,
+        obj: T,
+        *,
+        namespace: str | None = None,
+        subresource: str = "",
+        name: str = "",
+        resource: Resource[Any] | None = None,
+    ) -> T:
+        """Create an object. With ``subresource`` and ``name``: POST to ``pods/NAME/binding`` and its kin.
+
+        ``resource`` serves the object, where its class does not say which does: that of a ``CustomObject``."""
         ...
 
-    async def update(self, obj: T, *, subresource: str = "") -> T:
+    async def update(self, obj: T, *, subresource: str = "", resource: Resource[Any] | None = None) -> T:
         """Replace an object, at the resource version it carries. Raises Conflict when that is not the current one."""
         ...
 
-    async def update_status(self, obj: T) -> T: ...
+    async def update_status(self, obj: T, *, resource: Resource[Any] | None = None) -> T: ...
 
     async def patch(
         self,

@@ -136,8 +136,16 @@ class HttpClient:
         except OSError as err:
             raise ServiceUnavailable(f"watch {self._url}{target}: {err or type(err).__name__}") from err
 
-    async def create(self, obj: T, *, namespace: str | None = None, subresource: str = "", name: str = "") -> T:
-        resource = parent_of(obj, subresource) if subresource else scheme.resource_of(obj)
+    async def create(
+        self,
+        obj: T,
+        *,
+        namespace: str | None = None,
+        subresource: str = "",
+        name: str = "",
+        resource: Resource[Any] | None = None,
+    ) -> T:
+        resource = resource or (parent_of(obj, subresource) if subresource else scheme.resource_of(obj))
         where = namespace if namespace is not None else obj.metadata.namespace  # type: ignore[attr-defined]
         path = resource.path(where, name or None, subresource or None)
         data = await self._send("POST", path, write(obj), content_type="application/json")
@@ -146,15 +154,15 @@ class HttpClient:
         made: T = read(resource, data)
         return made
 
-    async def update(self, obj: T, *, subresource: str = "") -> T:
-        resource = scheme.resource_of(obj)
+    async def update(self, obj: T, *, subresource: str = "", resource: Resource[Any] | None = None) -> T:
+        resource = resource or scheme.resource_of(obj)
         metadata = obj.metadata  # type: ignore[attr-defined]
         path = resource.path(metadata.namespace, metadata.name, subresource or None)
         made: T = read(resource, await self._send("PUT", path, write(obj), content_type="application/json"))
         return made
 
-    async def update_status(self, obj: T) -> T:
-        return await self.update(obj, subresource="status")
+    async def update_status(self, obj: T, *, resource: Resource[Any] | None = None) -> T:
+        return await self.update(obj, subresource="status", resource=resource)
 
     async def patch(
         self,

@@ -83,27 +83,35 @@ class InProcessClient:
         options = watch_options(label_selector, field_selector, resource_version, bookmarks, timeout_s)
         return self._pipeline.watch(self._request("watch", kind, namespace, options=options))
 
-    async def create(self, obj: T, *, namespace: str | None = None, subresource: str = "", name: str = "") -> T:
+    async def create(
+        self,
+        obj: T,
+        *,
+        namespace: str | None = None,
+        subresource: str = "",
+        name: str = "",
+        resource: Resource[Any] | None = None,
+    ) -> T:
         metadata = obj.metadata  # type: ignore[attr-defined]  # every object has it
         where = namespace if namespace is not None else metadata.namespace
         if subresource:
-            resource = parent_of(obj, subresource)
+            resource = resource or parent_of(obj, subresource)
             request = self._request("create", resource, where, name, subresource=subresource, body=obj)
         else:
-            request = self._request("create", obj, where, body=obj)
+            request = self._request("create", resource or obj, where, body=obj)
         made: T = (await self._pipeline.call(request)).object
         return made
 
-    async def update(self, obj: T, *, subresource: str = "") -> T:
+    async def update(self, obj: T, *, subresource: str = "", resource: Resource[Any] | None = None) -> T:
         metadata = obj.metadata  # type: ignore[attr-defined]
         request = self._request(
-            "update", obj, metadata.namespace, metadata.name or "", subresource=subresource, body=obj
+            "update", resource or obj, metadata.namespace, metadata.name or "", subresource=subresource, body=obj
         )
         made: T = (await self._pipeline.call(request)).object
         return made
 
-    async def update_status(self, obj: T) -> T:
-        return await self.update(obj, subresource="status")
+    async def update_status(self, obj: T, *, resource: Resource[Any] | None = None) -> T:
+        return await self.update(obj, subresource="status", resource=resource)
 
     async def patch(
         self,
