@@ -55,7 +55,7 @@ from ..registry.apiextensions.customresourcedefinitions import (
 from ..watchers import Watcher
 from ..webhooks.call import Caller
 from .conversion import Conversion
-from .strategy import CustomStrategy, schema_of
+from .strategy import CustomStrategy, schema_text
 
 log = structlog.get_logger(__name__)
 
@@ -286,7 +286,7 @@ def serving_of(definition: CustomResourceDefinition) -> _Serving:
     for version in definition.spec.versions:
         if version.served:
             made.rows.append(row if version is stored else row_of(definition, version, row))
-            made.schemas.append(CustomSchema(made.rows[-1], dict(schema_of(version))))
+            made.schemas.append(CustomSchema(made.rows[-1], schema_text(version)))
     return made
 
 

@@ -6,6 +6,7 @@ Source: apiextensions-apiserver pkg/registry/customresource/{strategy,status_str
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -39,10 +40,18 @@ _SAID_OF_ALL = {"kind": {"type": "string"}, "apiVersion": {"type": "string"}}
 _BLOCKING = (fields.NOT_SUPPORTED, fields.REQUIRED, fields.TOO_LONG, fields.TOO_MANY, fields.TYPE_INVALID)
 
 
+_FREE = {"x-kubernetes-preserve-unknown-fields": True}
+
+
 def schema_of(version: CustomResourceDefinitionVersion) -> Mapping[str, Any]:
     """The schema of a version as plain JSON; a free object where it has none."""
+    found: Mapping[str, Any] = msgspec.json.decode(schema_text(version))
+    return found
+
+
+def schema_text(version: CustomResourceDefinitionVersion) -> bytes:
     found = version.schema.open_apiv3_schema if version.schema is not None else None
-    return scheme.to_builtins(found) if found is not None else {"x-kubernetes-preserve-unknown-fields": True}
+    return scheme.encode_inner(found if found is not None else _FREE)
 
 
 class CustomStrategy(Strategy[CustomObject]):
@@ -58,22 +67,45 @@ class CustomStrategy(Strategy[CustomObject]):
     ) -> None:
         self._resource = resource
         self.definition, self.version = definition, version
-        schema = schema_of(version)
-        properties = {name: one for name, one in (schema.get("properties") or {}).items() if name not in _OF_OBJECTS}
-        content = {**schema, "properties": properties}
-        self.structural = Structural(content)
-        self._schema = content
-        self._check: Check = checker(_without_metadata(schema))
-        self._check_embedded, self._check_lists = embedded_faults(content), list_checker(content)
-        self._rules = _rules_of(schema)
         subresources = version.subresources
         self.has_status = subresources is not None and subresources.status is not None
         self._scale = subresources.scale if subresources is not None else None
         self.table = table_of(version)
         self._selectable = selectable(version)
-        self.type_view: Node = view_of_schema({**content, "properties": {**properties, **_SAID_OF_ALL}})
         self.deprecation = _deprecation(resource, version)
         self.terminating = False  #: the definition is being deleted: nothing new is taken
+
+    # What a schema is made into costs ten times its text, and most definitions of a cluster have few objects or none: each
+    # part is made when the first object asks for it.
+
+    @cached_property
+    def _schema(self) -> Mapping[str, Any]:
+        """The schema of the content: what all objects have is looked at elsewhere."""
+        return _without_metadata(schema_of(self.version))
+
+    @cached_property
+    def structural(self) -> Structural:
+        return Structural(self._schema)
+
+    @cached_property
+    def _check(self) -> Check:
+        return checker(self._schema)
+
+    @cached_property
+    def _check_embedded(self) -> Check | None:
+        return embedded_faults(self._schema)
+
+    @cached_property
+    def _check_lists(self) -> Check | None:
+        return list_checker(self._schema)
+
+    @cached_property
+    def _rules(self) -> Place | None:
+        return _rules_of(schema_of(self.version))
+
+    @cached_property
+    def type_view(self) -> Node:
+        return view_of_schema({**self._schema, "properties": {**self._schema["properties"], **_SAID_OF_ALL}})
 
     @property
     def resource(self) -> Resource[CustomObject]:
@@ -225,7 +257,6 @@ def _rules_of(schema: Mapping[str, Any]) -> Place | None:
 
 
 def _without_metadata(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema of the content alone: what all objects have is looked at elsewhere."""
     properties = {name: one for name, one in (schema.get("properties") or {}).items() if name not in _OF_OBJECTS}
     required = [name for name in schema.get("required") or () if name not in _OF_OBJECTS]
     return {**schema, "properties": properties, "required": required}
