@@ -261,7 +261,7 @@ def test_a_denial(status: Json, code: int, message: str) -> None:
         answer = await create(lab)
         found = answer.json()
         space = "" if message.startswith(":") else " "
-        assert (answer.status, found["status"]) == (code, "Failure")
+        assert (answer.status, found["status"], found["metadata"]) == (code, "Failure", {})
         assert found["message"] == f'admission webhook "one.kaa.dev" denied the request{space}{message}'
         assert (await lab.ask("GET", f"{CONFIGMAPS}/a")).status == 404
 

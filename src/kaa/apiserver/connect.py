@@ -53,13 +53,13 @@ class Connector:
         self._view, self._admission, self._kubelet_tls = view, admission, kubelet_tls
 
     async def __call__(self, http: HttpRequest, request: Request, target: Target) -> Answer:
-        place = self._place(http, request, target)
         if target.subresource != "log":
             query = http.target.partition(b"?")[2].decode("latin-1")
             asked = options_of(request.resource.plural, target.subresource, query, target.rest)
             attributes = Attributes(request, "CONNECT", asked)
             await self._admission.admit(attributes, self._view)
             await self._admission.validate(attributes, self._view)
+        place = self._place(http, request, target)
         reader, writer = await dial(place)
         try:
             writer.write(_request_head(http, place) + http.body)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from kaa.api import scheme
 from kaa.api.custom import CustomObject
 from kaa.api.errors import ApiError, from_status
-from kaa.api.types.meta_v1 import Status
+from kaa.api.types.meta_v1 import ListMeta, Status
 from kaa.api.values import Base64
 from kaa.client.pipeline import User
 
@@ -148,6 +148,7 @@ def rejection(name: str, status: Status | None) -> ApiError:
     return from_status(
         replace(
             status,
+            metadata=status.metadata or ListMeta(),
             code=max(status.code or 0, 400),
             status=status.status if status.status not in (None, "", "Success") else "Failure",
             message=f"{by}: {reason}" if reason else f"{by} without explanation",
