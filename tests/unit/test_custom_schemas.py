@@ -252,6 +252,11 @@ def ruled(rule: str, **more: Any) -> dict[str, Any]:
         (ruled("self.a < self.b", message="too big"), ["spec: Invalid value: too big"]),
         (ruled("self.a < self.b", messageExpression="'a is %d'.format([self.a])"), ["spec: Invalid value: a is 3"]),
         (ruled("self.a < self.b", reason="FieldValueForbidden", fieldPath=".a"), ["spec.a: Forbidden: failed rule: self.a < self.b"]),
+        (ruled("self.a < self.b", reason="FieldValueDuplicate"), ["spec: Duplicate value"]),
+        (
+            of(a={"type": "integer", "x-kubernetes-validations": [{"rule": "self < 3", "message": "too big"}]}),
+            ["spec.a: Invalid value: 3: too big"],
+        ),
         (ruled("self.a / 0 == 1"), ["spec: Invalid value: division by zero evaluating rule: self.a / 0 == 1"]),
         (ruled("self.a > self.b"), []),
     ],
@@ -268,7 +273,7 @@ def test_rules_of_transitions_run_on_what_stood_before() -> None:
               "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"]}  # fmt: skip
     old = [{"k": "x", "v": 5}, {"k": "y", "v": 1}]
     assert broken(listed, [{"k": "y", "v": 2}, {"k": "x", "v": 4}], old) == [
-        "spec[1].v: Invalid value: failed rule: self >= oldSelf"
+        "spec[1].v: Invalid value: 4: failed rule: self >= oldSelf"
     ]
 
 

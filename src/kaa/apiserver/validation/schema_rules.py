@@ -118,7 +118,7 @@ class Place:
                 values["oldSelf"] = OptionalValue(before) if known else NOTHING
             elif known:
                 values["oldSelf"] = before
-            yield from _broken(rule, values, path, budget)
+            yield from _broken(rule, values, path, value, budget)
             if budget.spent:
                 return
 
@@ -145,8 +145,8 @@ def _at(path: str) -> Path:
     return Path(path or "<nil>")
 
 
-def _broken(rule: Rule, values: Mapping[str, Any], path: str, budget: Budget) -> Iterator[FieldError]:
-    """At most one fault of one rule."""
+def _broken(rule: Rule, values: Mapping[str, Any], path: str, value: Any, budget: Budget) -> Iterator[FieldError]:
+    """At most one fault of one rule. ``value`` is what the rule looks at, as faults show it."""
     if rule.program is None:
         yield _omitted(fields.INVALID, path, f"rule compile error: {rule.error}")
         return
@@ -176,7 +176,17 @@ def _broken(rule: Rule, values: Mapping[str, Any], path: str, budget: Budget) ->
     elif result.value is not True:
         kind = _REASONS.get(str(rule.given.get("reason") or ""), fields.INVALID)
         where = path + str(rule.given.get("fieldPath") or "")
-        yield _omitted(kind, where if path else where.removeprefix("."), _message(rule, values, budget))
+        yield _failed(kind, where if path else where.removeprefix("."), value, _message(rule, values, budget))
+
+
+def _failed(kind: str, path: str, value: Any, message: str) -> FieldError:
+    """A rule's no. Objects and lists are not shown, for they may be large."""
+    if kind == fields.DUPLICATE:
+        whole = isinstance(value, (Mapping, list))
+        return FieldError(kind, str(_at(path)), "Duplicate value") if whole else fields.duplicate(_at(path), value)
+    if kind == fields.INVALID and not isinstance(value, (Mapping, list)):
+        return fields.invalid(_at(path), value, message)
+    return _omitted(kind, path, message)
 
 
 def _named(rule: Rule) -> str:
@@ -204,7 +214,6 @@ def _omitted(kind: str, path: str, message: str) -> FieldError:
         fields.INVALID: "Invalid value",
         fields.FORBIDDEN: "Forbidden",
         fields.REQUIRED: "Required value",
-        fields.DUPLICATE: "Duplicate value",
     }
     return FieldError(kind, str(_at(path)), f"{heads[kind]}: {message}")
 
