@@ -190,6 +190,7 @@ def test_webhooks_see_the_version_of_the_request_whatever_version_is_stored() ->
         patched = await lab.ask("PATCH", f"{place()}/a", change, content_type=MERGE)
         assert patched.json()["data"] == {"mutation-start": "yes", "mutation-stage-1": "yes"}
         assert patched.json()["apiVersion"] == f"{GROUP}/v1"
+        assert {entry["apiVersion"] for entry in patched.json()["metadata"]["managedFields"]} == {f"{GROUP}/v1"}
         assert {request["object"]["apiVersion"] for request in hook.requests} == {f"{GROUP}/v1"}
         assert (await lab.ask("GET", path)).json()["status"]["storedVersions"] == ["v1", "v2"]
 

@@ -72,6 +72,8 @@ class CustomStrategy(Strategy[CustomObject]):
         self._scale = subresources.scale if subresources is not None else None
         self.table = table_of(version)
         self._selectable = selectable(version)
+        conversion = definition.spec.conversion
+        self.versions_share_fields = conversion is None or conversion.strategy != "Webhook"
         self.deprecation = _deprecation(resource, version)
         self.terminating = False  #: the definition is being deleted: nothing new is taken
 

@@ -74,13 +74,15 @@ _RESETS: dict[tuple[str, str, str], tuple[str, ...]] = {
 class Tracker:
     """Keeps ``managedFields`` true through one write."""
 
-    __slots__ = ("_clock", "_content", "_request", "_resource")
+    __slots__ = ("_clock", "_content", "_request", "_resource", "_version")
 
     def __init__(self, request: Request, strategy: Strategy[Any], clock: Clock) -> None:
         self._request, self._clock = request, clock
         self._resource: Resource[Any] = request.resource
         #: A custom resource's strategy has the view of its schema, made once.
         self._content: Node | None = strategy.type_view
+        spoken = request.asked if strategy.versions_share_fields else None
+        self._version = (spoken or self._resource).api_version
 
     def created(self, obj: Any) -> Any:
         """The object with its first entry. ``obj`` has its defaults, and nothing yet of what the server sets.
@@ -139,7 +141,7 @@ class Tracker:
         mine = ManagedFieldsEntry(
             manager=manager_of(self._request),
             operation="Update",
-            api_version=self._resource.api_version,
+            api_version=self._version,
             time=format_time(self._clock.now()),
             fields_type=FIELDS_TYPE,
             fields_v1=taken,
