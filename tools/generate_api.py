@@ -14,6 +14,8 @@ in the API                             in the Struct                            
 required                               no default                                       always
 struct that Go holds by value          ``field(default_factory=Type)``; no default if   always, ``{}`` if empty
                                        that Struct itself has a required field
+time that Go holds by value, and the   ``field(default_factory=null)``                  always, ``null`` if
+lists of ``NULL_LISTS``                                                                 absent
 optional list / map                    ``()`` / ``{}``                                  when not empty
 optional scalar or struct              ``None``                                         when not None
 =====================================  ===============================================  ====================
@@ -30,6 +32,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import generate_protobuf
 import kubernetes_validate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +55,21 @@ PLAIN = {
     "v1.JSONSchemaPropsOrBool": "JSONSchemaProps | bool",
     "v1.JSONSchemaPropsOrStringArray": "JSONSchemaProps | tuple[str, ...]",
 }
-IMPORTED = ("Base64", "Quantity", "Time", "MicroTime")
+IMPORTED = ("Base64", "Quantity", "Time", "MicroTime", "null")
+#: What Go holds by value and yet leaves out: its tag says ``omitzero``.
+OMITTED = frozenset({"meta_v1.ObjectMeta.creationTimestamp"})
+#: The place in a protobuf message of a time that Go holds by value.
+TIME_VALUE = re.compile(r"=\d+\.[TM]$")
+#: Lists of which Go writes null when they are nil, and that clients see so: those of others are ``[]`` or absent here.
+NULL_LISTS = frozenset(
+    {
+        "apiextensions_v1.CustomResourceDefinitionStatus.conditions",
+        "apiextensions_v1.CustomResourceDefinitionStatus.storedVersions",
+        "autoscaling_v2.HorizontalPodAutoscalerStatus.currentMetrics",
+        "rbac_v1.ClusterRole.rules",
+        "rbac_v1.Role.rules",
+    }
+)
 #: Fields that hold whole objects of a kind, each with its ``kind`` and ``apiVersion``: a Struct of its own stands for those.
 EMBEDDING = {("io.k8s.api.apps.v1.StatefulSetSpec", "volumeClaimTemplates"): "io.k8s.api.core.v1.PersistentVolumeClaim"}
 EMBEDDED = "Embedded"
@@ -90,6 +107,16 @@ class Generator:
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = json.loads(DEFINITIONS.read_text())["$defs"]
         self.struct_values = set(STRUCT_VALUES.read_text().split())
+        self.nulls = (
+            NULL_LISTS
+            | {
+                f"{message}.{name}"
+                for message, fields in generate_protobuf.all_rows().items()
+                for name, place in fields.items()
+                if TIME_VALUE.search(place)
+            }
+            - OMITTED
+        )
         self.modules: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self.definitions):
             if self.plain(name) is None and not self.is_list(name):
@@ -118,11 +145,7 @@ class Generator:
                 imports.add("Base64")
                 return "Base64"
             return "str"
-        scalar = {
-            "integer": "int",
-            "boolean": "bool",
-            "number": "int | float",
-        }  # Go writes whole numbers without a point
+        scalar = {"integer": "int", "boolean": "bool", "number": "int | float"}
         return next((scalar[kind] for kind in kinds if kind in scalar), "Any")
 
     def reference(self, target: str, module: str, imports: set[str]) -> str:
@@ -152,6 +175,9 @@ class Generator:
                 return f"{name}: {kind} = field(default_factory={make})"
             if wire != "status":
                 return f"{name}: {kind}"
+        if f"{module}.{short(owner)}.{wire}" in self.nulls:
+            imports.update(("field", "null"))
+            return f"{name}: {kind} | None = field(default_factory=null)"
         if kind.startswith("tuple["):
             return f"{name}: {kind} = ()"
         if kind.startswith("dict["):

@@ -92,11 +92,15 @@ def _truth(data: bytes, position: int, stop: int, depth: int) -> bool:
     return _integer(data, position, stop, depth) != 0
 
 
-def _double(data: bytes, position: int, stop: int, depth: int) -> float:
+_EXACT = 1 << 53  # whole numbers below it are exact in a double
+
+
+def _double(data: bytes, position: int, stop: int, depth: int) -> int | float:
+    """A number as Go's JSON shows it: without a fraction where it has none."""
     value = float(struct.unpack_from("<d", data, position)[0])
     if value != value or value in (float("inf"), float("-inf")):
         raise Malformed("json: unsupported value")
-    return value
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
 
 
 def _base64(data: bytes, position: int, stop: int, depth: int) -> str:

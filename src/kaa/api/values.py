@@ -32,3 +32,11 @@ class Base64(str):
 def whole(value: float) -> int | float:
     """A number as Go writes a float64: whole ones without point and exponent, below 1e21."""
     return int(value) if value.is_integer() and abs(value) < _EXPONENT_FROM else value
+
+
+def null() -> None:
+    """Makes the default of a field that is on the wire even when it is absent: ``lastProbeTime: null``.
+
+    msgspec leaves out what equals a default, but not what a factory made.
+    """
+    return

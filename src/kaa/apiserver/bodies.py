@@ -416,7 +416,8 @@ def go_decode_error(message: str, struct: type) -> str:
     found = _EXPECTED.match(message)
     if found is None:
         return message
-    expected, got, place = found[1].split(" | ")[0], found[2], found[3] or ""
+    choices, got, place = found[1].split(" | "), found[2], found[3] or ""
+    expected = "float" if "float" in choices else choices[0]
     names = [part for part in re.split(r"\.|\[[^\]]*\]", place) if part]
     owner, leaf = _owner(struct, names)
     go_type = _go_type(owner, leaf, expected)

@@ -84,8 +84,6 @@ class Writer:
     def _named(self, request: Request, obj: Any) -> Any:
         """The object in the namespace of the URL, and under its name where the URL has one."""
         metadata: ObjectMeta = obj.metadata
-        if metadata.resource_version:
-            raise InternalError("resourceVersion should not be set on objects to be created")
         if request.resource.namespaced:
             if metadata.namespace and metadata.namespace != request.namespace:
                 raise BadRequest(
@@ -127,6 +125,8 @@ class Writer:
         attributes.object = obj
         await self._admission.validate(attributes, self._cacher)
         attributes.warnings.extend(strategy.warnings(obj, None))
+        if obj.metadata.resource_version and not attributes.dry_run:  # what the store refuses comes after admission
+            raise InternalError("resourceVersion should not be set on objects to be created")
         key = keys.object_key(resource, request.namespace, obj.metadata.name)
         if key in self._cacher.of(resource).entries:
             raise AlreadyExists.of(resource, obj.metadata.name)

@@ -28,10 +28,10 @@ def plan(role: ClusterRole, roles: Iterable[ClusterRole]) -> tuple[PolicyRule, .
     for selector in map(selectors.from_label_selector, role.aggregation_rule.cluster_role_selectors):
         for each in ordered:
             if each.metadata.name != role.metadata.name and selector.matches(each.metadata.labels):
-                for rule in each.rules:
+                for rule in each.rules or ():
                     if rule not in rules:
                         rules.append(rule)
-    return None if tuple(rules) == role.rules else tuple(rules)
+    return None if tuple(rules) == (role.rules or ()) else tuple(rules)
 
 
 class ClusterRoleAggregation(Controller[Key]):

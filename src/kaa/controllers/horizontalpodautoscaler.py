@@ -84,7 +84,7 @@ class Look:
         old = self.hpa.status
         return HorizontalPodAutoscalerStatus(
             conditions=tuple(self.conditions),
-            current_metrics=self.metrics,
+            current_metrics=self.metrics or None,
             current_replicas=self.current,
             desired_replicas=self.desired,
             last_scale_time=Time(self.now) if self.scaled else old.last_scale_time if old is not None else None,

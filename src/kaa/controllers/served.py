@@ -26,7 +26,7 @@ def rows_of(definition: CustomResourceDefinition) -> Resource[Any] | None:
     """The row of a custom resource in the version it is stored in; None until its names are accepted."""
     if definition.status is None:
         return None
-    established = any(c.type == "Established" and c.status == "True" for c in definition.status.conditions)
+    established = any(c.type == "Established" and c.status == "True" for c in definition.status.conditions or ())
     served = [version for version in definition.spec.versions if version.served]
     if not established or not served:
         return None

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Base64, Time
+from ..values import Base64, Time, null
 from . import meta_v1
 
 
@@ -37,7 +37,7 @@ class CustomResourceDefinition(Struct, frozen=True, kw_only=True, omit_defaults=
 
 class CustomResourceDefinitionCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime", "observed_generation": "observedGeneration"}):
     """apiextensions_v1 CustomResourceDefinitionCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     observed_generation: int | None = None
     reason: str | None = None
@@ -68,9 +68,9 @@ class CustomResourceDefinitionSpec(Struct, frozen=True, kw_only=True, omit_defau
 class CustomResourceDefinitionStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"accepted_names": "acceptedNames", "observed_generation": "observedGeneration", "stored_versions": "storedVersions"}):
     """apiextensions_v1 CustomResourceDefinitionStatus."""
     accepted_names: CustomResourceDefinitionNames
-    conditions: tuple[CustomResourceDefinitionCondition, ...] = ()
+    conditions: tuple[CustomResourceDefinitionCondition, ...] | None = field(default_factory=null)
     observed_generation: int | None = None
-    stored_versions: tuple[str, ...] = ()
+    stored_versions: tuple[str, ...] | None = field(default_factory=null)
 
 
 class CustomResourceDefinitionVersion(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"additional_printer_columns": "additionalPrinterColumns", "deprecation_warning": "deprecationWarning", "selectable_fields": "selectableFields"}):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Time, null
 from . import meta_v1
 
 
@@ -29,7 +29,7 @@ class StorageVersion(Struct, frozen=True, kw_only=True, omit_defaults=True, weak
 
 class StorageVersionCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime", "observed_generation": "observedGeneration"}):
     """apiserverinternal_v1alpha1 StorageVersionCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str
     observed_generation: int | None = None
     reason: str

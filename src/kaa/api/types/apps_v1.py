@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Time, null
 from . import core_v1, meta_v1
 
 
@@ -30,7 +30,7 @@ class DaemonSet(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=T
 
 class DaemonSetCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime"}):
     """apps_v1 DaemonSetCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str
@@ -77,8 +77,8 @@ class Deployment(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=
 
 class DeploymentCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime", "last_update_time": "lastUpdateTime"}):
     """apps_v1 DeploymentCondition."""
-    last_transition_time: Time | None = None
-    last_update_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
+    last_update_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str
@@ -127,7 +127,7 @@ class ReplicaSet(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=
 
 class ReplicaSetCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime"}):
     """apps_v1 ReplicaSetCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str
@@ -182,7 +182,7 @@ class StatefulSet(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref
 
 class StatefulSetCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime"}):
     """apps_v1 StatefulSetCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Quantity, Time
+from ..values import Quantity, Time, null
 from . import meta_v1
 
 
@@ -75,7 +75,7 @@ class HorizontalPodAutoscalerBehavior(Struct, frozen=True, kw_only=True, omit_de
 
 class HorizontalPodAutoscalerCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime"}):
     """autoscaling_v2 HorizontalPodAutoscalerCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str
@@ -94,7 +94,7 @@ class HorizontalPodAutoscalerSpec(Struct, frozen=True, kw_only=True, omit_defaul
 class HorizontalPodAutoscalerStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"current_metrics": "currentMetrics", "current_replicas": "currentReplicas", "desired_replicas": "desiredReplicas", "last_scale_time": "lastScaleTime", "observed_generation": "observedGeneration"}):
     """autoscaling_v2 HorizontalPodAutoscalerStatus."""
     conditions: tuple[HorizontalPodAutoscalerCondition, ...] = ()
-    current_metrics: tuple[MetricStatus, ...] = ()
+    current_metrics: tuple[MetricStatus, ...] | None = field(default_factory=null)
     current_replicas: int | None = None
     desired_replicas: int
     last_scale_time: Time | None = None

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Time, null
 from . import core_v1, meta_v1
 
 
@@ -49,8 +49,8 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True):
 
 class JobCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_probe_time": "lastProbeTime", "last_transition_time": "lastTransitionTime"}):
     """batch_v1 JobCondition."""
-    last_probe_time: Time | None = None
-    last_transition_time: Time | None = None
+    last_probe_time: Time | None = field(default_factory=null)
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Base64, Time
+from ..values import Base64, Time, null
 from . import meta_v1
 
 
@@ -21,8 +21,8 @@ class CertificateSigningRequest(Struct, frozen=True, kw_only=True, omit_defaults
 
 class CertificateSigningRequestCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime", "last_update_time": "lastUpdateTime"}):
     """certificates_v1 CertificateSigningRequestCondition."""
-    last_transition_time: Time | None = None
-    last_update_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
+    last_update_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Base64, MicroTime, Quantity, Time
+from ..values import Base64, MicroTime, Quantity, Time, null
 from . import meta_v1
 
 
@@ -290,18 +290,18 @@ class ContainerState(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class ContainerStateRunning(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"started_at": "startedAt"}):
     """core_v1 ContainerStateRunning."""
-    started_at: Time | None = None
+    started_at: Time | None = field(default_factory=null)
 
 
 class ContainerStateTerminated(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"container_id": "containerID", "exit_code": "exitCode", "finished_at": "finishedAt", "started_at": "startedAt"}):
     """core_v1 ContainerStateTerminated."""
     container_id: str | None = None
     exit_code: int
-    finished_at: Time | None = None
+    finished_at: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     signal: int | None = None
-    started_at: Time | None = None
+    started_at: Time | None = field(default_factory=null)
 
 
 class ContainerStateWaiting(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -460,10 +460,10 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True,
     metadata: meta_v1.ObjectMeta
     action: str | None = None
     count: int | None = None
-    event_time: MicroTime | None = None
-    first_timestamp: Time | None = None
+    event_time: MicroTime | None = field(default_factory=null)
+    first_timestamp: Time | None = field(default_factory=null)
     involved_object: ObjectReference
-    last_timestamp: Time | None = None
+    last_timestamp: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     related: ObjectReference | None = None
@@ -477,7 +477,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True,
 class EventSeries(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_observed_time": "lastObservedTime"}):
     """core_v1 EventSeries."""
     count: int | None = None
-    last_observed_time: MicroTime | None = None
+    last_observed_time: MicroTime | None = field(default_factory=null)
 
 
 class EventSource(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -741,7 +741,7 @@ class Namespace(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=T
 
 class NamespaceCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime"}):
     """core_v1 NamespaceCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str
@@ -789,8 +789,8 @@ class NodeAllocatableResourceClaimStatus(Struct, frozen=True, kw_only=True, omit
 
 class NodeCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_heartbeat_time": "lastHeartbeatTime", "last_transition_time": "lastTransitionTime"}):
     """core_v1 NodeCondition."""
-    last_heartbeat_time: Time | None = None
-    last_transition_time: Time | None = None
+    last_heartbeat_time: Time | None = field(default_factory=null)
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str
@@ -936,8 +936,8 @@ class PersistentVolumeClaim(Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 class PersistentVolumeClaimCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_probe_time": "lastProbeTime", "last_transition_time": "lastTransitionTime"}):
     """core_v1 PersistentVolumeClaimCondition."""
-    last_probe_time: Time | None = None
-    last_transition_time: Time | None = None
+    last_probe_time: Time | None = field(default_factory=null)
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str
@@ -1074,8 +1074,8 @@ class PodCertificateProjection(Struct, frozen=True, kw_only=True, omit_defaults=
 
 class PodCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_probe_time": "lastProbeTime", "last_transition_time": "lastTransitionTime", "observed_generation": "observedGeneration"}):
     """core_v1 PodCondition."""
-    last_probe_time: Time | None = None
-    last_transition_time: Time | None = None
+    last_probe_time: Time | None = field(default_factory=null)
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     observed_generation: int | None = None
     reason: str | None = None
@@ -1327,7 +1327,7 @@ class ReplicationController(Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 class ReplicationControllerCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime"}):
     """core_v1 ReplicationControllerCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str

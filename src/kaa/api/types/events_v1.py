@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import MicroTime, Time
+from ..values import MicroTime, Time, null
 from . import core_v1, meta_v1
 
 
@@ -17,8 +17,8 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True,
     metadata: meta_v1.ObjectMeta = field(default_factory=meta_v1.ObjectMeta)
     action: str | None = None
     deprecated_count: int | None = None
-    deprecated_first_timestamp: Time | None = None
-    deprecated_last_timestamp: Time | None = None
+    deprecated_first_timestamp: Time | None = field(default_factory=null)
+    deprecated_last_timestamp: Time | None = field(default_factory=null)
     deprecated_source: core_v1.EventSource = field(default_factory=core_v1.EventSource)
     event_time: MicroTime
     note: str | None = None

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Time, null
 from . import meta_v1
 
 
@@ -32,7 +32,7 @@ class FlowSchema(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=
 
 class FlowSchemaCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime"}):
     """flowcontrol_v1 FlowSchemaCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str | None = None
@@ -95,7 +95,7 @@ class PriorityLevelConfiguration(Struct, frozen=True, kw_only=True, omit_default
 
 class PriorityLevelConfigurationCondition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime"}):
     """flowcontrol_v1 PriorityLevelConfigurationCondition."""
-    last_transition_time: Time | None = None
+    last_transition_time: Time | None = field(default_factory=null)
     message: str | None = None
     reason: str | None = None
     status: str | None = None

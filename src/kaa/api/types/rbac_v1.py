@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
+from ..values import null
 from . import meta_v1
 
 
@@ -20,7 +21,7 @@ class ClusterRole(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref
     API_VERSION: ClassVar[str] = "rbac.authorization.k8s.io/v1"
     metadata: meta_v1.ObjectMeta = field(default_factory=meta_v1.ObjectMeta)
     aggregation_rule: AggregationRule | None = None
-    rules: tuple[PolicyRule, ...] = ()
+    rules: tuple[PolicyRule, ...] | None = field(default_factory=null)
 
 
 class ClusterRoleBinding(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True, rename={"role_ref": "roleRef"}):
@@ -46,7 +47,7 @@ class Role(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True):
     KIND: ClassVar[str] = "Role"
     API_VERSION: ClassVar[str] = "rbac.authorization.k8s.io/v1"
     metadata: meta_v1.ObjectMeta = field(default_factory=meta_v1.ObjectMeta)
-    rules: tuple[PolicyRule, ...] = ()
+    rules: tuple[PolicyRule, ...] | None = field(default_factory=null)
 
 
 class RoleBinding(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True, rename={"role_ref": "roleRef"}):

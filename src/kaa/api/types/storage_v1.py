@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 
-from ..values import Quantity, Time
+from ..values import Quantity, Time, null
 from . import core_v1, meta_v1
 
 
@@ -128,7 +128,7 @@ class VolumeError(Struct, frozen=True, kw_only=True, omit_defaults=True, rename=
     """storage_v1 VolumeError."""
     error_code: int | None = None
     message: str | None = None
-    time: Time | None = None
+    time: Time | None = field(default_factory=null)
 
 
 class VolumeNodeResources(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -33,7 +33,8 @@ def served_versions(definitions: Iterable[CustomResourceDefinition]) -> set[tupl
     return {
         (one.spec.group, version.name)
         for one in definitions
-        if one.status is not None and any(c.type == "Established" and c.status == "True" for c in one.status.conditions)
+        if one.status is not None
+        and any(c.type == "Established" and c.status == "True" for c in one.status.conditions or ())
         for version in one.spec.versions
         if version.served
     }

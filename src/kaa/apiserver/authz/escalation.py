@@ -65,7 +65,7 @@ def _check_role(
         if not covers(held, _EVERYTHING)[0]:
             why = "must have cluster-admin privileges to use an aggregationRule"
             raise Forbidden.of(request.resource, name, why)
-    why = not_held(role.rules, request.user, request.namespace, view, rbac)
+    why = not_held(role.rules or (), request.user, request.namespace, view, rbac)
     if why:
         raise Forbidden.of(request.resource, name, why)
 
@@ -99,7 +99,7 @@ def _rules_behind(ref: RoleRef, namespace: str, view: View) -> tuple[PolicyRule,
     role = view.get(kind, ref.name, namespace if ref.kind == "Role" else "")
     if role is None:
         raise NotFound.of(resource_of(kind), ref.name)
-    return role.rules
+    return role.rules or ()
 
 
 def _question(user: User, verb: str, plural: str, namespace: str, name: str) -> Question:

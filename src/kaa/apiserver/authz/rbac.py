@@ -70,7 +70,7 @@ def _rules_of(ref: RoleRef, namespace: str, view: View) -> tuple[tuple[PolicyRul
     role = view.get(Role, ref.name, namespace) if ref.kind == "Role" else view.get(ClusterRole, ref.name)
     if role is None:
         return (), f'{ref.kind.lower()}.rbac.authorization.k8s.io "{ref.name}" not found'
-    return role.rules, ""
+    return role.rules or (), ""
 
 
 def _subject_key(subject: Subject, namespace: str) -> tuple[str, str]:

@@ -31,7 +31,7 @@ def reconcile_role(expected: Roles, existing: Roles) -> Roles | None:
     mended = replace(existing, metadata=_with_metadata(expected.metadata, existing.metadata))
     missing = () if isinstance(expected, ClusterRole) and expected.aggregation_rule else _missing(expected, existing)
     if missing:
-        mended = replace(mended, rules=existing.rules + missing)
+        mended = replace(mended, rules=(existing.rules or ()) + missing)
     if isinstance(mended, ClusterRole) and isinstance(expected, ClusterRole) and expected.aggregation_rule:
         mended = replace(mended, aggregation_rule=mended.aggregation_rule or expected.aggregation_rule)
     return mended if mended != existing else None
@@ -51,7 +51,7 @@ def reconcile_binding(expected: Bindings, existing: Bindings) -> Bindings | None
 
 
 def _missing(expected: Roles, existing: Roles) -> tuple[PolicyRule, ...]:
-    return tuple(rule for rule in expected.rules if not covers(existing.rules, (rule,))[0])
+    return tuple(rule for rule in expected.rules or () if not covers(existing.rules or (), (rule,))[0])
 
 
 def _with_metadata(want: ObjectMeta, have: ObjectMeta) -> ObjectMeta:

@@ -333,8 +333,8 @@ def is_established(definition: CustomResourceDefinition) -> bool:
 
 
 def _true(definition: CustomResourceDefinition, type: str) -> bool:
-    conditions = definition.status.conditions if definition.status is not None else ()
-    return any(one.type == type and one.status == "True" for one in conditions)
+    conditions = definition.status.conditions if definition.status is not None else None
+    return any(one.type == type and one.status == "True" for one in conditions or ())
 
 
 def status_of(

@@ -25,6 +25,7 @@ from kaa.api.resources import Resource
 from kaa.api.types.meta_v1 import ManagedFieldsEntry, ObjectMeta
 from kaa.client.pipeline import Request
 
+from ..registry.conversion import convert, served_as
 from ..registry.strategy import Strategy
 from .field_sets import SELF, FieldSet, difference, of_paths, union, without_trees
 from .type_view import UNKNOWN, MapNode, Node, view_of, zero_of
@@ -78,7 +79,10 @@ class Tracker:
 
     def __init__(self, request: Request, strategy: Strategy[Any], clock: Clock) -> None:
         self._request, self._clock = request, clock
+        #: what the client speaks of: fields are owned in its version, which need not be the stored one
         self._resource: Resource[Any] = request.resource
+        if request.asked is not None and not request.resource.custom:
+            self._resource = request.asked
         #: A custom resource's strategy has the view of its schema, made once.
         self._content: Node | None = strategy.type_view
         spoken = request.asked if strategy.versions_share_fields else None
@@ -95,8 +99,7 @@ class Tracker:
         entries = () if asks_reset(metadata.managed_fields) else metadata.managed_fields
         if metadata.managed_fields:
             obj = replace(obj, metadata=replace(metadata, managed_fields=()))
-        changed, removed = self._differences(nothing_of(obj), obj)
-        entries = self._moved(entries, changed, removed)
+        entries = self._moved(entries, None, obj)
         return replace(obj, metadata=replace(obj.metadata, managed_fields=entries)) if entries else obj
 
     def updated(self, new: Any, old: Any, operation: str) -> Any:
@@ -112,23 +115,34 @@ class Tracker:
         if not self._request.subresource and asked:
             entries = () if asks_reset(asked) else asked
         if entries:
-            changed, removed = self._differences(old, new)
-            entries = self._moved(entries, changed, removed)
+            entries = self._moved(entries, old, new)
         if entries == asked:
             return new
         return replace(new, metadata=replace(new.metadata, managed_fields=entries))
 
-    def _differences(self, old: Any, new: Any) -> tuple[FieldSet, FieldSet]:
-        resets = resets_of(self._resource, self._request.subresource)
-        changed, removed = differences(old, new, self._content)
+    def _differences(self, old: Any, new: Any, resource: Resource[Any]) -> tuple[FieldSet, FieldSet]:
+        """What changed and what went, as ``resource`` shows it. ``old`` is None for an object that is new."""
+        if not resource.custom and type(new) is not resource.type:
+            old, new = old and convert(old, resource), convert(new, resource)
+        resets = resets_of(resource, self._request.subresource)
+        changed, removed = differences(nothing_of(new) if old is None else old, new, self._content)
         return without_trees(changed, resets), without_trees(removed, resets)
 
-    def _moved(
-        self, entries: tuple[ManagedFieldsEntry, ...], changed: FieldSet, removed: FieldSet
-    ) -> tuple[ManagedFieldsEntry, ...]:
+    def _moved(self, entries: tuple[ManagedFieldsEntry, ...], old: Any, new: Any) -> tuple[ManagedFieldsEntry, ...]:
+        mine = self._resource
+        changed, removed = self._differences(old, new, mine)
         if not changed and not removed:
             return entries
-        kept = [left for entry in entries if (left := released(entry, changed, removed)) is not None]
+        seen = {mine.api_version: (changed, removed)}
+        kept = []
+        for entry in entries:
+            version = entry.api_version or ""
+            if version not in seen:
+                other = None if mine.custom else served_as(mine, version)
+                seen[version] = (changed, removed) if other is None else self._differences(old, new, other)
+            left = released(entry, *seen[version])
+            if left is not None:
+                kept.append(left)
         taken = stripped(changed)
         if taken:
             self._take(kept, taken)

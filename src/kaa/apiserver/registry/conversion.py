@@ -43,6 +43,14 @@ SELECTED_AS: dict[type[Any], dict[str, str]] = {
 }
 
 
+def served_as(resource: Resource[Any], api_version: str) -> Resource[Any] | None:
+    """The resource that serves the same objects in another version; None when there is none."""
+    found = scheme.resource_by_kind(api_version, resource.kind)
+    if found is None or STORED.get(found.type, found.type) is not STORED.get(resource.type, resource.type):
+        return None
+    return found
+
+
 def convert(obj: Any, resource: Resource[Any]) -> Any:
     """``obj`` as the type that ``resource`` serves; the same object when it is one already."""
     if isinstance(obj, CustomObject):  # strategy None: versions differ in nothing but their name
@@ -122,7 +130,8 @@ def hpa_to_v2(obj: autoscaling_v1.HorizontalPodAutoscaler) -> autoscaling_v2.Hor
             last_scale_time=obj.status.last_scale_time,
             observed_generation=obj.status.observed_generation,
             current_metrics=_current_cpu(obj.status.current_cpu_utilization_percentage)
-            + _kept(notes.get(_CURRENT), tuple[autoscaling_v2.MetricStatus, ...], ()),
+            + _kept(notes.get(_CURRENT), tuple[autoscaling_v2.MetricStatus, ...], ())
+            or None,
             conditions=_kept(notes.get(_CONDITIONS), tuple[autoscaling_v2.HorizontalPodAutoscalerCondition, ...], ()),
         )
     reference = obj.spec.scale_target_ref
@@ -199,7 +208,7 @@ def _status_notes(status: autoscaling_v2.HorizontalPodAutoscalerStatus | None) -
     notes: dict[str, str] = {}
     if status is None:
         return notes
-    others = [metric for metric in status.current_metrics if not _is_cpu(metric)]
+    others = [metric for metric in status.current_metrics or () if not _is_cpu(metric)]
     if others:
         notes[_CURRENT] = scheme.encode_inner(others).decode()
     if status.conditions:
@@ -212,7 +221,7 @@ def _old_status(
 ) -> autoscaling_v1.HorizontalPodAutoscalerStatus | None:
     if status is None:
         return None
-    cpu = next((metric.resource for metric in status.current_metrics if _is_cpu(metric)), None)
+    cpu = next((metric.resource for metric in status.current_metrics or () if _is_cpu(metric)), None)
     return autoscaling_v1.HorizontalPodAutoscalerStatus(
         current_replicas=status.current_replicas or 0,
         desired_replicas=status.desired_replicas,

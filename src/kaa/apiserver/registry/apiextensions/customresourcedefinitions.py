@@ -75,17 +75,14 @@ class CustomResourceDefinitionStrategy(Strategy[CustomResourceDefinition]):
 
     def prepare_create(self, obj: CustomResourceDefinition) -> CustomResourceDefinition:
         stored = tuple(version.name for version in obj.spec.versions if version.storage)[:1]
-        status = CustomResourceDefinitionStatus(accepted_names=_BLANK_NAMES, stored_versions=stored)
+        status = CustomResourceDefinitionStatus(accepted_names=_BLANK_NAMES, stored_versions=stored or None)
         return replace(obj, status=status)
 
     def prepare_update(self, new: CustomResourceDefinition, old: CustomResourceDefinition) -> CustomResourceDefinition:
         status = old.status or CustomResourceDefinitionStatus(accepted_names=_BLANK_NAMES)
-        added = tuple(
-            version.name
-            for version in new.spec.versions
-            if version.storage and version.name not in status.stored_versions
-        )
-        return replace(new, status=replace(status, stored_versions=status.stored_versions + added))
+        known = status.stored_versions or ()
+        added = tuple(version.name for version in new.spec.versions if version.storage and version.name not in known)
+        return replace(new, status=replace(status, stored_versions=known + added or None))
 
     def prepare_deletion(self, obj: CustomResourceDefinition) -> CustomResourceDefinition:
         if obj.status is None:
@@ -132,12 +129,13 @@ def with_condition(
     status: CustomResourceDefinitionStatus, wanted: CustomResourceDefinitionCondition, now: str
 ) -> CustomResourceDefinitionStatus:
     """The status with a condition, whose time is ``now`` where its status is new."""
-    held = next((one for one in status.conditions if one.type == wanted.type), None)
+    conditions = status.conditions or ()
+    held = next((one for one in conditions if one.type == wanted.type), None)
     if held is None:
-        return replace(status, conditions=(*status.conditions, replace(wanted, last_transition_time=now)))
+        return replace(status, conditions=(*conditions, replace(wanted, last_transition_time=now)))
     moment = held.last_transition_time if held.status == wanted.status else now
     made = replace(wanted, last_transition_time=moment)
-    return replace(status, conditions=tuple(made if one is held else one for one in status.conditions))
+    return replace(status, conditions=tuple(made if one is held else one for one in conditions))
 
 
 def _with_whole_numbers(spec: CustomResourceDefinitionSpec) -> CustomResourceDefinitionSpec:
@@ -161,8 +159,8 @@ def _default_conversion(given: CustomResourceConversion) -> CustomResourceConver
 
 
 def is_established(obj: CustomResourceDefinition) -> bool:
-    conditions = obj.status.conditions if obj.status is not None else ()
-    return any(one.type == "Established" and one.status == "True" for one in conditions)
+    conditions = obj.status.conditions if obj.status is not None else None
+    return any(one.type == "Established" and one.status == "True" for one in conditions or ())
 
 
 def _faults(obj: CustomResourceDefinition, old: CustomResourceDefinition | None) -> Iterator[FieldError]:
@@ -441,7 +439,7 @@ def _stored_versions(obj: CustomResourceDefinition) -> Iterator[FieldError]:
     at = STATUS.child("storedVersions")
     stored = obj.status.stored_versions if obj.status is not None else ()
     if not stored:
-        yield fields.invalid(at, [], "must have at least one stored version")
+        yield fields.invalid(at, None, "must have at least one stored version")
         return
     for version in obj.spec.versions:
         if version.storage and version.name not in stored:

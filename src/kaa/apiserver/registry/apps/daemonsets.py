@@ -61,7 +61,9 @@ class DaemonSetStrategy(Strategy[DaemonSet]):
     )
 
     def default(self, obj: DaemonSet) -> DaemonSet:
-        return replace(obj, spec=_default(obj.spec))
+        """The annotation stands for a field of upstream's internal type, whose zero is there before anything is set."""
+        obj = replace(obj, spec=_default(obj.spec))
+        return obj if _TEMPLATE_GENERATION in obj.metadata.annotations else _with_template_generation(obj, 0)
 
     def prepare_create(self, obj: DaemonSet) -> DaemonSet:
         return replace(_with_template_generation(obj, 1), status=_NONE_YET)

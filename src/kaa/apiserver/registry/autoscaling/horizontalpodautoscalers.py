@@ -33,7 +33,7 @@ def _cells(obj: v2.HorizontalPodAutoscaler, now: float) -> Sequence[Any]:
     spec, status = obj.spec, obj.status
     least = "<unset>" if spec.min_replicas is None else str(spec.min_replicas)
     reference = f"{spec.scale_target_ref.kind}/{spec.scale_target_ref.name}"
-    current = status.current_metrics if status is not None else ()
+    current = status.current_metrics or () if status is not None else ()
     replicas = (status.current_replicas or 0) if status is not None else 0
     return (
         obj.metadata.name,

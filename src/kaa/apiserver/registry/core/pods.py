@@ -66,7 +66,12 @@ class PodStrategy(Strategy[Pod]):
         return 1 if wanted is not None and wanted < 0 else wanted or 0
 
     def default(self, obj: Pod) -> Pod:
-        return pod_defaults.pod(obj)
+        made, status = pod_defaults.pod(obj), obj.status
+        if status.pod_ip or status.pod_ips:
+            addresses = _addresses(status)
+            if addresses is not status:
+                made = replace(made, status=addresses)
+        return made
 
     def prepare_create(self, obj: Pod) -> Pod:
         status = _PENDING[qos_class(obj.spec)]
@@ -194,16 +199,19 @@ def _selector_with_keys(
 
 
 def _normal_status(new: PodStatus, old: PodStatus) -> PodStatus:
-    """``podIP`` and the first of ``podIPs`` are one; the class of service stays."""
-    changes: dict[str, Any] = {}
-    if not new.qos_class:
-        changes["qos_class"] = old.qos_class
-    first = new.pod_ips[0].ip if new.pod_ips else None
-    if new.pod_ip and first != new.pod_ip:
-        changes["pod_ips"] = (PodIP(ip=new.pod_ip),)
-    elif first and not new.pod_ip:
-        changes["pod_ip"] = first
-    return replace(new, **changes) if changes else new
+    """The class of service stays."""
+    new = _addresses(new)
+    return new if new.qos_class else replace(new, qos_class=old.qos_class)
+
+
+def _addresses(status: PodStatus) -> PodStatus:
+    """``podIP`` and the first of ``podIPs`` are one."""
+    first = status.pod_ips[0].ip if status.pod_ips else None
+    if status.pod_ip and first != status.pod_ip:
+        return replace(status, pod_ips=(PodIP(ip=status.pod_ip),))
+    if first and not status.pod_ip:
+        return replace(status, pod_ip=first)
+    return status
 
 
 def _status_faults(new: Pod, old: Pod) -> Any:

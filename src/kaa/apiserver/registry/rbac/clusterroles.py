@@ -25,7 +25,7 @@ class ClusterRoleStrategy(Strategy[ClusterRole]):
         return names.path_segment(name)
 
     def validate(self, obj: ClusterRole) -> list[FieldError]:
-        found = list(rules_faults(obj.rules, False))
+        found = list(rules_faults(obj.rules or (), False))
         if obj.aggregation_rule is None:
             return found
         at = Path("aggregationRule").child("clusterRoleSelectors")

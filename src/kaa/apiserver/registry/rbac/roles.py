@@ -24,7 +24,7 @@ class RoleStrategy(Strategy[Role]):
         return names.path_segment(name)
 
     def validate(self, obj: Role) -> list[FieldError]:
-        return list(rules_faults(obj.rules, True))
+        return list(rules_faults(obj.rules or (), True))
 
 
 STRATEGY = RoleStrategy()
