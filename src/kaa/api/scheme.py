@@ -187,7 +187,7 @@ def field_types(kind: type) -> dict[str, tuple[str, Any, bool]]:
 
 def struct_in(hint: Any) -> type[msgspec.Struct] | None:
     """The Struct class in a field's type, through options, tuples and mappings; None when there is none."""
-    hint = _strip_optional(hint)
+    hint = strip_optional(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return hint
     for inner in typing.get_args(hint):
@@ -199,7 +199,7 @@ def struct_in(hint: Any) -> type[msgspec.Struct] | None:
 
 def _as_go_reads(kind: Any, value: Any) -> Any:
     """Drop nulls and put zero values where required fields are absent, all the way down."""
-    kind = _strip_optional(kind)
+    kind = strip_optional(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         if not isinstance(value, dict):
             return value
@@ -221,7 +221,7 @@ def _as_go_reads(kind: Any, value: Any) -> Any:
     return value
 
 
-def _strip_optional(kind: Any) -> Any:
+def strip_optional(kind: Any) -> Any:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         left = [part for part in typing.get_args(kind) if part is not type(None)]
         if len(left) == 1:
@@ -235,7 +235,7 @@ _ZEROS: dict[Any, Any] = {str: "", int: 0, float: 0.0, bool: False, Quantity: "0
 
 def _zero(kind: Any) -> Any:
     """Go's zero value of a field's type, as plain JSON."""
-    kind = _strip_optional(kind)
+    kind = strip_optional(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _as_go_reads(kind, {})
     if typing.get_origin(kind) is tuple:
@@ -273,7 +273,7 @@ _outlines: dict[Any, tuple[Any, frozenset[str], dict[str, _Outline]]] = {}
 
 
 def _outline(kind: Any) -> _Outline:
-    kind = _strip_optional(kind)
+    kind = strip_optional(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         if kind not in _outlines:
             known = field_types(kind)
@@ -310,7 +310,7 @@ def _fits(outline: _Outline, value: Any) -> bool:
 
 
 def _unknown(kind: type, value: Any, path: str) -> Iterable[str]:
-    kind = _strip_optional(kind)
+    kind = strip_optional(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
         known = field_types(kind)
         top = not path and hasattr(kind, "KIND")

@@ -28,6 +28,7 @@ from kaa.client.pipeline import Request
 from .memo import KEPT
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
+CBOR = "application/cbor"
 ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 _SHOWN = 30  # bytes of a body that an answer quotes
 FIELD_VALIDATIONS = ("Ignore", "Warn", "Strict")
@@ -56,6 +57,8 @@ def plain_document(data: bytes, content_type: str, what: str) -> Any:
         return _from_yaml(data)
     if kind == PROTOBUF:
         return _from_protobuf(data, what)
+    if kind == CBOR:
+        return _from_cbor(data, what)
     if kind not in (JSON, ""):
         raise UnsupportedMediaType(
             f"the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
@@ -97,6 +100,19 @@ def _from_protobuf(data: bytes, what: str) -> Any:
     except Malformed as err:
         shown = data[:30].hex() or "<empty>"
         raise BadRequest(f"the object provided is unrecognized (must be of type {what}): {err} ({shown})") from None
+
+
+def _from_cbor(data: bytes, what: str) -> Any:
+    from kaa.api.cbor import Malformed, decode  # only clients that send CBOR pay for it
+
+    try:
+        return decode(data)
+    except Malformed as err:
+        shown = data[:30].hex() or "<empty>"
+        raise BadRequest(
+            f"the object provided is unrecognized (must be of type {what}): unable to determine group/version/kind: {err}"
+            f" ({shown})"
+        ) from None
 
 
 def _not_json(data: bytes, what: str) -> BadRequest:
@@ -165,8 +181,8 @@ def _read(request: Request, resource: Resource[Any], kind: type | None, data: by
         expected_kind, expected_version = kind.KIND, kind.API_VERSION  # type: ignore[attr-defined]  # all kinds have them
     level = request.options.get("fieldValidation") or "Warn"
     form = media_type(request.content_type)
-    fast, text = form in (JSON, ""), form != PROTOBUF
-    if resource.custom and kind is None and not text:
+    fast, text = form in (JSON, ""), form not in (PROTOBUF, CBOR)
+    if resource.custom and kind is None and form == PROTOBUF:
         raise UnsupportedMediaType(
             f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}"
         )

@@ -218,7 +218,9 @@ class Front:
         if target.subresource in routes.CONNECTS:
             return self._connect(http, request, target)
         self._check_verb(target)
-        media = wire.negotiate(headers.get("accept", ""), protobuf=not target.resource.custom)
+        media = wire.negotiate(
+            headers.get("accept", ""), protobuf=not target.resource.custom, stream=target.verb == "watch"
+        )
         if media.shape == "Table" and "get" not in target.resource.verbs:
             raise wire.not_acceptable()  # a review is no row
         if "pretty" in options and options["pretty"] in ("true", "1"):
@@ -356,7 +358,7 @@ class Front:
                         first = False
                 yield b"".join(lines)
         except ApiError as err:
-            yield wire.error_line(err)
+            yield wire.error_line(err, media)
         finally:
             watches[labels] -= 1
             await steps.aclose()  # type: ignore[attr-defined]  # it is a generator

@@ -28,6 +28,9 @@ from .patch.type_view import zero_of
 from .registry.scale import checked
 from .writes import Change, Writer, Written
 
+#: An apply patch in CBOR instead of YAML.
+APPLY_CBOR = "application/apply-patch+cbor"
+
 Convert = Callable[[Any], Any]
 
 
@@ -140,7 +143,7 @@ def patch_type(request: Request) -> PatchType:
     resource: Resource[Any] = request.resource
     kind: PatchType | None
     try:
-        kind = PatchType(name)
+        kind = PatchType.APPLY if name == APPLY_CBOR else PatchType(name)
     except ValueError:
         kind = None
     if resource.custom and (kind is None or kind is PatchType.STRATEGIC):

@@ -9,6 +9,7 @@ import msgspec
 
 from kaa.client.pipeline import User
 
+from . import wire
 from .authn.discovery import CONFIGURATION_TYPE, KEYS_PATH, KEYS_TYPE, configuration, key_set
 from .authn.jwt import VerifyingKey
 from .authn.tokens import ISSUER
@@ -87,6 +88,10 @@ class Paths:
         if found is None:
             return HttpResponse(404, b"404 page not found\n", TEXT)
         body, content_type, etag = found
+        if content_type == wire.PLAIN.content_type:
+            body, content_type = wire.discovery_body(
+                body, wire.negotiate(http.headers.get("accept", ""), protobuf=True)
+            )
         if etag and http.headers.get("if-none-match") == etag:
             return HttpResponse(304, b"", "", [("ETag", etag)])
         headers = [("ETag", etag), ("Vary", "Accept")] if etag else []

@@ -1,4 +1,4 @@
-"""Answers on the wire: entries and objects as JSON, YAML, protobuf, Table or PartialObjectMetadata.
+"""Answers on the wire: entries and objects as JSON, YAML, protobuf, CBOR, Table or PartialObjectMetadata.
 
 JSON is the cache's own bytes. The other forms are made when asked for: they cost a decoding that JSON does not.
 """
@@ -52,7 +52,7 @@ AGE_DOC = (
 class Media:
     """The form that a client asked for."""
 
-    format: str = "json"  #: json, yaml, protobuf (of objects themselves only)
+    format: str = "json"  #: json, yaml, protobuf (of objects and their metadata), cbor
     shape: str = ""  #: empty for the object itself, else Table, PartialObjectMetadata, PartialObjectMetadataList
     version: str = "v1"  #: of meta.k8s.io
     pretty: bool = False
@@ -68,35 +68,62 @@ class Media:
     @property
     def stream_type(self) -> str:
         """The content type of a watch."""
-        return PROTOBUF + ";stream=watch" if self.format == "protobuf" else self.content_type
+        return _STREAM_TYPES.get(self.format, self.content_type)
 
 
-PROTOBUF = "application/vnd.kubernetes.protobuf"
+PROTOBUF, CBOR, CBOR_SEQUENCE = "application/vnd.kubernetes.protobuf", "application/cbor", "application/cbor-seq"
 PLAIN = Media()
-_CONTENT_TYPES = {"json": "application/json", "yaml": "application/yaml", "protobuf": PROTOBUF}
-_FORMATS = {"application/json": "json", "application/yaml": "yaml", "*/*": "json", "application/*": "json", "": "json"}
+_CONTENT_TYPES = {"json": "application/json", "yaml": "application/yaml", "protobuf": PROTOBUF, "cbor": CBOR}
+_STREAM_TYPES = {"protobuf": PROTOBUF + ";stream=watch", "cbor": CBOR_SEQUENCE}
+_FORMATS = {name: format for format, name in _CONTENT_TYPES.items()} | {"*/*": "json", "application/*": "json"}
 _SHAPES = frozenset({"Table", "PartialObjectMetadata", "PartialObjectMetadataList"})
 
 
 @lru_cache(maxsize=256)
-def negotiate(accept: str, *, protobuf: bool = False) -> Media:
-    """The first form in an Accept header that we speak. Raises NotAcceptable.
+def negotiate(accept: str, *, protobuf: bool = False, stream: bool = False) -> Media:
+    """The form that an Accept header likes best of those that we speak. Raises NotAcceptable.
 
-    ``protobuf`` says that the answer has such a form: custom resources have none. Tables and metadata alone are always JSON
-    here, so a clause that asks for them in protobuf is passed over; clients name JSON after it.
+    ``protobuf`` says that the answer has such a form: custom resources have none but for their metadata. Tables have none at
+    all. ``stream`` asks for a form of watches, of which YAML has none.
     """
-    for clause in accept.split(",") if accept else [""]:
-        name, *parameters = (part.strip() for part in clause.split(";"))
-        if name == PROTOBUF and protobuf and not any(parameter.startswith("as=") for parameter in parameters):
-            return Media("protobuf")
-        if name not in _FORMATS:
+    for name, given in _clauses(accept):
+        format = "cbor" if stream and name == CBOR_SEQUENCE else _FORMATS.get(name)
+        if (
+            format is None
+            or given.get("stream", "watch") != "watch"
+            or (format == "yaml" and (stream or "stream" in given))
+        ):
             continue
-        given = dict(parameter.partition("=")[::2] for parameter in parameters)
-        if "as" not in given:
-            return PLAIN if _FORMATS[name] == PLAIN.format else Media(_FORMATS[name])
-        if given["as"] in _SHAPES and given.get("g") == "meta.k8s.io" and given.get("v") in ("v1", "v1beta1"):
-            return Media(_FORMATS[name], given["as"], given["v"])
+        shape = given.get("as", "")
+        if not given.keys() & {"as", "g", "v"}:
+            if format != "protobuf" or protobuf:
+                return PLAIN if format == PLAIN.format else Media(format)
+        elif (
+            shape in _SHAPES
+            and given.get("g") == "meta.k8s.io"
+            and given.get("v") in ("v1", "v1beta1")
+            and (format != "protobuf" or shape != "Table")
+        ):
+            return Media(format, shape, given["v"])
     raise not_acceptable()
+
+
+def _clauses(accept: str) -> list[tuple[str, dict[str, str]]]:
+    """(media type, parameters) of an Accept header's clauses: by their weight, then the exact before the general."""
+    found = []
+    for clause in accept.split(",") if accept else ["*/*"]:
+        name, *parameters = (part.strip() for part in clause.split(";"))
+        given = {key.strip(): value.strip(' "') for key, _, value in (part.partition("=") for part in parameters)}
+        found.append((_weight(given.pop("q", "")), name.lower(), given))
+    found.sort(key=lambda one: (-one[0], one[1].count("*")))
+    return [(name, given) for _, name, given in found]
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 1.0
 
 
 def not_acceptable() -> NotAcceptable:
@@ -130,18 +157,34 @@ def status_response(error: ApiError, media: Media = PLAIN) -> HttpResponse:
         body = body[:-1] + b',"details":{}}'
     if media.format == "protobuf":
         return struct_response(error.status.code or 500, error.status, media, headers)
-    if media.format == "yaml":
+    if media.format != "json":
         body = encoded(media, body)
     return HttpResponse(error.status.code or 500, body, media.content_type, headers)
 
 
 def encoded(media: Media, document: bytes) -> bytes:
-    """A JSON document in the client's format."""
-    if media.format == "yaml":
-        return to_yaml(msgspec.json.decode(document))
-    if media.pretty:
-        return msgspec.json.format(document, indent=2)
-    return document
+    """A JSON document in the client's format. Of metadata alone when that is protobuf."""
+    match media.format:
+        case "yaml":
+            return to_yaml(msgspec.json.decode(document))
+        case "cbor":
+            from kaa.api import cbor  # only clients that ask for CBOR pay for it
+
+            return cbor.encode(msgspec.json.decode(document))
+        case "protobuf":
+            from . import wire_protobuf
+
+            return wire_protobuf.metadata_body(msgspec.json.decode(document))
+    return msgspec.json.format(document, indent=2) if media.pretty else document
+
+
+def discovery_body(document: bytes, media: Media) -> tuple[bytes, str]:
+    """(body, content type) of a discovery document in the client's format."""
+    if media.format != "protobuf":
+        return encoded(media, document), media.content_type
+    from . import wire_protobuf
+
+    return wire_protobuf.discovery_body(msgspec.json.decode(document)), PROTOBUF
 
 
 def to_yaml(value: Any) -> bytes:
@@ -157,7 +200,7 @@ def object_response(
 ) -> HttpResponse:
     if media.plain:
         return HttpResponse(code, entry.alone)
-    if media.format == "protobuf":
+    if media.format == "protobuf" and not media.shape:
         from . import wire_protobuf
 
         return HttpResponse(code, wire_protobuf.object_body(entry), PROTOBUF)
@@ -213,7 +256,7 @@ def list_response(
     if media.shape == "Table":
         document = table(result.entries, strategy, now, media, include, list_meta(result))
         return HttpResponse(200, encoded(media, document), media.content_type)
-    if media.format == "protobuf":
+    if media.format == "protobuf" and not media.shape:
         from . import wire_protobuf
 
         return HttpResponse(200, wire_protobuf.list_body(resource, list_meta(result), result.entries), PROTOBUF)
@@ -330,10 +373,10 @@ def watch_document(
     type: WatchType, entry: Entry, media: Media, strategy: Strategy[Any], now: float, include: str, first: bool
 ) -> bytes:
     """One watch event in another shape than plain JSON."""
-    if media.format == "protobuf":
+    if media.format == "protobuf" and not media.shape:
         from . import wire_protobuf
 
-        return wire_protobuf.watch_frame(type.value, entry)
+        return wire_protobuf.watch_frame(type.value, wire_protobuf.object_body(entry))
     if media.shape == "Table":
         meta = f'"resourceVersion":"{entry.revision}"'.encode()
         document = table([entry], strategy, now, media, include, meta, with_columns=first)
@@ -341,21 +384,40 @@ def watch_document(
         document = partial(entry, media)
     else:
         document = entry.alone
+    return _event(type, document, media)
+
+
+def _event(type: WatchType, document: bytes, media: Media) -> bytes:
+    """A watch event around a JSON document, in the client's format."""
+    match media.format:
+        case "cbor":
+            from kaa.api import cbor
+
+            return cbor.encode_watch_event(type.value, encoded(media, document))
+        case "protobuf":
+            from . import wire_protobuf
+
+            return wire_protobuf.watch_frame(type.value, encoded(media, document))
     return watch_line(type, document)
 
 
-def error_line(error: ApiError) -> bytes:
+def error_line(error: ApiError, media: Media = PLAIN) -> bytes:
     """What ends a watch that cannot go on."""
-    return b'{"type":"ERROR","object":%s}\n' % scheme.encode(error.status)
+    if media.format == "json":
+        return b'{"type":"ERROR","object":%s}\n' % scheme.encode(error.status)
+    body = status_response(error, media).body
+    assert isinstance(body, bytes)
+    if media.format == "cbor":
+        from kaa.api import cbor
+
+        return cbor.encode_watch_event("ERROR", body)
+    from . import wire_protobuf
+
+    return wire_protobuf.watch_frame("ERROR", body)
 
 
 def bookmark_line(resource: Resource[Any], revision: int, *, initial_end: bool, media: Media) -> bytes:
     """A BOOKMARK: an object of the kind that has a resource version and nothing else."""
-    if media.format == "protobuf":
-        from . import wire_protobuf
-
-        marks = {"annotations": {"k8s.io/initial-events-end": "true"}} if initial_end else {}
-        return wire_protobuf.bookmark_frame(resource, {"resourceVersion": str(revision), **marks})
     note = b',"annotations":{"k8s.io/initial-events-end":"true"}' if initial_end else b""
     tail = b""
     if media.shape:
@@ -366,4 +428,9 @@ def bookmark_line(resource: Resource[Any], revision: int, *, initial_end: bool, 
             tail = b',"columnDefinitions":null,"rows":[]'
     else:
         head = scheme.prefix(resource.api_version, resource.kind)
-    return b'{"type":"BOOKMARK","object":%s"metadata":{"resourceVersion":"%d"%s}%s}}\n' % (head, revision, note, tail)
+    document = b'%s"metadata":{"resourceVersion":"%d"%s}%s}' % (head, revision, note, tail)
+    if media.format == "protobuf" and not media.shape:
+        from . import wire_protobuf
+
+        return wire_protobuf.watch_frame("BOOKMARK", wire_protobuf.document_body(resource, document))
+    return _event(WatchType.BOOKMARK, document, media)

@@ -42,11 +42,29 @@ def list_body(resource: Resource[Any], meta: bytes, entries: Iterable[Entry]) ->
     )
 
 
-def watch_frame(type: str, entry: Entry) -> bytes:
-    return protobuf.encode_watch_event(type, object_body(entry))
+def document_body(resource: Resource[Any], document: bytes) -> bytes:
+    """The body of a resource's object, from its JSON."""
+    return protobuf.encode_document(resource.type, msgspec.json.decode(document))
 
 
-def bookmark_frame(resource: Resource[Any], metadata: dict[str, Any]) -> bytes:
-    """A BOOKMARK: an object of the kind with this metadata and nothing else."""
-    document = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
-    return protobuf.encode_watch_event("BOOKMARK", protobuf.encode_document(resource.type, document))
+def discovery_body(document: dict[str, Any]) -> bytes:
+    """The body of an APIVersions, APIGroupList, APIGroup or APIResourceList, from its JSON value."""
+    kind = document["kind"]
+    return protobuf.envelope(document.get("apiVersion", "v1"), kind, write_message(f"meta_v1.{kind}", document))
+
+
+def metadata_body(document: dict[str, Any]) -> bytes:
+    """The body of a PartialObjectMetadata, or of a list of them, from its JSON value."""
+    version, kind = document["apiVersion"], document["kind"]
+    if kind == "PartialObjectMetadata":
+        return protobuf.envelope(version, kind, _metadata(document))
+    return protobuf.encode_list(version, kind, document["metadata"], map(_metadata, document["items"]))
+
+
+def _metadata(document: dict[str, Any]) -> bytes:
+    """The message of a PartialObjectMetadata: its metadata is its first field."""
+    return b"\x0a" + protobuf.sized(write_message("meta_v1.ObjectMeta", document["metadata"]))
+
+
+def watch_frame(type: str, body: bytes) -> bytes:
+    return protobuf.encode_watch_event(type, body)

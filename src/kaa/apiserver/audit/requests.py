@@ -75,10 +75,12 @@ def attributes(user: User, target: Target, method: str) -> Attributes:
 def as_json(body: bytes, content_type: str) -> bytes:
     """What was sent, as JSON; nothing when it cannot be read, as the request's own refusal will say."""
     kind = bodies.media_type(content_type)
-    if kind not in (bodies.YAML, bodies.PROTOBUF):
+    if kind.endswith("+cbor"):
+        kind = bodies.CBOR
+    if kind not in (bodies.YAML, bodies.PROTOBUF, bodies.CBOR):
         return body if _is_json(body) else b""
     try:
-        return msgspec.json.encode(bodies.plain_document(body, content_type, "Object"))
+        return msgspec.json.encode(bodies.plain_document(body, kind, "Object"))
     except ApiError:
         return b""
 

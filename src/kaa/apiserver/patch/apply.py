@@ -114,6 +114,8 @@ def _read(request: Request) -> tuple[Json, list[str]]:
     if not isinstance(body, (bytes, bytearray)):
         return dict(body) if isinstance(body, Mapping) else _document(body), []
     data = bytes(body)
+    if bodies.media_type(request.content_type).endswith("+cbor"):
+        return _from_cbor(data), []
     document = _decoded(data)
     if not isinstance(document, dict):
         word = "array" if isinstance(document, list) else "string"
@@ -122,6 +124,18 @@ def _read(request: Request) -> tuple[Json, list[str]]:
             f" {word} into Go value of type map[string]interface {{}}"
         )
     return document, _twice(request, data, document)
+
+
+def _from_cbor(data: bytes) -> Json:
+    from kaa.api.cbor import Malformed, decode  # only clients that send CBOR pay for it
+
+    try:
+        document = decode(data)
+    except Malformed as err:
+        raise BadRequest(f"error decoding CBOR: {err}") from None
+    if not isinstance(document, dict):
+        raise BadRequest("error decoding CBOR: cbor: cannot unmarshal into Go value of type map[string]interface {}")
+    return document
 
 
 def _decoded(data: bytes) -> Any:

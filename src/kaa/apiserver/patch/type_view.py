@@ -353,7 +353,7 @@ def _absent(default: Any, factory: Any) -> Any:
 
 
 def _node(hint: Any, fact: Merge) -> Node:
-    hint = scheme._strip_optional(hint)
+    hint = scheme.strip_optional(hint)
     origin = typing.get_origin(hint)
     if origin is tuple:
         return _list_node(typing.get_args(hint)[0], fact)
