@@ -20,7 +20,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True,
     deprecated_first_timestamp: Time | None = field(default_factory=null)
     deprecated_last_timestamp: Time | None = field(default_factory=null)
     deprecated_source: core_v1.EventSource = field(default_factory=core_v1.EventSource)
-    event_time: MicroTime
+    event_time: MicroTime | None = field(default_factory=null)
     note: str | None = None
     reason: str | None = None
     regarding: core_v1.ObjectReference = field(default_factory=core_v1.ObjectReference)
@@ -34,4 +34,4 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True,
 class EventSeries(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_observed_time": "lastObservedTime"}):
     """events_v1 EventSeries."""
     count: int
-    last_observed_time: MicroTime
+    last_observed_time: MicroTime | None = field(default_factory=null)

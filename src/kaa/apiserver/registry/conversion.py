@@ -92,8 +92,7 @@ def event_to_core(obj: events_v1.Event) -> core_v1.Event:
 def event_from_core(obj: core_v1.Event) -> events_v1.Event:
     series = None
     if obj.series is not None:
-        last = obj.series.last_observed_time or ""
-        series = events_v1.EventSeries(count=obj.series.count or 0, last_observed_time=last)
+        series = events_v1.EventSeries(count=obj.series.count or 0, last_observed_time=obj.series.last_observed_time)
     return events_v1.Event(
         metadata=obj.metadata,
         regarding=obj.involved_object,
@@ -105,7 +104,7 @@ def event_from_core(obj: core_v1.Event) -> events_v1.Event:
         deprecated_last_timestamp=obj.last_timestamp,
         deprecated_count=obj.count,
         type=obj.type,
-        event_time=obj.event_time,  # type: ignore[arg-type]  # the wire knows null, the generated type does not
+        event_time=obj.event_time,
         series=series,
         action=obj.action,
         reporting_controller=obj.reporting_component or None,
