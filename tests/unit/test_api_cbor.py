@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+from asyncio.subprocess import PIPE, STDOUT
+from pathlib import Path
 from typing import Any
 
 import cbor2
 import pytest
-from api_lab import Answer, Lab, run
+from api_lab import Answer, Lab, keys, run
 from custom_lab import DEFINITIONS, WIDGETS, definition, until, widget
 
 from kaa.api import cbor
@@ -211,6 +216,31 @@ def test_discovery() -> None:
             assert read(await lab.ask("GET", path, Accept=CBOR)) == (await lab.ask("GET", path)).json()
         assert (await lab.ask("GET", "/api/v1", Accept="image/png")).status == 406
         assert (await lab.ask("GET", MAPS, Accept="image/png")).status == 406
+
+    run(use, http=True)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_a_go_client_reads_and_watches_it(tmp_path: Path) -> None:
+    """kubectl 1.32 and later wait through a dynamic client, which speaks CBOR when it is told to."""
+
+    async def use(lab: Lab) -> None:
+        await lab.ask("POST", "/api/v1/namespaces/default/secrets", SECRET)
+        pki = keys()[1]
+        access = [
+            f"--server=https://127.0.0.1:{lab.port}", f"--certificate-authority={pki.ca}", "-v=8",
+            f"--client-certificate={pki.cert('super-admin')}", f"--client-key={pki.key('super-admin')}",
+        ]  # fmt: skip
+        gates = {"KUBE_FEATURE_ClientsAllowCBOR": "true", "KUBE_FEATURE_ClientsPreferCBOR": "true"}
+        environment = {**os.environ, **gates, "HOME": str(tmp_path), "KUBECONFIG": ""}
+        command = ("kubectl", "wait", "--for=jsonpath={.data.b}=Yg==", "secret/x", "--timeout=10s", *access)
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE, stderr=STDOUT)
+        await asyncio.sleep(0.5)
+        where = "/api/v1/namespaces/default/secrets/x"
+        await lab.ask("PATCH", where, {"data": {"b": "Yg=="}}, content_type="application/merge-patch+json")
+        output = (await process.communicate())[0].decode()
+        assert "secret/x condition met" in output
+        assert "Content-Type: application/cbor-seq" in output
 
     run(use, http=True)
 
