@@ -136,6 +136,13 @@ def test_two_versions_show_one_object() -> None:
         made = await lab.ask("POST", old, {**widget("a", size=3), "apiVersion": "example.com/v1beta1"})
         assert made.status == 201, made.body
         assert json.loads(made.body)["apiVersion"] == "example.com/v1beta1"
+        merge = "application/merge-patch+json"
+        changed = await lab.ask("PATCH", f"{WIDGETS}/a", {"spec": {"colour": "blue"}}, content_type=merge)
+        entries = json.loads(changed.body)["metadata"]["managedFields"]
+        assert [(one["apiVersion"], sorted(one["fieldsV1"]["f:spec"])) for one in entries] == [
+            ("example.com/v1", ["f:colour"]),
+            ("example.com/v1beta1", [".", "f:size"]),
+        ]
         assert "deprecated" in made.headers["warning"]
         assert json.loads((await lab.ask("GET", f"{WIDGETS}/a")).body)["apiVersion"] == "example.com/v1"
         groups = json.loads((await lab.ask("GET", "/apis/example.com")).body)

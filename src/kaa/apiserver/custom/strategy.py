@@ -73,7 +73,7 @@ class CustomStrategy(Strategy[CustomObject]):
         self.table = table_of(version)
         self._selectable = selectable(version)
         conversion = definition.spec.conversion
-        self.versions_share_fields = conversion is None or conversion.strategy != "Webhook"
+        self.converts_here = conversion is None or conversion.strategy == "None"
         self.deprecation = _deprecation(resource, version)
         self.terminating = False  #: the definition is being deleted: nothing new is taken
 

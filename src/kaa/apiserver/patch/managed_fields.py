@@ -75,18 +75,17 @@ _RESETS: dict[tuple[str, str, str], tuple[str, ...]] = {
 class Tracker:
     """Keeps ``managedFields`` true through one write."""
 
-    __slots__ = ("_clock", "_content", "_request", "_resource", "_version")
+    __slots__ = ("_clock", "_content", "_request", "_resource")
 
     def __init__(self, request: Request, strategy: Strategy[Any], clock: Clock) -> None:
         self._request, self._clock = request, clock
-        #: what the client speaks of: fields are owned in its version, which need not be the stored one
+        #: What the client speaks of: fields are owned in its version, which need not be the stored one. Versions that a
+        #: webhook converts are the exception: their fields are owned in the stored version.
         self._resource: Resource[Any] = request.resource
-        if request.asked is not None and not request.resource.custom:
+        if request.asked is not None and strategy.converts_here:
             self._resource = request.asked
         #: A custom resource's strategy has the view of its schema, made once.
         self._content: Node | None = strategy.type_view
-        spoken = request.asked if strategy.versions_share_fields else None
-        self._version = (spoken or self._resource).api_version
 
     def created(self, obj: Any) -> Any:
         """The object with its first entry. ``obj`` has its defaults, and nothing yet of what the server sets.
@@ -155,7 +154,7 @@ class Tracker:
         mine = ManagedFieldsEntry(
             manager=manager_of(self._request),
             operation="Update",
-            api_version=self._version,
+            api_version=self._resource.api_version,
             time=format_time(self._clock.now()),
             fields_type=FIELDS_TYPE,
             fields_v1=taken,

@@ -77,8 +77,8 @@ class Strategy(Generic[T]):
 
     #: How the fields of a document are told apart, where no Struct says it: ``patch.type_view.Node``.
     type_view: Any = None
-    #: Whether all versions name their fields alike: owners are then noted in the version that they spoke.
-    versions_share_fields: bool = False
+    #: Whether other versions of the resource can be shown, and their fields told apart, without asking anyone.
+    converts_here: bool = True
 
     def unknown_fields(self, document: Mapping[str, Any]) -> list[str]:
         """The paths of what a document has and its kind does not, where no Struct says it."""
