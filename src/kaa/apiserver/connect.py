@@ -237,11 +237,13 @@ async def dial(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 
 
 def _request_head(http: HttpRequest, place: Place) -> bytes:
-    """The request as it goes on. Credentials stay here: the kubelet sees this server's certificate."""
+    """The request as it goes on. Credentials stay here, and whom the asker acts as: the kubelet sees this server's
+    certificate."""
     upgrade = http.wants_upgrade()
     lines = [f"{http.method} {place.path} HTTP/1.1", f"Host: {place.host}:{place.port}"]
     lines.append("Connection: Upgrade" if upgrade else "Connection: close")
-    lines += [f"{name}: {value}" for name, value in http.headers.items() if name not in _HOP_HEADERS]
+    kept = (name for name in http.headers if name not in _HOP_HEADERS and not name.startswith("impersonate-"))
+    lines += [f"{name}: {http.headers[name]}" for name in kept]
     lines.append(f"Content-Length: {len(http.body)}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

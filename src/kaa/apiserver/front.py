@@ -24,7 +24,7 @@ from .authn.chain import UnionAuthenticator
 from .authn.impersonation import impersonate, read_headers
 from .authz.base import Question
 from .entries import Entry
-from .http import Answer, Connection, HttpRequest, HttpResponse
+from .http import APART, Answer, Connection, HttpRequest, HttpResponse
 from .metrics import Metrics, Series
 from .pipeline import ApiServer, Outcome, method_not_allowed
 from .reads import Watch, WatchStep
@@ -179,7 +179,7 @@ class Front:
                 break
         else:
             return user
-        wish = read_headers((name, part) for name, value in headers.items() for part in value.split(","))
+        wish = read_headers((name, part) for name, value in headers.items() for part in value.split(APART))
         return user if wish is None else impersonate(user, wish, self._api.authorizer, self._api.cacher)
 
     def _refusal(self, http: HttpRequest, error: ApiError) -> HttpResponse:

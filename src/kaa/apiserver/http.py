@@ -27,6 +27,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 BODY_LIMIT = 3 * 1024 * 1024  # bytes, as upstream's
+#: Between the values of a header that came more than once and whose values may have commas: a line's end is in none.
+APART = "\n"
 HEADER_LIMIT = 1024 * 1024
 READ_MAX = 256 * 1024  # bytes that one read of the transport may bring
 HIGH_WATER = 256 * 1024  # bytes waiting in the transport before a writer pauses
@@ -250,7 +252,10 @@ class Connection(asyncio.Protocol):
             return
         key = _header_name(name)
         text = value.decode("latin-1")
-        self._headers[key] = f"{self._headers[key]},{text}" if key in self._headers else text
+        if key in self._headers:
+            between = APART if key.startswith("impersonate-") else ","
+            text = f"{self._headers[key]}{between}{text}"
+        self._headers[key] = text
 
     def on_headers_complete(self) -> None:
         self._in_head = False

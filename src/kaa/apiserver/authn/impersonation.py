@@ -39,9 +39,9 @@ def read_headers(headers: Iterable[tuple[str, str]]) -> Wish | None:
     for name, value in headers:
         word = name.lower()
         if word == "impersonate-user":
-            user = value
+            user = user or value
         elif word == "impersonate-uid":
-            uid = value
+            uid = uid or value
         elif word == "impersonate-group":
             groups.append(value)
         elif word.startswith("impersonate-extra-"):
