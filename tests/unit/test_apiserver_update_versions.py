@@ -55,3 +55,21 @@ def test_custom_resources_do_not() -> None:
         assert (await lab.ask("PUT", f"{WIDGETS}/a", changed)).status == 200
 
     run(use, http=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/namespaces/default/services/a", {"spec": {"ports": [{"port": 80}]}}),
+        ("/api/v1/namespaces/default/limitranges/a", {"spec": {"limits": []}}),
+        ("/apis/node.k8s.io/v1/runtimeclasses/a", {"handler": "h"}),
+    ],
+)
+def test_some_kinds_are_created_by_an_update(path: str, body: dict[str, Any]) -> None:
+    async def use(lab: Lab) -> None:
+        assert (await lab.ask("PUT", path, {"metadata": {"name": "a"}, **body})).status == 201
+        assert (await lab.ask("GET", path)).status == 200
+        absent = await lab.ask("PUT", f"{MAPS}/a", {"metadata": {"name": "a"}})
+        assert absent.status == 404
+
+    run(use, http=True)

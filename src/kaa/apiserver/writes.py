@@ -185,10 +185,14 @@ class Writer:
             resource_version=None if is_no_version(sent.resource_version) else sent.resource_version,
         )
         obj = replace(obj, metadata=metadata)
-        if not metadata.resource_version and not strategy.allows_unconditional_update:
-            fault = FieldError("FieldValueInvalid", "metadata.resourceVersion", 'Invalid value: 0: must be specified for an update')  # fmt: skip
-            raise Invalid.of(request.resource.group, request.resource.plural, request.name, [fault])
-        return await self.change(request, lambda _: obj, list(warnings))
+
+        def change(old: Any) -> Any:
+            if old is not None and not metadata.resource_version and not strategy.allows_unconditional_update:
+                fault = FieldError("FieldValueInvalid", "metadata.resourceVersion", 'Invalid value: 0: must be specified for an update')  # fmt: skip
+                raise Invalid.of(request.resource.group, request.resource.plural, request.name, [fault])
+            return obj
+
+        return await self.change(request, change, list(warnings))
 
     async def change(
         self,

@@ -22,6 +22,7 @@ from ..tables import created
 
 class LimitRangeStrategy(Strategy[LimitRange]):
     kind = LimitRange
+    allows_create_on_update = True
     table = created("core/limitranges")
 
     def default(self, obj: LimitRange) -> LimitRange:

@@ -62,6 +62,7 @@ def _port_text(port: ServicePort) -> str:
 
 class ServiceStrategy(Strategy[Service]):
     kind = Service
+    allows_create_on_update = True
     name_faults = staticmethod(names.dns_1035_label)
     table = shape("core/services", "Type|Cluster-IP|External-IP|Port(s)|Age|Selector+", _cells)
     field_names = frozenset(("spec.clusterIP", "spec.type"))

@@ -26,6 +26,7 @@ def _cells(obj: RuntimeClass, now: float) -> Sequence[Any]:
 
 class RuntimeClassStrategy(Strategy[RuntimeClass]):
     kind = RuntimeClass
+    allows_create_on_update = True
     allows_unconditional_update = False
     table = shape("node/runtimeclasses", "Handler|Age", _cells)
 
