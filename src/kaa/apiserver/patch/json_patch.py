@@ -11,9 +11,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from kaa.api.errors import ApiError, BadRequest, Invalid, TooLarge
 
 MAX_OPERATIONS = 10_000
+MAX_COPIED = 3 * 1024 * 1024  # bytes that all copies of a patch may add
 _ABSENT = object()
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 
@@ -25,12 +28,12 @@ def apply_json_patch(document: dict[str, Any], operations: list[Any]) -> dict[st
         raise TooLarge(f"Request entity too large: {allowed}")
     for operation in operations:
         _check(operation)
-    root: Any = document
+    work = _Work(document)
     for operation in operations:
-        root = _apply(root, operation)
-    if not isinstance(root, dict):
+        work.apply(operation)
+    if not isinstance(work.root, dict):
         raise _refused()
-    return root
+    return work.root
 
 
 def _check(operation: Any) -> None:
@@ -71,30 +74,91 @@ def pointer(text: Any) -> list[str]:
     return [step.replace("~1", "/").replace("~0", "~") for step in text.split("/")[1:]]
 
 
-def _apply(root: Any, operation: dict[str, Any]) -> Any:
-    path, value = operation.get("path"), operation.get("value")
-    match operation.get("op"):
-        case "add":
-            return _set(root, pointer(path), value, insert=True)
-        case "replace":
-            if path == "":
-                return value
-            _read(root, pointer(path))
-            return _set(root, pointer(path), value, insert=False)
-        case "remove":
-            return _remove(root, pointer(path))
-        case "test":
-            found = root if path == "" else _read(root, pointer(path), absent=None)
-            if not _equal(found, value):
+class _Work:
+    """A document under change. A container is copied when it is first changed and belongs to this patch from then on, so
+    that ten thousand operations on one long list do not copy it ten thousand times."""
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self._own: dict[int, Any] = {}  #: {id: container}
+        self._copied = 0  #: bytes that ``copy`` has added
+
+    def apply(self, operation: dict[str, Any]) -> None:
+        path, value = operation.get("path"), operation.get("value")
+        match operation.get("op"):
+            case "add":
+                self._put(pointer(path), value, insert=True)
+            case "replace":
+                self._replace(path, value)
+            case "remove":
+                self._take(pointer(path))
+            case "test":
+                found = self.root if path == "" else _read(self.root, pointer(path), absent=None)
+                if not _equal(found, value):
+                    raise _refused()
+            case "copy":
+                self._put(pointer(path), self._twin(_read(self.root, pointer(operation.get("from")))), insert=True)
+            case "move":
+                to, origin = pointer(path), pointer(operation.get("from"))
+                self._put(to, self._take(origin), insert=True)
+            case _:
                 raise _refused()
-            return root
-        case "copy":
-            return _set(root, pointer(path), _read(root, pointer(operation.get("from"))), insert=True)
-        case "move":
-            origin = pointer(operation.get("from"))
-            moved = _read(root, origin)
-            return _set(_remove(root, origin), pointer(path), moved, insert=True)
-    raise _refused()
+
+    def _replace(self, path: Any, value: Any) -> None:
+        if path == "":
+            self.root = value
+            return
+        _read(self.root, pointer(path))
+        self._put(pointer(path), value, insert=False)
+
+    def _twin(self, value: Any) -> Any:
+        """A copy that shares nothing; copies of copies grow fast, so their bytes are counted."""
+        data = msgspec.json.encode(value)
+        self._copied += len(data)
+        if self._copied > MAX_COPIED:
+            raise _refused()
+        return msgspec.json.decode(data)
+
+    def _owned(self, value: Any) -> Any:
+        if id(value) in self._own:
+            return value
+        if not isinstance(value, (dict, list)):
+            raise _refused()
+        made = value.copy()
+        self._own[id(made)] = made
+        return made
+
+    def _parent(self, steps: list[str]) -> Any:
+        """The container in which the last step is, ready to be changed."""
+        value = self.root = self._owned(self.root)
+        for step in steps[:-1]:
+            key: Any = step
+            if isinstance(value, list):
+                key = _index(value, step)
+            elif step not in value:
+                raise _refused()
+            inner = value[key] = self._owned(value[key])
+            value = inner
+        return value
+
+    def _put(self, steps: list[str], new: Any, *, insert: bool) -> None:
+        parent = self._parent(steps)
+        if isinstance(parent, dict):
+            parent[steps[-1]] = new
+            return
+        n = _index(parent, steps[-1], grows=insert)
+        if insert:
+            parent.insert(n, new)
+        else:
+            parent[n] = new
+
+    def _take(self, steps: list[str]) -> Any:
+        parent = self._parent(steps)
+        if isinstance(parent, list):
+            return parent.pop(_index(parent, steps[-1]))
+        if steps[-1] not in parent:
+            raise _refused()
+        return parent.pop(steps[-1])
 
 
 def _equal(left: Any, right: Any) -> bool:
@@ -129,44 +193,3 @@ def _read(value: Any, steps: list[str], absent: Any = _ABSENT) -> Any:
         else:
             raise _refused()
     return value
-
-
-def _set(value: Any, steps: list[str], new: Any, *, insert: bool) -> Any:
-    """``value`` with ``new`` at a place; containers on the way are copied, all else is shared."""
-    if not steps:
-        return new
-    step, rest = steps[0], steps[1:]
-    if isinstance(value, dict):
-        if rest and step not in value:
-            raise _refused()
-        return {**value, step: _set(value.get(step), rest, new, insert=insert)}
-    if isinstance(value, list):
-        made = list(value)
-        n = _index(made, step, grows=insert and not rest)
-        if rest:
-            made[n] = _set(made[n], rest, new, insert=insert)
-        elif insert:
-            made.insert(n, new)
-        else:
-            made[n] = new
-        return made
-    raise _refused()
-
-
-def _remove(value: Any, steps: list[str]) -> Any:
-    if not steps:
-        raise _refused()
-    step, rest = steps[0], steps[1:]
-    if isinstance(value, dict) and step in value:
-        if rest:
-            return {**value, step: _remove(value[step], rest)}
-        return {key: inner for key, inner in value.items() if key != step}
-    if isinstance(value, list):
-        made = list(value)
-        n = _index(made, step)
-        if rest:
-            made[n] = _remove(made[n], rest)
-        else:
-            del made[n]
-        return made
-    raise _refused()
