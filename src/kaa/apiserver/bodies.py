@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from kaa.api import scheme
 from kaa.api.custom import CustomObject, from_document
 from kaa.api.errors import BadRequest, Invalid, UnsupportedMediaType
-from kaa.api.fields import Path, invalid, not_supported
+from kaa.api.fields import Path, invalid
 from kaa.api.quantity import INVALID as INVALID_QUANTITY
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import Pod, PodSpec
@@ -31,7 +31,6 @@ JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.
 CBOR = "application/cbor"
 ACCEPTED = f"{JSON}, {YAML}, {PROTOBUF}"
 _SHOWN = 30  # bytes of a body that an answer quotes
-FIELD_VALIDATIONS = ("Ignore", "Warn", "Strict")
 
 
 #: Whole numbers lose their point, as they do on their way through Go.
@@ -339,10 +338,6 @@ def strictness(
     """Fields that the kind does not have, and fields sent twice: refused, warned about or ignored as asked. ``yaml``: the
     form of ``data``, else JSON."""
     level = request.options.get("fieldValidation") or "Warn"
-    if level not in FIELD_VALIDATIONS:
-        options = {"create": "CreateOptions", "update": "UpdateOptions"}.get(request.verb, "PatchOptions")
-        fault = not_supported(Path("fieldValidation"), level, FIELD_VALIDATIONS)
-        raise Invalid.of("meta.k8s.io", options, "", [fault])
     if level == "Ignore" or not isinstance(document, dict):
         return ()
     paths = _unknown(struct, document) if struct else unknown(document) if unknown is not None else []

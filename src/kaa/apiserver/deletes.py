@@ -16,14 +16,15 @@ from kaa.api.errors import BadRequest, Conflict, Invalid, NotFound
 from kaa.api.fields import FieldError, Path, invalid, not_supported
 from kaa.api.resources import Resource
 from kaa.api.scheme import DecodeError, convert
-from kaa.api.types.meta_v1 import DeleteOptions, ListMeta, ObjectMeta, Status, StatusDetails
+from kaa.api.types.meta_v1 import DeleteOptions, ListMeta, ObjectMeta, Preconditions, Status, StatusDetails
 from kaa.client.pipeline import Request
 from kaa.store.base import RevisionMismatch
 
 from .admission.base import Attributes, Chain
 from .cacher import Cacher
 from .entries import Entry, stored_bytes
-from .reads import Reader, parse_int64, parse_limit
+from .queries import is_true, parse_int64
+from .reads import Reader, parse_limit
 from .writes import RETRIES, Writer, is_finished
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
@@ -148,6 +149,7 @@ class Deleter:
 
     async def delete_collection(self, request: Request) -> list[Entry]:
         """Delete what a list would show; answers with what it was."""
+        read_options(request)
         selection = self._reader.selection(request)
         cache = self._cacher.of(request.resource)
         entries = cache.select(selection.namespace, selection.labels, selection.fields)
@@ -213,6 +215,7 @@ def read_options(request: Request) -> DeleteOptions:
         from .bodies import plain_document  # only deletions with a body read one
 
         document = plain_document(bytes(body), request.content_type, "DeleteOptions")
+        _check_kind(document)
         try:
             options = convert(DeleteOptions, document)
         except DecodeError as err:
@@ -226,14 +229,26 @@ def read_options(request: Request) -> DeleteOptions:
     return options
 
 
+def _check_kind(document: Any) -> None:
+    """A body says that it is DeleteOptions, of whatever group, or does not say what it is."""
+    if not isinstance(document, dict):
+        raise BadRequest("couldn't get version/kind; json parse error: the body is no object")
+    kind, version = document.get("kind") or "DeleteOptions", document.get("apiVersion") or "meta.k8s.io/v1"
+    if kind != "DeleteOptions":
+        raise BadRequest(
+            f'no kind "{kind}" is registered for version "{version}" in scheme'
+            ' "pkg/apis/meta/internalversion/scheme/register.go:34"'
+        )
+
+
 def _from_query(request: Request) -> DeleteOptions:
     query = request.options
-    grace = query.get("gracePeriodSeconds")
-    orphan = query.get("orphanDependents")
+    grace, uid, version = query.get("gracePeriodSeconds"), query.get("uid"), query.get("resourceVersion")
     return DeleteOptions(
-        grace_period_seconds=parse_int64(grace) if grace else None,
-        orphan_dependents=None if orphan is None else orphan in ("true", "1"),
-        propagation_policy=query.get("propagationPolicy") or None,
+        grace_period_seconds=None if grace is None else parse_int64(grace),
+        orphan_dependents=is_true(query, "orphanDependents") if "orphanDependents" in query else None,
+        propagation_policy=query.get("propagationPolicy"),
+        preconditions=Preconditions(uid=uid or None, resource_version=version or None) if uid or version else None,
     )
 
 

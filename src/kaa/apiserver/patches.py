@@ -6,14 +6,15 @@ document, the retry on conflict, and making a typed object of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from kaa.api import scheme
-from kaa.api.errors import BadRequest, UnsupportedMediaType
+from kaa.api.errors import BadRequest, Invalid, UnsupportedMediaType
+from kaa.api.fields import Path, invalid
 from kaa.api.resources import Resource
 from kaa.api.types.autoscaling_v1 import Scale
 from kaa.client.client import PatchType
@@ -23,7 +24,7 @@ from . import bodies
 from .patch.json_patch import apply_json_patch
 from .patch.merge import merge_patch
 from .patch.restore import not_restored
-from .patch.strategic import strategic_merge
+from .patch.strategic import go_text, strategic_merge
 from .patch.type_view import zero_of
 from .registry.scale import checked
 from .writes import Change, Writer, Written
@@ -62,18 +63,20 @@ class Patcher:
         patch = read_patch(request, kind)
         resource = shown or request.resource
         unknown = self._writer.strategy_for(resource).unknown_fields
+        twice = own_faults(request, kind, patch)
         warnings: list[str] = []
 
         def patched(view: Any) -> Any:
             if resource.custom:
                 document = apply_patch(kind, view.document(), patch, None)
-                warnings[:] = bodies.strictness(request, resource, None, document, b"", unknown)
+                warnings[:] = strictness(request, kind, patch, document, twice, unknown(document))
                 made = bodies.make(resource, None, document, None)
                 bodies.refuse_other_type(made, resource)
                 return made
             touched = touched_fields(kind, patch, resource.type)
             document = apply_patch(kind, scheme.document(only(view, touched)), patch, resource.type)
-            warnings[:] = bodies.strictness(request, resource, resource.type, document, b"")
+            fields = scheme.unknown_fields(resource.type, document)
+            warnings[:] = strictness(request, kind, patch, document, twice, fields)
             try:
                 made = scheme.convert(resource.type, document)
             except scheme.DecodeError as err:
@@ -137,6 +140,45 @@ def apply_patch(kind: PatchType, document: dict[str, Any], patch: Any, struct: t
     return merge_patch(document, patch)
 
 
+# ------------------------------------------------------------------------------------------------------ strictness
+
+_OPERATION = frozenset({"op", "path", "from", "value"})
+
+
+def own_faults(request: Request, kind: PatchType, patch: Any) -> list[str]:
+    """What a strict reader says of the patch itself: members that stand twice, and that operations do not have."""
+    body = request.body
+    if not isinstance(body, (bytes, bytearray)) or request.options.get("fieldValidation") == "Ignore":
+        return []
+    twice = [f'duplicate field "{path}"' for path in bodies.duplicate_fields(bytes(body), patch)]
+    if kind is not PatchType.JSON:
+        return twice
+    for n, step in enumerate(patch):
+        names = step if isinstance(step, dict) else ()
+        twice += [f'unknown field "[{n}].{name}"' for name in names if name not in _OPERATION]
+    return [f"json patch {text}" for text in twice]
+
+
+def strictness(
+    request: Request, kind: PatchType, patch: Any, document: Any, own: Sequence[str], unknown: Iterable[str]
+) -> list[str]:
+    """The faults of a patch and of what it makes as warnings; nothing where they are ignored. Raises Invalid where they
+    are not taken."""
+    level = request.options.get("fieldValidation") or "Warn"
+    if level == "Ignore":
+        return []
+    faults = [*own, *(f'unknown field "{path}"' for path in unknown)]
+    if faults and level == "Strict":
+        fault = invalid(Path("patch"), _shown(kind, patch, document), f"strict decoding error: {', '.join(faults)}")
+        raise Invalid.of("", "", "", [fault])
+    return faults
+
+
+def _shown(kind: PatchType, patch: Any, document: Any) -> str:
+    """What a refusal quotes: the patch as Go prints it, or the document that it made."""
+    return go_text(patch) if kind is PatchType.STRATEGIC else msgspec.json.encode(document).decode()
+
+
 def patch_type(request: Request) -> PatchType:
     """The format by its media type. Strategic merge is for kinds with a Struct only."""
     name = bodies.media_type(request.content_type)
@@ -164,8 +206,10 @@ def read_patch(request: Request, kind: PatchType) -> Any:
         return body
     try:
         patch = bodies.json_value(bytes(body))
-    except (msgspec.DecodeError, RecursionError) as err:
+    except msgspec.DecodeError as err:
         raise BadRequest(f"error decoding patch: {err}") from None
+    except RecursionError:
+        raise BadRequest("error decoding patch: exceeded max depth") from None
     if kind is PatchType.JSON and not isinstance(patch, list):
         raise BadRequest(
             "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"

@@ -23,7 +23,7 @@ from kaa.client.client import WatchEvent, WatchType
 from kaa.client.pipeline import Answer, Request, User
 from kaa.store.base import Revision, Store
 
-from . import bodies, keys
+from . import bodies, keys, queries
 from .admission.base import Chain
 from .authz.base import Authorizer, Decision, Question
 from .authz.forbidden import forbidden
@@ -139,6 +139,8 @@ class ApiServer:
     def perform(self, request: Request) -> Outcome | Awaitable[Outcome]:
         """Answer an authorized request. Reads that need not wait are answered at once, without an await."""
         resource = request.resource
+        if request.options or request.verb == "patch":
+            queries.check(request)
         if keys.storage_resource(resource) is not resource:
             return self._perform_converted(request)
         if resource.plural == "componentstatuses":

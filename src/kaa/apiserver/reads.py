@@ -7,7 +7,6 @@ Source: API concepts "Resource versions", "Retrieving large results sets in chun
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import AsyncIterator, Awaitable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,18 +24,17 @@ from kaa.client.client import WatchType
 from kaa.client.pipeline import Request
 from kaa.store.base import Compacted, FutureRevision, Revision, Store
 
-from . import keys
+from . import keys, queries
 from .cacher import Cacher, ResourceCache
 from .entries import Entry
+from .queries import is_true, parse_int64, quoted
 from .registry.conversion import SELECTED_AS
-from .routes import is_true
 from .watchers import Change, Watcher
 
 BOOKMARK_S = 60.0
 _TICK_S = 0.01  # a timer may be early by as much
 NO_REVISION = Revision(0)
 _DIGITS = 20  # of the largest 64-bit number
-_INTEGER = re.compile(r"[+-]?[0-9]+")
 _FIELDS_OF_ALL = frozenset({"metadata.name", "metadata.namespace"})
 
 
@@ -212,15 +210,16 @@ class Reader:
         """Begin a watch. What is wrong with it raises here, before anything was answered."""
         selection = self.selection(request)
         options = dict(request.options)
+        queries.check(request)
         check_list_options(options, watch=True)
         cache = self._cacher.of(request.resource)
         watcher = Watcher(selection.namespace, selection.labels, selection.fields)
         asked = options.get("resourceVersion", "")
         initial: list[Entry] | None = None
-        streamed = is_true(options, "sendInitialEvents") and "sendInitialEvents" in options
+        streamed = is_true(options, "sendInitialEvents")
         wait_for = Revision(0)
         if asked in ("", "0") or streamed:
-            if options.get("sendInitialEvents") != "false":
+            if streamed or "sendInitialEvents" not in options:
                 initial = cache.select(selection.namespace, selection.labels, selection.fields)
             if asked not in ("", "0"):
                 wait_for = parse_version(asked)
@@ -359,26 +358,13 @@ def parse_version(text: str) -> Revision:
 
 
 def _no_version(text: str, why: str) -> BadRequest:
-    fault = invalid(Path("resourceVersion"), text, f"strconv.ParseUint: parsing {_quoted(text)}: {why}")
+    fault = invalid(Path("resourceVersion"), text, f"strconv.ParseUint: parsing {quoted(text)}: {why}")
     return BadRequest(f"invalid resource version: {fault}")
 
 
 def parse_limit(text: str) -> int:
     """``limit`` and ``timeoutSeconds``: an int64, 0 when absent."""
     return max(0, parse_int64(text)) if text else 0
-
-
-def parse_int64(text: str) -> int:
-    """An integer of the query, as Go's ``strconv.ParseInt`` reads it. Raises BadRequest."""
-    if not _INTEGER.fullmatch(text):
-        raise BadRequest(f"strconv.ParseInt: parsing {_quoted(text)}: invalid syntax")
-    if len(text.lstrip("+-0")) > _DIGITS or not -(1 << 63) <= int(text) < 1 << 63:
-        raise BadRequest(f"strconv.ParseInt: parsing {_quoted(text)}: value out of range")
-    return int(text)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def make_token(revision: Revision, last_key: str) -> str:

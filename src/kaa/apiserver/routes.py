@@ -13,6 +13,8 @@ from urllib.parse import unquote, unquote_plus
 
 from kaa.api.resources import Resource
 
+from .queries import is_true
+
 FindResource = Callable[[str, str, str], Resource[Any] | None]
 
 _COLLECTION_VERBS = {"GET": "list", "HEAD": "list", "POST": "create", "DELETE": "deletecollection"}
@@ -28,7 +30,6 @@ _OBJECT_VERBS = {
 CONNECTS = frozenset({"attach", "exec", "log", "portforward", "proxy"})
 #: What can be asked of a namespaced resource without a namespace.
 ACROSS_NAMESPACES = frozenset({"list", "watch"})
-_TRUE = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,10 +57,6 @@ def parse_query(query: str) -> dict[str, str]:
             key, _, value = pair.partition("=")
             found.setdefault(unquote_plus(key), unquote_plus(value))
     return found
-
-
-def is_true(options: dict[str, str], name: str) -> bool:
-    return name in options and options[name] in _TRUE
 
 
 def resolve(method: str, path: str, options: dict[str, str], find: FindResource) -> Target:

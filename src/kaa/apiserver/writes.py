@@ -19,7 +19,7 @@ from kaa.api import names
 from kaa.api.clock import format_time
 from kaa.api.custom import CustomObject
 from kaa.api.errors import AlreadyExists, BadRequest, Conflict, InternalError, Invalid, NotFound
-from kaa.api.fields import FieldError, Path, not_supported
+from kaa.api.fields import FieldError, Path
 from kaa.api.resources import Resource
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.client.pipeline import Request
@@ -383,12 +383,5 @@ def is_finished(obj: Any) -> bool:
 
 
 def is_dry_run(request: Request) -> bool:
-    """Whether nothing is to be stored. Raises Invalid on a value other than ``All``."""
-    asked = request.options.get("dryRun")
-    if not asked:
-        return False
-    if asked != "All":
-        kind = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
-        fault = not_supported(Path("dryRun"), [asked], ["All"])
-        raise Invalid.of("meta.k8s.io", kind.get(request.verb, "DeleteOptions"), "", [fault])
-    return True
+    """Whether nothing is to be stored."""
+    return bool(request.options.get("dryRun"))

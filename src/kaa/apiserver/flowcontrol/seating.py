@@ -14,7 +14,8 @@ from kaa.client.pipeline import User
 
 from ..cacher import Cacher
 from ..http import Answer, HttpRequest, HttpResponse
-from ..routes import CONNECTS, Target, is_true
+from ..queries import is_true
+from ..routes import CONNECTS, Target
 from .control import KEPT_FLOWS, Flow, FlowControl, Rejected, Seat
 
 if TYPE_CHECKING:

@@ -21,13 +21,13 @@ from msgspec.structs import replace
 from kaa.api import scheme
 from kaa.api.clock import Clock, format_time
 from kaa.api.custom import CustomObject
-from kaa.api.errors import ApiError, BadRequest, Conflict, Invalid, NotFound, Unclassified
-from kaa.api.fields import FieldError
+from kaa.api.errors import ApiError, BadRequest, Conflict, NotFound, Unclassified
 from kaa.api.resources import Resource
 from kaa.api.types.meta_v1 import ManagedFieldsEntry, StatusCause
 from kaa.client.pipeline import Request
 
 from .. import bodies
+from ..queries import is_true
 from ..writes import Writer, Written
 from .documents import WrongDocument, fields_of, merged, path_text, with_named, without
 from .field_sets import FieldSet, difference, intersection, members, union, without_trees
@@ -77,7 +77,7 @@ class Applier:
 
         Raises: Conflict: others own what would change. BadRequest, Invalid: it cannot be done at all.
         """
-        manager = _manager(request)
+        manager = request.options["fieldManager"]
         sent, warnings = _read(request)
         resource = shown or request.resource
         _check(sent, request, resource)
@@ -98,14 +98,6 @@ class Applier:
 
 
 # ------------------------------------------------------------------------------------------------------ reading
-
-
-def _manager(request: Request) -> str:
-    manager = request.options.get("fieldManager", "")
-    if not manager:
-        fault = FieldError("FieldValueRequired", "fieldManager", "Required value: is required for apply patch")
-        raise Invalid.of("meta.k8s.io", "PatchOptions", "", [fault])
-    return manager
 
 
 def _read(request: Request) -> tuple[Json, list[str]]:
@@ -304,7 +296,7 @@ class _Patch:
 
     def _refuse_conflicts(self, others: Entries, changed: FieldSet, live: Json) -> None:
         """Raise a 409 that names every field of somebody else's that would change."""
-        if self.request.options.get("force", "") in ("true", "1"):
+        if is_true(self.request.options, "force"):
             return
         allowed = self._known_to_kubectl(live) if self.manager == "kubectl" else {}
         conflicts = [
