@@ -420,3 +420,8 @@ def body_too_large(size: int) -> HttpResponse:
     """The refusal of a body over the limit, before it was read."""
     error = TooLarge(f"Request entity too large: limit is {3 * 1024 * 1024}")
     return wire.status_response(error)
+
+
+def body_too_late() -> HttpResponse:
+    """The refusal of a body that did not come within a request's time."""
+    return wire.status_response(timed_out())

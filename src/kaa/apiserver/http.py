@@ -33,6 +33,8 @@ HEADER_LIMIT = 1024 * 1024
 READ_MAX = 256 * 1024  # bytes that one read of the transport may bring
 HIGH_WATER = 256 * 1024  # bytes waiting in the transport before a writer pauses
 COPIED = 16 << 10  # bytes of a chunk up to which its frame is made by copying: one TLS record instead of three
+HEADER_TIMEOUT_S = 32.0  # for the TLS handshake, and for a request's head once its first byte is there: as upstream's
+IDLE_TIMEOUT_S = 90.0  # between requests, as upstream's
 LINGER_S = 0.5  # how long a refused client may go on sending before it is cut: a reset could overtake the answer
 
 _REASONS = {
@@ -177,6 +179,11 @@ class Connection(asyncio.Protocol):
         self._chunked = True  #: the stream that is being sent
         self._continues = False  #: the client waits to be told to send its body, behind other answers
         self._linger: asyncio.TimerHandle | None = None
+        self._seen: tuple[Any, bool] = (
+            None,
+            False,
+        )  #: what the last sweep found: (the headers being read, any bytes yet)
+        self._seen_at = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -218,6 +225,21 @@ class Connection(asyncio.Protocol):
                 self._raw.append(rest)
         except httptools.HttpParserError:
             self._refuse(_plain(400))
+
+    def sweep(self, now: float) -> None:
+        """Close when nothing has come for too long. Requests set no timers: their headers are a new dict each, so who looks
+        now and then sees whether it is still the same one."""
+        if self._task is not None or self._sink is not None or self._ended:
+            self._seen = (None, False)
+            return
+        begun = not self._in_head or self._head_bytes > 0
+        if self._seen[0] is not self._headers or self._seen[1] != begun:
+            self._seen, self._seen_at = (self._headers, begun), now
+        elif not self._in_head:
+            if now - self._seen_at > self._server.body_timeout_s:
+                self._refuse(self._server.too_late())
+        elif now - self._seen_at > (self._server.header_timeout_s if begun else self._server.idle_timeout_s):
+            self.transport.close()
 
     def eof_received(self) -> bool:
         return False
@@ -465,10 +487,15 @@ class HttpServer:
         *,
         body_limit: int = BODY_LIMIT,
         too_large: Callable[[int], HttpResponse] | None = None,
+        too_late: Callable[[], HttpResponse] | None = None,
+        body_timeout_s: float = 60.0,
     ) -> None:
         self._application = application
         self.body_limit = body_limit
         self.too_large = too_large or (lambda _: HttpResponse(413, b"413", "text/plain; charset=utf-8"))
+        self.too_late = too_late or (lambda: _plain(408))
+        self.header_timeout_s, self.idle_timeout_s = HEADER_TIMEOUT_S, IDLE_TIMEOUT_S
+        self.body_timeout_s = body_timeout_s  #: for the whole of a body
         self.connections: set[Connection] = set()
         self.closing = False
         self._tasks: asyncio.TaskGroup | None = None
@@ -485,7 +512,13 @@ class HttpServer:
         """Open a socket; returns its port. Requests are answered once ``run`` is on."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: Connection(self), host, port, ssl=context, backlog=1024, start_serving=False
+            lambda: Connection(self),
+            host,
+            port,
+            ssl=context,
+            backlog=1024,
+            start_serving=False,
+            ssl_handshake_timeout=self.header_timeout_s if context is not None else None,
         )
         self._listening.append(server)
         found: int = server.sockets[0].getsockname()[1]
@@ -498,13 +531,21 @@ class HttpServer:
             try:
                 for server in self._listening:
                     await server.start_serving()
-                await asyncio.Event().wait()
+                await self._sweep()
             finally:
                 self.closing = True
                 for server in self._listening:
                     server.close()
                 for connection in list(self.connections):
                     connection.shut()
+
+    async def _sweep(self) -> None:
+        """Look for connections that have gone silent, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(self.header_timeout_s, self.idle_timeout_s, self.body_timeout_s) / 4)
+            for connection in list(self.connections):
+                connection.sweep(loop.time())
 
 
 async def _contained(work: Awaitable[None]) -> None:

@@ -37,7 +37,7 @@ from kaa.apiserver.flowcontrol import report
 from kaa.apiserver.flowcontrol.control import FlowControl
 from kaa.apiserver.flowcontrol.seating import Seating
 from kaa.apiserver.flowcontrol.upkeep import keep
-from kaa.apiserver.front import Front, body_too_large
+from kaa.apiserver.front import Front, body_too_large, body_too_late
 from kaa.apiserver.health import TEXT, store_problem
 from kaa.apiserver.http import HttpRequest, HttpResponse, HttpServer
 from kaa.apiserver.metrics import Metrics, objects_text, process_text
@@ -200,7 +200,12 @@ def build(
         seating=seating,
         request_timeout_s=config.api_server.request_timeout_s,
     )
-    server = HttpServer(front, too_large=body_too_large)
+    server = HttpServer(
+        front,
+        too_large=body_too_large,
+        too_late=body_too_late,
+        body_timeout_s=config.api_server.request_timeout_s,
+    )
     plane = ControlPlane(
         config, clock, store, api, server, paths, issuer, aggregator, definitions, dynamic, auditor, seating
     )
