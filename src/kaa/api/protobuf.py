@@ -87,11 +87,12 @@ def _envelope(data: bytes) -> tuple[TypeMeta, bytes, str]:
 
 
 def _texts(found: dict[int, Any]) -> dict[int, bytes]:
-    """Fields 1 to 4, which must all be texts."""
-    for number, value in found.items():
-        if number <= 4 and not isinstance(value, bytes):
+    """Fields 1 to 4, which must all be texts; others are skipped."""
+    texts = {number: value for number, value in found.items() if number <= 4}
+    for number, value in texts.items():
+        if not isinstance(value, bytes):
             raise Malformed(f"proto: wrong wireType for field {number}")
-    return found
+    return texts
 
 
 def to_document(struct: type, raw: bytes) -> Document:

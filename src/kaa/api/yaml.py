@@ -8,6 +8,7 @@ Source: sigs.k8s.io/yaml on go-yaml v2, resolve.go. PyYAML is imported when firs
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from functools import cache
@@ -185,7 +186,18 @@ def _loader() -> Any:
     Loader.add_constructor("tag:yaml.org,2002:bool", lambda loader, node: loader.construct_scalar(node) in _TRUE)
     Loader.add_constructor("tag:yaml.org,2002:int", _int)
     Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: whole(loader.construct_yaml_float(node)))
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
+    Loader.add_constructor("tag:yaml.org,2002:binary", _binary)
+    Loader.add_constructor("tag:yaml.org,2002:set", base.construct_yaml_map)
+    for name in ("omap", "pairs"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{name}", base.construct_yaml_seq)
     return Loader
+
+
+def _binary(loader: Any, node: Any) -> str:
+    """Base 64 that was tagged as such: a text, for JSON has no bytes. Raises ValueError."""
+    word: str = loader.construct_scalar(node)
+    return base64.b64decode(word).decode("utf-8", "replace")
 
 
 def _int(loader: Any, node: Any) -> int | float | str:

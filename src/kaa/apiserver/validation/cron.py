@@ -21,7 +21,9 @@ _FIELDS: tuple[tuple[int, int, dict[str, int]], ...] = (
     (0, 6, _DAYS),
 )
 _DESCRIPTORS = frozenset(["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"])
-_DURATION = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))*")
+_DURATION = re.compile(
+    r"[-+]?(\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))*", re.ASCII
+)
 
 
 def fault(schedule: str) -> str:
@@ -94,7 +96,9 @@ def _number(text: str, names: dict[str, int]) -> int | str:
     named = names.get(text.lower())
     if named is not None:
         return named
-    if not re.fullmatch(r"[-+]?\d+", text):
+    if not re.fullmatch(r"[-+]?[0-9]+", text):
         return f'failed to parse int from {text}: strconv.Atoi: parsing "{text}": invalid syntax'
+    if len(text) > 19:
+        return f'failed to parse int from {text}: strconv.Atoi: parsing "{text}": value out of range'
     number = int(text)
     return f"negative number ({number}) not allowed: {text}" if number < 0 else number
