@@ -242,24 +242,35 @@ def test_seats_are_left_by_writes_lists_and_watches() -> None:
 
 def test_clients_that_go_away_leave_no_seat_taken() -> None:
     """Writers of which many hang up before, while and after they wait; in the end every seat is free."""
+    patient = 5  # writers that stay for their answers: more than there are seats, so that somebody waits
 
     async def writer(lab: Lab, n: int) -> None:
         random = lab.clock.random
         for turn in range(2):
-            _, out = await lab.connect()
+            answers, out = await lab.connect()
             body = b'{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m-%d-%d"}}' % (n, turn)
             head = f"POST {MAPS} HTTP/1.1\r\nHost: x\r\nImpersonate-User: jane\r\nImpersonate-Group: writers\r\n"
             out.write(
                 head.encode() + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
             )
-            await asyncio.sleep(random.random() * 0.2)
+            if n < patient:
+                await api_lab.read_answer(answers)
+            else:
+                await asyncio.sleep(random.random() * 0.2)
             out.transport.abort()
 
     async def test(lab: Lab) -> None:
         assert lab.plane.seating is not None
-        put = lab.plane.store.put
+        put, control = lab.plane.store.put, lab.plane.seating.control
+        has_queued = False
 
         async def slow(*given: Any, **more: Any) -> Any:
+            nonlocal has_queued
+            level = control.levels.get("global-default")
+            queues = level.queues if level is not None else None
+            while queues is not None and queues.executing and not has_queued:  # keep the seat until somebody wants it
+                await asyncio.sleep(0.001)
+                has_queued = queues.waiting > 0
             await asyncio.sleep(0.01)
             return await put(*given, **more)
 
@@ -268,7 +279,6 @@ def test_clients_that_go_away_leave_no_seat_taken() -> None:
         subject = Subject(api_group="rbac.authorization.k8s.io", kind="Group", name="writers")
         binding = ClusterRoleBinding(metadata=ObjectMeta(name="writers"), role_ref=role, subjects=(subject,))
         await lab.client.create(binding)
-        control = lab.plane.seating.control
         async with asyncio.TaskGroup() as tasks:
             for n in range(30):
                 tasks.create_task(writer(lab, n), name=f"writer-{n}")
