@@ -143,12 +143,33 @@ class Virtuals:
             await self._take(request, verdict.budget)
         if options.preconditions is None:
             options = replace(options, preconditions=Preconditions(uid=pod.metadata.uid))
+        if not dry_run:
+            options = await self._mark(request, options)
         inner = _on_pod(request, request.name)
         inner.verb, inner.body = "delete", options
         await api.deleter.delete(inner)
         return Outcome(
             201, object=Status(metadata=ListMeta(), status="Success", code=201), warnings=attributes.warnings
         )
+
+    async def _mark(self, request: Request, options: DeleteOptions) -> DeleteOptions:
+        """Write on the pod why it goes, unless it is another than was asked for: the deletion then says so."""
+        wanted, now = options.preconditions or Preconditions(), self._api.clock.now()
+
+        def change(pod: Pod | None) -> Pod:
+            if pod is None:
+                raise NotFound.of(resource_of(Pod), request.name)
+            if wanted.uid not in (None, pod.metadata.uid):
+                return pod
+            if wanted.resource_version not in (None, pod.metadata.resource_version):
+                return pod
+            return eviction.mark(pod, now)
+
+        before = self._api.cacher.get(Pod, request.name, request.namespace)
+        written = await self._api.writer.change(_on_pod(request, request.name), change)
+        if before is None or wanted.resource_version != before.metadata.resource_version or written.entry is None:
+            return options
+        return replace(options, preconditions=replace(wanted, resource_version=str(written.entry.revision)))
 
     async def _take(self, request: Request, budget: PodDisruptionBudget) -> None:
         """Write down the disruption that the budget has granted, at the version it was granted on."""

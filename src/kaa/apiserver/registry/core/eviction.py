@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from kaa.api import errors, selectors
 from kaa.api.clock import format_time
-from kaa.api.types.core_v1 import Pod
+from kaa.api.types.core_v1 import Pod, PodCondition
 from kaa.api.types.meta_v1 import StatusCause
 from kaa.api.types.policy_v1 import PodDisruptionBudget
 
@@ -82,6 +82,22 @@ def _charge(pod: Pod, budget: PodDisruptionBudget, now: float) -> Verdict:
     disrupted = {**status.disrupted_pods, pod.metadata.name or "": format_time(now)}
     charged = replace(status, disruptions_allowed=allowed - 1, disrupted_pods=disrupted)
     return Verdict(budget=replace(budget, status=charged))
+
+
+def mark(pod: Pod, now: float) -> Pod:
+    """The pod saying why it goes, for whoever counts its failure: pod failure policies of Jobs read this."""
+    before = next((c for c in pod.status.conditions if c.type == "DisruptionTarget"), None)
+    since = before.last_transition_time if before and before.status == "True" else None
+    made = PodCondition(
+        type="DisruptionTarget",
+        status="True",
+        reason="EvictionByEvictionAPI",
+        message="Eviction API: evicting",
+        observed_generation=pod.metadata.generation,
+        last_transition_time=since or format_time(now),
+    )
+    kept = (c for c in pod.status.conditions if c is not before)
+    return replace(pod, status=replace(pod.status, conditions=(*kept, made)))
 
 
 def _refused(detail: str, retry_after_s: int | None = None) -> errors.ApiError:
