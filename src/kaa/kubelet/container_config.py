@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kaa.api.types.core_v1 import Pod
+from kaa.api.types.core_v1 import Pod, VolumeMount
 from kaa.runtime.base import DNS, ContainerConfig, Image, Mount, SandboxConfig
 
 from . import security
@@ -138,7 +138,7 @@ def _mounts(
         if mount.name not in volumes:
             raise ConfigError(f'cannot find volume "{mount.name}" to mount into container "{spec.name}"')
         path = volumes[mount.name]
-        inner = expand(mount.sub_path_expr, env) if mount.sub_path_expr else (mount.sub_path or "")
+        inner = _inner(mount, env)
         if inner:
             path = sub_path(path, inner, spec.name, mount.name)
         made.append(
@@ -160,6 +160,17 @@ def _mounts(
     file.chmod(0o666)
     made.append(Mount(str(file), message_path))
     return tuple(made)
+
+
+def _inner(mount: VolumeMount, env: Mapping[str, str]) -> str:
+    """The path inside the volume. Source: pkg/kubelet/container ExpandContainerVolumeMounts."""
+    if not mount.sub_path_expr:
+        return mount.sub_path or ""
+    missing: set[str] = set()
+    expanded = expand(mount.sub_path_expr, env, missing)
+    if missing:
+        raise ConfigError(f"missing value for {', '.join(sorted(missing))}")
+    return expanded
 
 
 def _hosts(pod: Pod, config: KubeletConfig, pod_dir: Path, sources: Sources) -> Path:

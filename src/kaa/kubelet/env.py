@@ -35,10 +35,10 @@ class Sources:
     allocatable: Mapping[str, str] = field(default_factory=dict)
 
 
-def expand(text: str, known: Mapping[str, str]) -> str:
+def expand(text: str, known: Mapping[str, str], missing: set[str] | None = None) -> str:
     """Replace ``$(NAME)`` by what is known; unknown names stay as they are and ``$$`` is a dollar sign.
 
-    ``$(A)-$$(A)-$(B)`` with A=1 -> ``1-$(A)-$(B)``
+    ``$(A)-$$(A)-$(B)`` with A=1 -> ``1-$(A)-$(B)``. Names that are unknown or empty are put into ``missing``.
     """
     made: list[str] = []
     at = 0
@@ -52,6 +52,8 @@ def expand(text: str, known: Mapping[str, str]) -> str:
         elif closing != -1:
             name = text[dollar + 2 : closing]
             made.append(known.get(name, f"$({name})"))
+            if missing is not None and not known.get(name):
+                missing.add(name)
             at = closing + 1
         elif after == "(":
             made.append("$(")

@@ -18,8 +18,8 @@ def termination_message(container: Container, pod_dir: Path) -> str:
     if text or container.annotations.get(MESSAGE_POLICY) != "FallbackToLogsOnError" or container.exit_code == 0:
         return text
     raw = _tail(Path(container.log_path), 2 * LOG_BYTES) if container.log_path else ""
-    lines = [line.split(" ", 3)[3] for line in raw.splitlines() if line.count(" ") >= 3]
-    return ("\n".join(lines[-LOG_LINES:]) + "\n")[-LOG_BYTES:] if lines else ""
+    lines = [line.split(" ", 3)[2:] for line in raw.split("\n") if line.count(" ") >= 3]
+    return "".join(text if tag == "P" else f"{text}\n" for tag, text in lines[-LOG_LINES:])[-LOG_BYTES:]
 
 
 def _tail(path: Path, size: int) -> str:
