@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from kubelet_world import World
+from msgspec.structs import replace
 
-from kaa.api.types.core_v1 import VolumeMount
+from kaa.api.types.core_v1 import Node, VolumeMount
+from kaa.api.values import Quantity
 from kaa.kubelet.container_config import MESSAGE_POLICY, _inner
 from kaa.kubelet.env import ConfigError
 from kaa.kubelet.messages import termination_message
@@ -51,3 +55,17 @@ def test_last_words_are_as_they_were_said(tmp_path: Path, log: str, message: str
         annotations={MESSAGE_POLICY: "FallbackToLogsOnError"},
     )
     assert termination_message(container, tmp_path) == message
+
+
+def test_extended_resources_of_others_stay_and_are_allocatable(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with World(tmp_path) as world:
+            node = world.client.objects[Node, "", "n1"]
+            capacity = {**node.status.capacity, "scheduling.k8s.io/foo": Quantity("5")}
+            world.client.put(replace(node, status=replace(node.status, capacity=capacity)))
+            await world.kubelet.node.report()
+            status = world.client.objects[Node, "", "n1"].status
+            assert status.capacity["scheduling.k8s.io/foo"] == status.allocatable["scheduling.k8s.io/foo"] == "5"
+            assert status.capacity["pods"] == "110"
+
+    asyncio.run(play())

@@ -95,6 +95,14 @@ def _disk_bytes(path: Path) -> int:
     return stat.f_blocks * stat.f_frsize
 
 
+def advertised_by_others(shown: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Extended resources that somebody else wrote into the node's capacity: they stay, and pods may have all of them.
+
+    Source: pkg/kubelet/nodestatus MachineInfo; concepts "Node-level extended resources".
+    """
+    return {name: amount for name, amount in shown.items() if "/" in name and name not in own}
+
+
 def allocatable(capacity: Mapping[str, str], reserved: Mapping[str, str]) -> dict[str, str]:
     """Capacity less what is reserved for the machine itself."""
     made = dict(capacity)
@@ -285,11 +293,12 @@ class NodeKeeper:
                 node_info=system_info(runtime_version, self._config.version),
             )
         )
+        others = advertised_by_others(base.capacity, self.capacity)
         return replace(
             base,
             addresses=(*addresses, NodeAddress(type="Hostname", address=name)),
-            capacity={k: Quantity(quantity.canonical(v)) for k, v in sorted(self.capacity.items())},
-            allocatable={k: Quantity(quantity.canonical(v)) for k, v in sorted(self.allocatable.items())},
+            capacity={k: Quantity(quantity.canonical(v)) for k, v in sorted({**self.capacity, **others}.items())},
+            allocatable={k: Quantity(quantity.canonical(v)) for k, v in sorted({**self.allocatable, **others}.items())},
             conditions=conditions(base.conditions, self._clock.now(), not_ready, self._pressure()),
             daemon_endpoints=NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=self._config.port)),
             node_info=await asyncio.to_thread(system_info, runtime_version, self._config.version),
