@@ -178,8 +178,13 @@ def _without_unneeded(new: ServiceSpec, old: ServiceSpec | None) -> ServiceSpec:
     if old is None:
         return new
     changes: dict[str, Any] = {}
-    if new.type == "ExternalName" and old.type != "ExternalName" and new.cluster_ip == old.cluster_ip:
-        changes |= {"cluster_ip": None, "cluster_ips": (), "ip_families": (), "ip_family_policy": None}
+    if new.type == "ExternalName" and old.type != "ExternalName":
+        if (new.cluster_ip, new.cluster_ips) == (old.cluster_ip, old.cluster_ips):
+            changes |= {"cluster_ip": None, "cluster_ips": ()}
+        if new.ip_families == old.ip_families:
+            changes["ip_families"] = ()
+        if new.ip_family_policy == old.ip_family_policy:
+            changes["ip_family_policy"] = None
     if _has_ports(old) and not _has_ports(new):
         before = {port.node_port for port in old.ports}
         drop = lambda port: replace(port, node_port=None) if port.node_port in before and port.node_port else port  # noqa: E731
