@@ -203,6 +203,32 @@ def test_how_long_a_pod_stays(tolerations: Any, stays: float) -> None:
     assert stays_for(make_pod("p", tolerations=tolerations), [taint], 10) == stays
 
 
+def test_a_taint_that_says_not_when_it_came_drives_off_once_the_toleration_has_passed() -> None:
+    async def run() -> None:
+        async with World() as world:
+            await world.api.create(make_node(world, "n1"))
+            tolerations = tuple(
+                Toleration(key="k", operator="Exists", effect="NoExecute", toleration_seconds=seconds)
+                for seconds in (20, 90)
+            )
+            for name, toleration in zip(("soon", "later"), tolerations, strict=True):
+                world.api.put(make_pod(name, node="n1", phase="Running", tolerations=(toleration,)))
+            await world.settle()
+            found = node_of(world, "n1")
+            taint = Taint(key="k", effect="NoExecute")
+            world.api.put(replace(found, spec=replace(found.spec, taints=(taint,))))
+            await live(world, 10, "n1")
+            assert {pod.metadata.name for pod in world.pods()} == {"soon", "later"}
+            await live(world, 15, "n1")
+            assert {pod.metadata.name for pod in world.pods()} == {"later"}
+            found = node_of(world, "n1")
+            world.api.put(replace(found, spec=replace(found.spec, taints=())))
+            await live(world, 100, "n1")
+            assert "later" in {pod.metadata.name for pod in world.pods()}
+
+    asyncio.run(run())
+
+
 def test_endpoints_follow_pods() -> None:
     ready = make_pod("a", phase="Running", ready=True, ip="10.0.0.2")
     starts = make_pod("b", phase="Running", ready=False, ip="10.0.0.1")

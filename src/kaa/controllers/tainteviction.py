@@ -43,8 +43,11 @@ def _compares(operator: str, bound: str, value: str) -> bool:
         return False
 
 
-def stays_for(pod: Pod, taints: Sequence[Taint], now: float) -> float:
-    """Seconds that a pod may stay on a node with these taints: ``inf`` for ever, 0 or less not at all."""
+def stays_for(pod: Pod, taints: Sequence[Taint], now: float, since: float | None = None) -> float:
+    """Seconds that a pod may stay on a node with these taints: ``inf`` for ever, 0 or less not at all.
+
+    ``since``: when the pod's wait began, for taints that say not when they came.
+    """
     left = inf
     for taint in taints:
         if taint.effect != "NoExecute":
@@ -54,8 +57,8 @@ def stays_for(pod: Pod, taints: Sequence[Taint], now: float) -> float:
             return 0.0
         limits = [max(0, t.toleration_seconds) for t in matching if t.toleration_seconds is not None]
         if limits:
-            since = parse_time(taint.time_added) if taint.time_added else now
-            left = min(left, since + min(limits) - now)
+            began = parse_time(taint.time_added) if taint.time_added else now if since is None else since
+            left = min(left, began + min(limits) - now)
     return left
 
 
@@ -70,7 +73,7 @@ class TaintEviction(Controller[Key]):
         self.nodes = context.informers.of(Node)
         self.pods = context.informers.of(Pod)
         self.pods.add_index(BY_NODE, lambda pod: (pod.spec.node_name or "",))
-        self._waits: set[str] = set()  #: uids of pods whose eviction was announced
+        self._waits: dict[str, float] = {}  #: {uid: when its wait began} of pods that will be evicted
         self.watch(Node, self._on_node)
         self.watch(Pod, self._on_pod)
 
@@ -85,7 +88,7 @@ class TaintEviction(Controller[Key]):
     def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
         if new is None:
             assert old is not None
-            self._waits.discard(old.metadata.uid or "")
+            self._waits.pop(old.metadata.uid or "", None)
             return
         if not new.spec.node_name or (old is not None and old.spec == new.spec):
             return
@@ -98,15 +101,15 @@ class TaintEviction(Controller[Key]):
         if pod is None or is_finished(pod) or pod.metadata.deletion_timestamp is not None:
             return None
         node = self.nodes.get(pod.spec.node_name or "")
-        left = stays_for(pod, node.spec.taints if node is not None else (), self.clock.now())
         uid, name = pod.metadata.uid or "", f"{pod.metadata.namespace}/{pod.metadata.name}"
+        now = self.clock.now()
+        left = stays_for(pod, node.spec.taints if node is not None else (), now, self._waits.get(uid))
         if left == inf:
-            if uid in self._waits:
-                self._waits.discard(uid)
+            if self._waits.pop(uid, None) is not None:
                 self.events.event(pod, "Normal", "TaintManagerEviction", f"Cancelling deletion of Pod {name}")
             return None
         if left > 0:
-            self._waits.add(uid)
+            self._waits.setdefault(uid, now)
             return left
         self.events.event(pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {name}")
         await self._evict(pod)
