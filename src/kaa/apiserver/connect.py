@@ -278,6 +278,13 @@ class Relay:
             self._writer.close()
 
     async def _down(self, connection: Connection) -> None:
-        await connection.write(self._head)
+        await connection.write(self._head if self._head.split(b" ", 2)[1] == b"101" else _last(self._head))
         while data := await self._reader.read(64 * 1024):
             await connection.write(data)
+
+
+def _last(head: bytes) -> bytes:
+    """The head of an answer after which the connection ends, which a client that keeps connections must be told."""
+    first, *headers = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    kept = [line for line in headers if not line.lower().startswith((b"connection:", b"keep-alive:"))]
+    return b"\r\n".join((first, *kept, b"Connection: close", b"", b""))
