@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import struct
 import zlib
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from kubelet_world import World, make_pod
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection
+from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from kaa.kubelet.config import HostProcess
 from kaa.kubelet.server import KubeletServer
@@ -187,6 +188,8 @@ async def websocket_messages(reader: asyncio.StreamReader, frames: Connection) -
         for event in frames.events():
             if isinstance(event, BytesMessage):
                 yield bytes(event.data)
+            elif isinstance(event, TextMessage):
+                yield event.data.encode()
             elif isinstance(event, CloseConnection):
                 return
         data = await reader.read(65536)
@@ -330,6 +333,51 @@ def test_port_forward(play: Play, tunneled: bool) -> None:
             await client.send(data, b"ping" + request.encode(), end=True)
             got = await client.collect({data, error})
             assert got[data] == b"ping" + request.encode()
+        writer.close()
+
+    play(story)
+
+
+@pytest.mark.parametrize("protocol", ["", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"])
+def test_port_forward_over_channels(play: Play, protocol: str) -> None:
+    """As the Python and JavaScript clients ask for it: two channels a port, each opened with the port's number."""
+
+    def frame(channel: int, data: bytes) -> bytes:
+        return str(channel).encode() + base64.b64encode(data) if "base64" in protocol else bytes([channel]) + data
+
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        headers = {**WEBSOCKET, "Sec-WebSocket-Protocol": protocol} if protocol else WEBSOCKET
+        reader, writer, _ = await upgrade(port, "GET", "/portForward/default/web?port=80&port=81", headers)
+        frames = Connection(ConnectionType.CLIENT)
+        messages = websocket_messages(reader, frames)
+        opened = [await anext(messages) for _ in range(4)]
+        assert opened == [frame(c, n) for c, n in ((0, b"\x50\0"), (1, b"\x50\0"), (2, b"\x51\0"), (3, b"\x51\0"))]
+        for channel, data in ((2, b"to the second"), (0, b"to the first"), (2, b"again")):
+            writer.write(frames.send(BytesMessage(data=frame(channel, data))))
+            assert await anext(messages) == frame(channel, data)
+        writer.close()
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("", b'query parameter "port" is required'),
+        ("?port=http", b'unable to parse "http" as a port'),
+        ("?port=65536", b'unable to parse "65536" as a port'),
+        ("?port=0", b'port "0" must be > 0'),
+    ],
+)
+def test_port_forward_over_channels_needs_ports(play: Play, query: str, says: bytes) -> None:
+    async def story(world: World, port: int) -> None:
+        world.client.put(make_pod())
+        await world.rest()
+        reader, writer, head = await upgrade(port, "GET", f"/portForward/default/web{query}", WEBSOCKET)
+        assert head.startswith("HTTP/1.1 400 ")
+        assert await reader.readexactly(len(says)) == says
         writer.close()
 
     play(story)

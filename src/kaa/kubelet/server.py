@@ -25,11 +25,11 @@ from .http import HttpError, Request, serve_connection
 from .kubelet import Kubelet
 from .pod_plan import PodView
 from .static_pods import MIRROR
-from .streaming import port_forward, remote_command
+from .streaming import port_channels, port_forward, remote_command
 from .streaming.pipe import SocketPipe
 from .streaming.remote_command import SPDY_PROTOCOLS, WEBSOCKET_PROTOCOLS, Options, SpdyChannels, WebSocketChannels
 from .streaming.spdy import Session
-from .streaming.websocket import Tunnel, WebSocket, choose, handshake
+from .streaming.websocket import Numbered, Tunnel, WebSocket, choose, handshake
 
 Handle = Callable[[Request, list[str]], Awaitable[None]]
 
@@ -317,10 +317,20 @@ class KubeletServer:
         sandbox = (await self._view(self._pod(parts[0], parts[1]))).sandbox
         if sandbox is None:
             raise HttpError(404, "pod does not exist\n")
+
+        def connect(port: int) -> Awaitable[Streams]:
+            return self._kubelet.runtime.port_forward(sandbox.id, port)
+
         if request.upgrade == "websocket":
-            protocol = choose(request.headers.get("sec-websocket-protocol", ""), port_forward.TUNNELED)
-            if not protocol:
+            offered = request.headers.get("sec-websocket-protocol", "")
+            protocol = choose(offered, (*port_forward.TUNNELED, *port_channels.PROTOCOLS))
+            if offered and not protocol:
                 raise HttpError(400, "unable to upgrade: unsupported port-forward protocol")
+            if protocol not in port_forward.TUNNELED:
+                ports = forwarded_ports(request)
+                socket = Numbered(self._websocket(request, protocol), protocol)
+                await port_channels.serve(socket, ports, connect)
+                return
             session = Session(Tunnel(self._websocket(request, protocol)))
         elif request.upgrade == "spdy/3.1":
             session = self._spdy(request, port_forward.PROTOCOL)
@@ -328,7 +338,7 @@ class KubeletServer:
             raise HttpError(400, "Upgrade request required")
         reading = asyncio.ensure_future(session.run())
         try:
-            await port_forward.serve(session, lambda port: self._kubelet.runtime.port_forward(sandbox.id, port))
+            await port_forward.serve(session, connect)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -356,6 +366,19 @@ def stream_options(request: Request) -> Options:
         stderr=request.flag("error", "stderr") and not request.flag("tty"),
         tty=request.flag("tty"),
     )
+
+
+def forwarded_ports(request: Request) -> list[int]:
+    """The ports that a client without streams names in its query. Raises HttpError 400."""
+    texts = [text for value in request.query.get("port", ()) for text in value.split(",")]
+    if not texts:
+        raise HttpError(400, 'query parameter "port" is required')
+    for text in texts:
+        if not (text.isdecimal() and int(text) < 65536):
+            raise HttpError(400, f'unable to parse "{text}" as a port')
+        if int(text) == 0:
+            raise HttpError(400, f'port "{text}" must be > 0')
+    return [int(text) for text in texts]
 
 
 def log_options(request: Request, now: float, *, plain: bool) -> logs.LogOptions:

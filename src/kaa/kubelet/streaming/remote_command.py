@@ -7,7 +7,6 @@ Source: apimachinery remotecommand constants; kubelet pkg/cri/streaming/remoteco
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -17,7 +16,7 @@ import msgspec
 from kaa.runtime.base import RuntimeFailure, Streams
 
 from .spdy import Session, Stream
-from .websocket import WebSocket
+from .websocket import Numbered, WebSocket
 
 #: What we speak, best first.
 WEBSOCKET_PROTOCOLS = (
@@ -129,21 +128,17 @@ def failure(message: str, *, structured: bool) -> bytes:
 
 
 class WebSocketChannels:
-    """Channels as the first byte of each message (in base64 protocols: the first digit)."""
+    """Channels as the numbers of a WebSocket's messages."""
 
     def __init__(self, socket: WebSocket, protocol: str, options: Options) -> None:
-        self._socket, self._options = socket, options
+        self._socket, self._options = Numbered(socket, protocol), options
         self._base64 = "base64" in protocol
         self._closes = protocol.startswith("v5")
         self.structured = protocol.startswith(("v4", "v5"))
 
     async def received(self) -> AsyncIterator[tuple[str, bytes]]:
         while (message := await self._socket.receive()) is not None:
-            if not message:
-                continue
-            number, data = message[0], message[1:]
-            if self._base64:
-                number, data = number - ord("0"), base64.b64decode(data)
+            number, data = message
             if number == _CLOSE and self._closes:
                 if data[:1] == b"\0":
                     yield "stdin", b""
@@ -153,11 +148,8 @@ class WebSocketChannels:
                 yield "resize", data
 
     async def send(self, channel: Output, data: bytes) -> None:
-        number = _NUMBERS[channel]
-        if self._base64:
-            await self._socket.send(str(number).encode() + base64.b64encode(data), text=True)
-        elif data or channel != "error":
-            await self._socket.send(bytes([number]) + data)
+        if data or channel != "error" or self._base64:
+            await self._socket.send(_NUMBERS[channel], data)
 
     async def finish(self) -> None:
         await self._socket.close()

@@ -125,6 +125,31 @@ class WebSocket:
         await self._pipe.close()
 
 
+class Numbered:
+    """Messages of numbered channels: the first byte is the number; in base64 protocols a digit before base64 text."""
+
+    def __init__(self, socket: WebSocket, protocol: str) -> None:
+        self._socket, self._base64 = socket, "base64" in protocol
+
+    async def receive(self) -> tuple[int, bytes] | None:
+        """(channel, data) of the next message; None once the other side has closed."""
+        while (message := await self._socket.receive()) is not None:
+            if message and self._base64:
+                return message[0] - ord("0"), base64.b64decode(message[1:])
+            if message:
+                return message[0], message[1:]
+        return None
+
+    async def send(self, channel: int, data: bytes) -> None:
+        if self._base64:
+            await self._socket.send(str(channel).encode() + base64.b64encode(data), text=True)
+        else:
+            await self._socket.send(bytes([channel]) + data)
+
+    async def close(self) -> None:
+        await self._socket.close()
+
+
 class Tunnel:
     """Bytes inside a WebSocket's messages, as a pipe: SPDY through proxies that know only WebSocket."""
 
