@@ -20,6 +20,7 @@ done
 # busybox must be the static one: the sample's image holds nothing else
 if ! [ -x /bin/busybox ] || ldd /bin/busybox >/dev/null 2>&1; then missing+=(busybox-static); fi
 [ "${1:-}" = tests ] && ! command -v kubectl >/dev/null && missing+=(kubernetes-client)
+[ "${1:-}" = tests ] && ! command -v npm >/dev/null && missing+=(nodejs npm)
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 
 if ((${#missing[@]})); then
@@ -40,3 +41,6 @@ if ! [ -e "$ready" ] || [ pyproject.toml -nt "$ready" ]; then
   .venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev,openapi]'
   touch "$ready"
 fi
+
+# the suites of other projects, which the tests run against a cluster: quick when they are there
+if [ "${1:-}" = tests ]; then .venv/bin/python tests/suites_lab.py >/dev/null; fi
