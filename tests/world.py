@@ -17,6 +17,7 @@ from fake_api import FakeApi
 from msgspec.structs import replace
 
 from kaa.api.clock import VirtualClock, format_time
+from kaa.api.placement import target_of
 from kaa.api.types.apps_v1 import (
     Deployment,
     DeploymentSpec,
@@ -40,7 +41,6 @@ from kaa.api.types.core_v1 import (
 from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
 from kaa.controllers.autoscaling_metrics import MetricsSource
 from kaa.controllers.manager import ControllerManager
-from kaa.controllers.nodes import target_of
 
 #: What a node's status cannot be without.
 NODE_FACTS: dict[str, Any] = {

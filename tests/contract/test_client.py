@@ -112,7 +112,9 @@ def test_patches(over: Callable[[Use], None], type: PatchType) -> None:
     async def use(client: Client) -> None:
         await client.create(a_map("a", k="1"))
         patch = json_patch if type is PatchType.JSON else whole
-        made = await client.patch(ConfigMap, "a", patch, "default", type=type, field_manager="m", force=type is PatchType.APPLY)
+        made = await client.patch(
+            ConfigMap, "a", patch, "default", type=type, field_manager="m", force=type is PatchType.APPLY
+        )
         assert made.data == {"k": "2"}
 
     over(use)

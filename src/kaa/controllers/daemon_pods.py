@@ -11,6 +11,7 @@ from math import inf
 
 from msgspec.structs import replace
 
+from kaa.api.placement import NAME_FIELD, attracts, target_of, untolerated
 from kaa.api.types.apps_v1 import DaemonSet, DaemonSetStatus
 from kaa.api.types.core_v1 import (
     Affinity,
@@ -25,7 +26,6 @@ from kaa.api.types.core_v1 import (
 
 from .controller import count
 from .history import REVISION_HASH
-from .nodes import NAME_FIELD, attracts, target_of, untolerated
 from .pods import available_in, from_template, is_ready
 from .rolling import scaled
 

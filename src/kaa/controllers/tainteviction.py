@@ -10,7 +10,8 @@ from math import inf
 
 from kaa.api.clock import parse_time
 from kaa.api.errors import NotFound
-from kaa.api.types.core_v1 import Node, Pod, Taint, Toleration
+from kaa.api.placement import tolerates
+from kaa.api.types.core_v1 import Node, Pod, Taint
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.client.client import PatchType
 from kaa.client.informer import key_of
@@ -19,28 +20,6 @@ from kaa.client.workqueue import Key
 from .controller import Context, Controller
 from .podgc import BY_NODE
 from .pods import is_finished
-
-
-def tolerates(toleration: Toleration, taint: Taint) -> bool:
-    """Whether a toleration covers a taint. An empty key with Exists covers every key, an empty effect every effect."""
-    if toleration.effect and toleration.effect != taint.effect:
-        return False
-    if toleration.key and toleration.key != taint.key:
-        return False
-    operator = toleration.operator or "Equal"
-    if operator == "Exists":
-        return True
-    if operator == "Equal":
-        return bool(toleration.key) and (toleration.value or "") == (taint.value or "")
-    return _compares(operator, toleration.value or "", taint.value or "")
-
-
-def _compares(operator: str, bound: str, value: str) -> bool:
-    """``Lt`` and ``Gt``: the taint's number is below, or above, the toleration's."""
-    try:
-        return int(value) < int(bound) if operator == "Lt" else operator == "Gt" and int(value) > int(bound)
-    except ValueError:
-        return False
 
 
 def stays_for(pod: Pod, taints: Sequence[Taint], now: float, since: float | None = None) -> float:

@@ -7,14 +7,16 @@ Source: pkg/kubelet/allocation/allocation_manager.go, pkg/kubelet/lifecycle/pred
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import msgspec
 from msgspec.structs import replace
 
 from kaa.api import quantity, scheme
-from kaa.api.types.core_v1 import Container, Pod, ResourceRequirements
+from kaa.api.placement import attracts
+from kaa.api.types.core_v1 import Container, Node, Pod, ResourceRequirements
 
 from .cgroups import pod_amount
 
@@ -59,6 +61,84 @@ def shortage(asked: Mapping[str, int], used: Mapping[str, int], allocatable: Map
 
 def _amount(resource: str, text: str) -> int:
     return quantity.millis(text) if resource == "cpu" else quantity.whole(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a pod must not begin on this node."""
+
+    reason: str
+    message: str
+
+
+HostPort = tuple[str, str, int]  #: (address, protocol, port)
+_EVERY_ADDRESS = ("", "0.0.0.0", "::")
+
+
+def host_ports(pod: Pod) -> frozenset[HostPort]:
+    """The node's ports that a pod takes for as long as it is here."""
+    sidecars = [one for one in pod.spec.init_containers if one.restart_policy == "Always"]
+    ports = (port for one in (*pod.spec.containers, *sidecars) for port in one.ports if port.host_port)
+    return frozenset((port.host_ip or "", port.protocol or "TCP", port.host_port or 0) for port in ports)
+
+
+def ports_clash(wanted: frozenset[HostPort], taken: frozenset[HostPort]) -> bool:
+    """Whether two pods would listen on the same port of the same address."""
+    return any(
+        mine[1:] == its[1:] and (mine[0] == its[0] or mine[0] in _EVERY_ADDRESS or its[0] in _EVERY_ADDRESS)
+        for mine in wanted
+        for its in taken
+    )
+
+
+def is_choosy(pod: Pod) -> bool:
+    """Whether a pod's spec says which nodes it may be on."""
+    return bool(pod.spec.node_selector) or (
+        pod.spec.affinity is not None and pod.spec.affinity.node_affinity is not None
+    )
+
+
+def misplaced(pod: Pod, node: Node) -> Refusal | None:
+    """Why a pod that was bound to this node may not be on it."""
+    return None if attracts(pod, node) else Refusal("NodeAffinity", "Predicate NodeAffinity failed")
+
+
+SAFE_SYSCTLS = frozenset(
+    {"kernel.shm_rmid_forced"}
+    | {
+        f"net.ipv4.{name}"
+        for name in (
+            "ip_local_port_range",
+            "ip_local_reserved_ports",
+            "ip_unprivileged_port_start",
+            "ping_group_range",
+            "tcp_fin_timeout",
+            "tcp_keepalive_intvl",
+            "tcp_keepalive_probes",
+            "tcp_keepalive_time",
+            "tcp_rmem",
+            "tcp_syncookies",
+            "tcp_wmem",
+        )
+    }
+)
+
+
+def forbidden_sysctl(pod: Pod, allowed: Iterable[str] = ()) -> Refusal | None:
+    """The refusal of a sysctl that other pods or the node would feel. ``allowed``: names and ``prefix*`` of unsafe ones."""
+    of_pod = pod.spec.security_context
+    for sysctl in of_pod.sysctls if of_pod is not None else ():
+        name = sysctl.name.replace("/", ".")
+        why = ""
+        if name not in SAFE_SYSCTLS and not any(fnmatchcase(name, pattern) for pattern in allowed):
+            why = "not allowlisted"
+        elif name.startswith("net.") and pod.spec.host_network:
+            why = "not allowed with host net enabled"
+        elif name.startswith("kernel.") and pod.spec.host_ipc:
+            why = "not allowed with host ipc enabled"
+        if why:
+            return Refusal("SysctlForbidden", f'forbidden sysctl: "{sysctl.name}" {why}')
+    return None
 
 
 # -------------------------------------------------------------------------------------------------------- resizing

@@ -9,28 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from kaa.api.types.core_v1 import Container as ContainerSpec
-from kaa.api.types.core_v1 import Pod
+from kaa.api.types.core_v1 import Node, Pod
 from kaa.runtime.base import RuntimeFailure
 
 from . import admission
-from .admission import Pending
+from .admission import HostPort, Pending, Refusal
 from .cgroups import container_resources
 from .pod_host import PodHost
 from .pod_plan import Failure, PodView, is_resized, resize_key
 from .pressure import refused_under
 
 _RETRY_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a pod must not begin here."""
-
-    reason: str
-    message: str
 
 
 class Allocation:
@@ -56,13 +47,13 @@ class Allocation:
         """Whether it waits for room."""
         return self.pending is not None and self.pending.reason == "Deferred"
 
-    def let_in(self, view: PodView) -> Refusal | None:
+    async def let_in(self, view: PodView) -> Refusal | None:
         """Take room for the pod; or say why there is none, in which case it must not begin."""
         if self.taken or self._let_go:
             return None
         asked = admission.requests_of(self.pod)
         if not view.sandboxes and self.pod.status.phase in (None, "", "Pending"):
-            refusal = self._refusal(asked)
+            refusal = await self._refusal(asked)
             if refusal is not None and not self.pod.metadata.deletion_timestamp:
                 self._let_go = True
                 self._say("Warning", refusal.reason, refusal.message)
@@ -70,12 +61,28 @@ class Allocation:
         self.taken = asked
         return None
 
-    def _refusal(self, asked: Mapping[str, int]) -> Refusal | None:
-        held = refused_under(self._host.pressure(), self.pod, static=self._static)
+    async def _refusal(self, asked: Mapping[str, int]) -> Refusal | None:
+        host, uid = self._host, self.pod.metadata.uid or ""
+        held = refused_under(host.pressure(), self.pod, static=self._static)
         if held:
             return Refusal("Evicted", held)
-        short = admission.shortage(asked, self._host.used(self.pod.metadata.uid or ""), self._host.allocatable)
-        return Refusal(short.reason, str(short)) if short is not None else None
+        if not self._static and admission.is_choosy(
+            self.pod
+        ):  # the newest node: labels may have come just before the pod
+            refusal = admission.misplaced(self.pod, await host.client.get(Node, host.config.node_name))
+            if refusal is not None:
+                return refusal
+        short = admission.shortage(asked, host.used(uid), host.allocatable)
+        if short is not None:
+            return Refusal(short.reason, str(short))
+        if self.ports and admission.ports_clash(self.ports, host.ports(uid)):
+            return Refusal("NodePorts", "Predicate NodePorts failed")
+        return admission.forbidden_sysctl(self.pod, host.config.allowed_unsafe_sysctls)
+
+    @property
+    def ports(self) -> frozenset[HostPort]:
+        """The node's ports that are the pod's, once it was let in or asks to be."""
+        return frozenset() if self._let_go else admission.host_ports(self.pod)
 
     def release(self) -> None:
         """Nothing of the pod runs any more."""

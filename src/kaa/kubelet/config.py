@@ -99,6 +99,7 @@ class KubeletConfig:
     cgroups: CgroupManager | None = None
     mounter: Mounter = field(default_factory=PlainFolders)
     pids_limit: int | None = None
+    allowed_unsafe_sysctls: tuple[str, ...] = ()  #: names, or ``prefix*``
     serialize_image_pulls: bool = False
     max_parallel_image_pulls: int = 0
     network_probes: bool = True  #: off on nodes whose pods have no real network: their network probes succeed

@@ -23,6 +23,7 @@ from kaa.client.client import Client
 from kaa.client.informer import Informer
 from kaa.runtime.base import Runtime, RuntimeFailure
 
+from .admission import HostPort
 from .config import KubeletConfig, Recorder
 from .evictor import Evictor
 from .images import Images
@@ -76,6 +77,7 @@ class Kubelet:
             memory_capacity_bytes=quantity.whole(self.node.capacity["memory"]),
             allocatable=self.node.allocatable,
             used=self._used,
+            ports=self._ports,
             pressure=self._pressure,
             freed=self._freed,
         )
@@ -160,6 +162,10 @@ class Kubelet:
             if worker.uid != uid:
                 total.update(worker.allocation.taken)
         return total
+
+    def _ports(self, uid: str) -> frozenset[HostPort]:
+        others = (worker.allocation for worker in self.workers.values() if worker.uid != uid)
+        return frozenset(port for other in others if other.taken for port in other.ports)
 
     def _pressure(self) -> frozenset[str]:
         return self.evictor.conditions if self.evictor is not None else frozenset()

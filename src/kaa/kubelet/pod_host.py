@@ -12,6 +12,7 @@ from kaa.client.client import Client
 from kaa.client.informer import Lister
 from kaa.runtime.base import Runtime
 
+from .admission import HostPort
 from .config import KubeletConfig, Recorder
 from .env import Sources
 from .images import Images
@@ -42,6 +43,7 @@ class PodHost:
     memory_capacity_bytes: int
     allocatable: dict[str, str]
     used: Callable[[str], Mapping[str, int]]  #: what the pods of this node but one (its uid) were given
+    ports: Callable[[str], frozenset[HostPort]]  #: the node's ports that they have
     pressure: Callable[[], frozenset[str]]  #: the conditions of pressure that hold on the node
     freed: Callable[[], None]  #: says that there may be room for what was deferred
 

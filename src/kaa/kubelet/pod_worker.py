@@ -165,7 +165,7 @@ class PodWorker:
     async def _turn(self) -> float | None:
         await self._look()
         if self._ending is None:
-            refusal = self.allocation.let_in(self.view)
+            refusal = await self.allocation.let_in(self.view)
             if refusal is not None:
                 self._end_as(refusal.reason, f"Pod was rejected: {refusal.message}", grace_of(self.pod))
         self._decide_ending()

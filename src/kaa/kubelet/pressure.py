@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from kaa.api import quantity
-from kaa.api.types.core_v1 import Pod
+from kaa.api.placement import untolerated
+from kaa.api.types.core_v1 import Pod, Taint
 
 from .cgroups import pod_amount, qos_class
 
@@ -29,6 +30,7 @@ SIGNALS: Mapping[str, tuple[str, str]] = {
     IMAGE_INODES: ("DiskPressure", "inodes"),
     PIDS: ("PIDPressure", "pids"),
 }
+_MEMORY_TAINT = Taint(key="node.kubernetes.io/memory-pressure", effect="NoSchedule")
 CRITICAL_PRIORITY = 2_000_000_000
 
 
@@ -182,11 +184,7 @@ def refused_under(conditions: Iterable[str], pod: Pod, *, static: bool) -> str:
     if not found or not may_be_evicted(pod, static=static):
         return ""
     only_memory = found == ["MemoryPressure"]
-    tolerates = any(
-        one.key in (None, "", "node.kubernetes.io/memory-pressure") and one.effect in (None, "", "NoSchedule")
-        for one in pod.spec.tolerations
-    )
-    if only_memory and (qos_class(pod) != "BestEffort" or tolerates):
+    if only_memory and (qos_class(pod) != "BestEffort" or not untolerated(pod, [_MEMORY_TAINT], "NoSchedule")):
         return ""
     return f"The node had condition: [{' '.join(found)}]. "
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kaa.api.placement import tolerates
 from kaa.api.types.core_v1 import Taint, Toleration
 
 from ..framework import ClusterEvent, Filter, Score, StillFilter, StillScore
@@ -35,20 +36,6 @@ class TaintToleration:
 
 def tolerated(taint: Taint, tolerations: Sequence[Toleration]) -> bool:
     return any(tolerates(toleration, taint) for toleration in tolerations)
-
-
-def tolerates(toleration: Toleration, taint: Taint) -> bool:
-    """An empty effect or key of the toleration matches all; the operator is Equal unless given."""
-    if toleration.effect and toleration.effect != taint.effect:
-        return False
-    if toleration.key and toleration.key != taint.key:
-        return False
-    match toleration.operator or "Equal":
-        case "Exists":
-            return True
-        case "Equal":
-            return (toleration.value or "") == (taint.value or "")
-    return False
 
 
 def _hard(taints: Sequence[Taint], tolerations: Sequence[Toleration]) -> bool:

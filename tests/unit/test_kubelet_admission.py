@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from kubelet_world import World, make_container, make_pod
 from msgspec.structs import replace
 
-from kaa.api.types.core_v1 import ContainerResizePolicy, Pod, ResourceRequirements
+from kaa.api.types.core_v1 import (
+    ContainerPort,
+    ContainerResizePolicy,
+    Pod,
+    PodSecurityContext,
+    ResourceRequirements,
+    Sysctl,
+)
 from kaa.kubelet import admission
 from kaa.runtime.base import ContainerUsage
 
@@ -233,3 +240,69 @@ def test_what_is_let_in_one_after_another_fits(pods: list[tuple[int, int]], cpu:
         assert (admission.shortage(asked, used, allocatable) is None) == fits
         if fits:
             used = {name: used[name] + asked[name] for name in used}
+
+
+# -------------------------------------------------------------------------------------------------------- other refusals
+
+
+def with_port(name: str, port: int, **fields: Any) -> Pod:
+    ports = (ContainerPort(container_port=80, host_port=port, **fields),)
+    return make_pod(name, containers=(make_container(ports=ports),))
+
+
+def test_a_host_port_is_had_once(play: Play) -> None:
+    async def story(world: World) -> None:
+        world.client.put(with_port("first", 8080, host_ip="127.0.0.1"))
+        await world.rest()
+        world.client.put(with_port("other-address", 8080, host_ip="127.0.0.2"))
+        world.client.put(with_port("other-protocol", 8080, protocol="UDP"))
+        world.client.put(with_port("every-address", 8080))
+        await world.rest()
+        phases = {name: world.pod(name).status.phase for name in ("first", "other-address", "other-protocol")}
+        assert set(phases.values()) == {"Running"}
+        status = world.pod("every-address").status
+        assert (status.phase, status.reason) == ("Failed", "NodePorts")
+        assert status.message == "Pod was rejected: Predicate NodePorts failed"
+        for name in ("first", "other-address"):
+            world.client.ask_delete(name, world.clock.now(), grace_s=1)
+        await world.advance(3)
+        world.client.put(with_port("later", 8080))
+        await world.rest()
+        assert world.pod("later").status.phase == "Running"
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("labels", "phase"), [({"disk": "ssd"}, "Failed"), ({"kubernetes.io/hostname": "n1"}, "Running")]
+)
+def test_a_pod_that_was_bound_to_the_wrong_node(play: Play, labels: dict[str, str], phase: str) -> None:
+    async def story(world: World) -> None:
+        world.client.put(make_pod(node_selector=labels))
+        await world.rest()
+        status = world.pod().status
+        assert status.phase == phase
+        if phase == "Failed":
+            assert (status.reason, status.message) == (
+                "NodeAffinity",
+                "Pod was rejected: Predicate NodeAffinity failed",
+            )
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "allowed", "words"),
+    [
+        ("kernel.shm_rmid_forced", {}, (), ""),
+        ("net/ipv4/tcp_syncookies", {}, (), ""),
+        ("kernel.msgmax", {}, (), 'forbidden sysctl: "kernel.msgmax" not allowlisted'),
+        ("kernel.msgmax", {}, ("kernel.msg*",), ""),
+        ("net.ipv4.tcp_syncookies", {"host_network": True}, (), 'forbidden sysctl: "net.ipv4.tcp_syncookies" not allowed with host net enabled'),
+        ("kernel.shm_rmid_forced", {"host_ipc": True}, (), 'forbidden sysctl: "kernel.shm_rmid_forced" not allowed with host ipc enabled'),
+    ],
+)  # fmt: skip
+def test_sysctls(name: str, spec: dict[str, Any], allowed: tuple[str, ...], words: str) -> None:
+    context = PodSecurityContext(sysctls=(Sysctl(name=name, value="1"),))
+    found = admission.forbidden_sysctl(make_pod(security_context=context, **spec), allowed)
+    assert found == (admission.Refusal("SysctlForbidden", words) if words else None)

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kaa.api.types.core_v1 import Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint
-
-from .tainteviction import tolerates
+from .types.core_v1 import (
+    Node,
+    NodeSelector,
+    NodeSelectorRequirement,
+    NodeSelectorTerm,
+    Pod,
+    Taint,
+    Toleration,
+)
 
 NAME_FIELD = "metadata.name"
 
@@ -60,6 +66,28 @@ def attracts(pod: Pod, node: Node) -> bool:
     affinity = pod.spec.affinity.node_affinity if pod.spec.affinity else None
     required = affinity.required_during_scheduling_ignored_during_execution if affinity else None
     return required is None or selects(required, node)
+
+
+def tolerates(toleration: Toleration, taint: Taint) -> bool:
+    """Whether a toleration covers a taint. An empty key with Exists covers every key, an empty effect every effect."""
+    if toleration.effect and toleration.effect != taint.effect:
+        return False
+    if toleration.key and toleration.key != taint.key:
+        return False
+    operator = toleration.operator or "Equal"
+    if operator == "Exists":
+        return True
+    if operator == "Equal":
+        return bool(toleration.key) and (toleration.value or "") == (taint.value or "")
+    return _passes(operator, toleration.value or "", taint.value or "")
+
+
+def _passes(operator: str, bound: str, value: str) -> bool:
+    """``Lt`` and ``Gt``: the taint's number is below, or above, the toleration's."""
+    try:
+        return int(value) < int(bound) if operator == "Lt" else operator == "Gt" and int(value) > int(bound)
+    except ValueError:
+        return False
 
 
 def untolerated(pod: Pod, taints: Iterable[Taint], *effects: str) -> bool:
