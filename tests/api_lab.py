@@ -129,7 +129,9 @@ async def read_answer(reader: asyncio.StreamReader, method: str = "GET") -> Answ
     """The next answer of a connection."""
     async with asyncio.timeout(PATIENCE_S):
         start, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        headers: dict[str, str] = {}  # those that come more than once joined, as HTTP means them
+        for name, _, value in (line.partition(": ") for line in lines):
+            headers[name.lower()] = f"{headers[name.lower()]}, {value}" if name.lower() in headers else value
         status = int(start.split(" ")[1])
         if method == "HEAD" or status in (204, 304):
             return Answer(status, headers, b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -66,10 +67,17 @@ TWICE = b"metadata:\n  name: a\nextra: x\ndata: {k: v,\n  k: w}\n"
     ids=["created", "applied"],
 )
 def test_keys_that_stand_twice_in_yaml(method: str, path: str, body: bytes, form: str, words: str) -> None:
+    """Refused in one text, or warned about a line at a time: a header holds no more."""
+
     async def use(lab: Lab) -> None:
         answer = await lab.ask(method, path, body, content_type=form)
         assert answer.status == 400
         assert words in answer.json()["message"]
+        answer = await lab.ask(method, path.replace("Strict", "Warn"), body, content_type=form)
+        assert answer.status == 201
+        line = re.search(r"line \d: key \"k\" already set in map", words)
+        assert line is not None
+        assert line[0].replace('"', '\\"') in answer.headers["warning"]
 
     run(use, http=True)
 

@@ -7,7 +7,7 @@ the kind does not have.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -79,16 +79,21 @@ def _from_yaml(data: bytes) -> Any:
         raise BadRequest(f"error converting YAML to JSON: yaml: {err}") from None
 
 
-def twice_in_yaml(data: bytes) -> str:
-    """What go-yaml says of keys that stand twice in a mapping; empty when none does, or the text is no YAML."""
+def twice_in_yaml(data: bytes) -> list[str]:
+    """A line for each key that stands twice in a mapping, as go-yaml says it; none when the text is no YAML."""
     from kaa.api import yaml
 
     lines: list[str] = []
     try:
         yaml.load(data, lines)
     except yaml.YAMLError:
-        return ""
-    return "yaml: unmarshal errors:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""
+        return []
+    return lines
+
+
+def yaml_problem(lines: Iterable[str]) -> str:
+    """What go-yaml says of a text with such lines in one go. As warnings they are told one by one."""
+    return "yaml: unmarshal errors:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _from_protobuf(data: bytes, what: str) -> Any:
@@ -345,14 +350,17 @@ def strictness(
     found = [(places.first.get(path, 0), f'unknown field "{path}"') for path in paths]
     twice = [(n, f'duplicate field "{path}"') for n, path in places.twice if path not in paths]
     faults = [text for _, text in sorted(found + twice, key=itemgetter(0))] if twice else [text for _, text in found]
-    if yaml and (told := twice_in_yaml(data)):
-        faults.insert(0, told)
-    if faults and level == "Strict":
+    lines = twice_in_yaml(data) if yaml else []
+    if level == "Warn":
+        return (*lines, *faults)
+    if lines:
+        faults.insert(0, yaml_problem(lines))
+    if faults:
         raise BadRequest(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}:'
             f" strict decoding error: {', '.join(faults)}"
         )
-    return tuple(faults)
+    return ()
 
 
 def _unknown(struct: type, document: dict[str, Any]) -> list[str]:

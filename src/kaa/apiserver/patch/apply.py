@@ -148,12 +148,9 @@ def _twice(request: Request, data: bytes, document: Json) -> list[str]:
     if level == "Ignore" or (data.lstrip().startswith(b"{") and not bodies.duplicate_fields(data, document)):
         return []
     twice = bodies.twice_in_yaml(data)
-    if not twice:
-        return []
-    problem = f"error converting YAML to JSON: {twice}"
-    if level == "Strict":
-        raise BadRequest(f"error strict decoding YAML: {problem}")
-    return [problem]
+    if twice and level == "Strict":
+        raise BadRequest(f"error strict decoding YAML: error converting YAML to JSON: {bodies.yaml_problem(twice)}")
+    return twice
 
 
 def _check(sent: Json, request: Request, resource: Resource[Any]) -> None:
