@@ -399,7 +399,7 @@ def test_warnings_reach_the_client_with_a_yes_and_with_a_no() -> None:
         await configure(lab, "validating", webhook(hook, path="/no"))
         refused = await create(lab)
         assert refused.status == 400
-        assert refused.headers["warning"] == '299 - "last words"'
+        assert refused.headers["warning"] == '299 - "say \\"it\\"", 299 - "last words"'
 
     serve(warn, test)
 
