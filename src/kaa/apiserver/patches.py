@@ -92,6 +92,10 @@ class Patcher:
 
     async def patch_scale(self, request: Request) -> Written:
         kind = patch_type(request)
+        if kind is PatchType.APPLY:
+            from .patch.apply import Applier
+
+            return await Applier(self._writer).apply_scale(request)
         patch = read_patch(request, kind)
         strategy = self._writer.strategy_for(request.resource)
 

@@ -70,6 +70,8 @@ class CustomStrategy(Strategy[CustomObject]):
         subresources = version.subresources
         self.has_status = subresources is not None and subresources.status is not None
         self._scale = subresources.scale if subresources is not None else None
+        if self._scale is not None:
+            self.replicas_path = steps_of(self._scale.spec_replicas_path)
         self.table = table_of(version)
         self._selectable = selectable(version)
         conversion = definition.spec.conversion

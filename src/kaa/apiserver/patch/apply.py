@@ -11,6 +11,7 @@ Source: apimachinery pkg/util/managedfields (apply, conflict, lastappliedmanager
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,11 +24,13 @@ from kaa.api.clock import Clock, format_time
 from kaa.api.custom import CustomObject
 from kaa.api.errors import ApiError, BadRequest, Conflict, NotFound, Unclassified
 from kaa.api.resources import Resource
+from kaa.api.types.autoscaling_v1 import Scale
 from kaa.api.types.meta_v1 import ManagedFieldsEntry, StatusCause
 from kaa.client.pipeline import Request
 
 from .. import bodies
 from ..queries import is_true
+from ..registry.scale import checked
 from ..writes import Writer, Written
 from .documents import WrongDocument, fields_of, merged, path_text, with_named, without
 from .field_sets import FieldSet, difference, intersection, members, union, without_trees
@@ -93,6 +96,35 @@ class Applier:
             return await convert_out(made)
 
         written = await self._writer.change(request, change_across if remote else change, operation="Apply")
+        written.warnings[:0] = warnings
+        return written
+
+    async def apply_scale(self, request: Request) -> Written:
+        """Apply a Scale: as an apply of the whole object that speaks of its replicas alone.
+
+        Source: apimachinery pkg/util/managedfields scalehandler.go.
+        """
+        sent, warnings = _read(request)
+        resource = request.resource
+        of_scale = dataclasses.replace(resource, group="autoscaling", version="v1", kind="Scale")
+        _check(sent, request, of_scale)
+        scale = checked(bodies.make(of_scale, Scale, sent, None))
+        strategy = self._writer.strategy_for(resource)
+        document: Json = {"apiVersion": resource.api_version, "kind": resource.kind}
+        if scale.spec is not None and scale.spec.replicas is not None:
+            *steps, last = strategy.replicas_path
+            inner = document
+            for step in steps:
+                inner = inner.setdefault(step, {})
+            inner[last] = scale.spec.replicas
+        view = document_view(resource, strategy.type_view)
+        manager, spoken = request.options["fieldManager"], of_scale.api_version
+        patch = _Patch(request, resource, manager, document, view, self._writer.clock, spoken)
+
+        def change(old: Any) -> Any:
+            return patch.created() if old is None else patch.applied(old)
+
+        written = await self._writer.change(request, change, operation="Apply")
         written.warnings[:0] = warnings
         return written
 
@@ -202,6 +234,7 @@ class _Patch:
     sent: Json
     view: Node
     clock: Clock
+    spoken: str = ""  #: the version in which owners are named in conflicts, where it is not each one's own
 
     def created(self) -> Any:
         """The object that an apply makes where there is none."""
@@ -302,6 +335,8 @@ class _Patch:
             for path in members(difference(intersection(entry.fields_v1, changed), allowed))
         ]
         if conflicts:
+            if self.spoken:
+                conflicts = [(replace(entry, api_version=self.spoken), path) for entry, path in conflicts]
             raise _conflict(conflicts)
 
     def _known_to_kubectl(self, live: Json) -> FieldSet:

@@ -137,6 +137,9 @@ class Strategy(Generic[T]):
     #: Finalizers that an object gets when it is first asked to go.
     deletion_finalizers: ClassVar[tuple[str, ...]] = ()
 
+    #: Where an object says how many it wants, for its scale.
+    replicas_path: Sequence[str] = ("spec", "replicas")
+
     def scale(self, obj: T) -> Scale:
         """The scale subresource of an object."""
         return scale_of(obj)
