@@ -77,10 +77,17 @@ def cluster() -> Iterator[Lab]:
     try:
         made.kaa("up")
         import_images(made)
+        leave_ports_to_the_suites(made)
         made.kube().apply(USE_WHAT_IS_IMPORTED)
         yield made
     finally:
         made.close()
+
+
+def leave_ports_to_the_suites(lab: Lab) -> None:
+    """kr8s picks a local port from 10000 to 60000 at random: none of those may be a connection's own end just then."""
+    done = lab.run("sh", "-c", "echo 60001 65535 > /proc/sys/net/ipv4/ip_local_port_range")
+    assert done.code == 0, str(done)
 
 
 def run_suite(lab: Lab, folder: Path, *words: str, timeout_s: float) -> Done:

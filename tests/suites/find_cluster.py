@@ -54,6 +54,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep-cluster", action="store_true", help="pytest-kind's option: leave the cluster standing")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Suites that make errors of warnings shall not do so of one: kopf's runner closes its event loop in the very moment in
+    which it closes its TLS connections, and whether the server's goodbye comes before that is up to the machine."""
+    unclosed = "Exception ignored in. <(function _SelectorTransport.__del__|socket.socket)"
+    config.addinivalue_line("filterwarnings", f"ignore:{unclosed}:pytest.PytestUnraisableExceptionWarning")
+
+
 _module("pytest_kind")
 _module("pytest_kind.cluster", KindCluster=KindCluster)
 _base = ModuleType("kubernetes.e2e_test.base")
