@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
@@ -21,12 +20,12 @@ from kaa.api.types.admissionregistration_v1 import (
     ParamKind,
     ParamRef,
     Variable,
-    WebhookClientConfig,
 )
 from kaa.api.types.meta_v1 import LabelSelector
 
 from ...validation.common import faults_of
 from ...validation.selectors import label_selector
+from ...validation.webhook_clients import client_faults
 
 if TYPE_CHECKING:
     from ...policies.checking import Check
@@ -112,7 +111,7 @@ def _webhook(hook: Any, path: Path) -> Iterator[FieldError]:
         yield fields.invalid(path.child("timeoutSeconds"), hook.timeout_seconds, detail)
     for n, rule in enumerate(hook.rules):
         yield from rule_faults(rule, path.child("rules").index(n))
-    yield from client_config(hook.client_config, path.child("clientConfig"))
+    yield from client_faults(hook.client_config, path.child("clientConfig"))
     yield from conditions_faults(hook.match_conditions, path.child("matchConditions"), webhook_condition)
 
 
@@ -124,43 +123,6 @@ def _hook_name(path: Path, name: str) -> Iterator[FieldError]:
     if name.count(".") < 2:
         detail = "should be a domain with at least three segments separated by dots"
         yield fields.invalid(path, name, detail)
-
-
-def client_config(given: WebhookClientConfig, path: Path) -> Iterator[FieldError]:
-    if (given.url is None) == (given.service is None):
-        yield fields.required(path, "exactly one of url or service is required")
-    if given.url is not None:
-        yield from url_faults(path.child("url"), given.url)
-    if given.service is not None:
-        at, service = path.child("service"), given.service
-        if not service.name:
-            yield fields.required(at.child("name"), "service name is required")
-        if not service.namespace:
-            yield fields.required(at.child("namespace"), "service namespace is required")
-        if service.port is not None and not 1 <= service.port <= 65535:
-            detail = "port is not valid: must be between 1 and 65535, inclusive"
-            yield fields.invalid(at.child("port"), service.port, detail)
-        if service.path and not service.path.startswith("/"):
-            yield fields.invalid(at.child("path"), service.path, "must start with a '/'")
-
-
-def url_faults(path: Path, text: str) -> Iterator[FieldError]:
-    form = "; desired format: https://host[/path]"
-    try:
-        found = urlsplit(text)
-    except ValueError as err:
-        yield fields.required(path, f"url must be a valid URL: {err}{form}")
-        return
-    if found.scheme != "https":
-        yield fields.invalid(path, found.scheme, f"'https' is the only allowed URL scheme{form}")
-    if not found.netloc:
-        yield fields.invalid(path, found.netloc, f"host must be specified{form}")
-    if found.username is not None:
-        yield fields.invalid(path, found.username, "user information is not permitted in the URL")
-    if found.fragment:
-        yield fields.invalid(path, found.fragment, "fragments are not permitted in the URL")
-    if found.query:
-        yield fields.invalid(path, found.query, "query parameters are not permitted in the URL")
 
 
 def rule_faults(rule: Any, path: Path) -> Iterator[FieldError]:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from kaa.api import fields, names
 from kaa.api.fields import FieldError, Path
-from kaa.api.types.apiextensions_v1 import CustomResourceConversion, ServiceReference, WebhookClientConfig
+from kaa.api.types.apiextensions_v1 import CustomResourceConversion
 
 from ...validation.common import faults_of
+from ...validation.webhook_clients import client_faults
 
 _STRATEGIES = ("None", "Webhook")
 _REVIEWS = ("v1", "v1beta1")
@@ -35,47 +36,10 @@ def conversion_faults(given: CustomResourceConversion, path: Path, *, any_bundle
     if config is None:
         yield fields.required(at, "required when strategy is set to Webhook")
     else:
-        yield from _client(config, at)
+        yield from client_faults(config, at)
         if config.ca_bundle and not any_bundle and (problem := bundle_problem(config.ca_bundle)):
             yield fields.invalid(at.child("caBundle"), config.ca_bundle, problem)
     yield from _review_versions(versions, reviews)
-
-
-def _client(config: WebhookClientConfig, path: Path) -> Iterator[FieldError]:
-    from ..admissionregistration.common import url_faults  # only definitions with a webhook
-
-    if (config.url is None) == (config.service is None):
-        yield fields.required(path, "exactly one of url or service is required")
-    elif config.url is not None:
-        yield from url_faults(path.child("url"), config.url)
-    elif config.service is not None:
-        yield from _service(config.service, path.child("service"))
-
-
-def _service(service: ServiceReference, path: Path) -> Iterator[FieldError]:
-    if not service.name:
-        yield fields.required(path.child("name"), "service name is required")
-    if not service.namespace:
-        yield fields.required(path.child("namespace"), "service namespace is required")
-    if service.port is not None and not 1 <= service.port <= 65535:
-        detail = "port is not valid: must be between 1 and 65535, inclusive"
-        yield fields.invalid(path.child("port"), service.port, detail)
-    if service.path:
-        yield from _service_path(service.path, path.child("path"))
-
-
-def _service_path(text: str, path: Path) -> Iterator[FieldError]:
-    if not text.startswith("/"):
-        yield fields.invalid(path, text, "must start with a '/'")
-    steps = text.removesuffix("/").removeprefix("/").split("/")
-    if text == "/":
-        return
-    for n, step in enumerate(steps):
-        if not step:
-            yield fields.invalid(path, text, f"segment[{n}] may not be empty")
-            continue
-        for detail in names.dns_subdomain(step):
-            yield fields.invalid(path, text, f"segment[{n}]: {detail}")
 
 
 def bundle_problem(bundle: str) -> str:
