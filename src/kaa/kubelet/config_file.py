@@ -1,0 +1,189 @@
+"""A KubeletConfiguration as upstream's kubelet reads it: ``kubelet.config.k8s.io/v1beta1``, in YAML or JSON.
+
+What a field says goes into ``KubeletConfig``; fields of upstream's that mean nothing here are taken and told, so that a file
+that serves a kubelet serves kaa; a field that upstream does not know is refused, as upstream refuses it.
+Source: API reference "Kubelet Configuration (v1beta1)".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from kaa.api import quantity, yaml
+from kaa.api.durations import parse_seconds
+from kaa.api.scheme import DecodeError, convert
+from kaa.api.types.core_v1 import Taint
+
+from . import pressure
+from .config import Eviction, ImageCollection, KubeletConfig
+
+API_VERSION, KIND = "kubelet.config.k8s.io/v1beta1", "KubeletConfiguration"
+
+Json = Mapping[str, Any]
+
+
+class ConfigFileError(ValueError):
+    """The file cannot be used; the message says what to change."""
+
+
+def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[str]]:
+    """``config`` with what the file says, and the fields that say nothing here. Raises ConfigFileError."""
+    given = _document(text)
+    unknown = given.keys() - _TAKEN.keys() - _WITHOUT_EFFECT - _SPECIAL - {"kind", "apiVersion"}
+    if unknown:
+        raise ConfigFileError(
+            f"strict decoding error: {', '.join(f'unknown field {_shown(one)}' for one in sorted(unknown))}"
+        )
+    try:
+        changes = {name: read(given[wire]) for wire, (name, read) in _TAKEN.items() if wire in given}
+        changes |= _reserved(given) | _eviction(given, config) | _images(given, config)
+        made = replace(config, **changes)
+        if made.eviction is not None:
+            pressure.thresholds(
+                made.eviction.hard, made.eviction.soft, made.eviction.soft_grace_s, made.eviction.reclaim
+            )
+    except (ValueError, TypeError, AttributeError, DecodeError) as err:
+        raise ConfigFileError(f"invalid configuration: {err}") from err
+    return made, sorted(given.keys() & _WITHOUT_EFFECT)
+
+
+def _document(text: str) -> Json:
+    try:
+        found = yaml.load(text)
+    except yaml.YAMLError as err:
+        raise ConfigFileError(str(err)) from None
+    if not isinstance(found, dict):
+        raise ConfigFileError("couldn't get version/kind; json parse error: the file holds no object")
+    kind, version = found.get("kind"), found.get("apiVersion")
+    if (kind, version) != (KIND, API_VERSION):
+        raise ConfigFileError(
+            f'no kind "{kind}" is registered for version "{version}": {KIND} of {API_VERSION} is wanted'
+        )
+    return found
+
+
+def _shown(name: str) -> str:
+    return f'"{name}"'
+
+
+# -------------------------------------------------------------------------------------------------------- values
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is no integer")
+    return value
+
+
+def _texts(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(value)
+
+
+def _seconds(value: str) -> float:
+    return parse_seconds(value)
+
+
+def _limit(value: Any) -> int | None:
+    number = _number(value)
+    return number if number > 0 else None
+
+
+def _taints(value: Iterable[Json]) -> tuple[Taint, ...]:
+    return tuple(convert(Taint, dict(one)) for one in value)
+
+
+_TAKEN: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "allowedUnsafeSysctls": ("allowed_unsafe_sysctls", _texts),
+    "clusterDNS": ("cluster_dns", _texts),
+    "clusterDomain": ("cluster_domain", str),
+    "containerLogMaxFiles": ("log_max_files", _number),
+    "containerLogMaxSize": ("log_max_bytes", quantity.whole),
+    "maxParallelImagePulls": ("max_parallel_image_pulls", _number),
+    "maxPods": ("max_pods", _number),
+    "nodeLeaseDurationSeconds": ("lease_duration_s", _number),
+    "nodeStatusReportFrequency": ("status_period_s", _seconds),
+    "podPidsLimit": ("pids_limit", _limit),
+    "providerID": ("provider_id", str),
+    "registerNode": ("register", bool),
+    "registerWithTaints": ("taints", _taints),
+    "serializeImagePulls": ("serialize_image_pulls", bool),
+    "staticPodPath": ("static_pod_path", Path),
+}
+
+
+def _reserved(given: Json) -> dict[str, Any]:
+    """What is kept for the system and for Kubernetes' own is kept from pods, together."""
+    sums: dict[str, Fraction] = {}
+    for wire in ("systemReserved", "kubeReserved"):
+        for name, amount in (given.get(wire) or {}).items():
+            sums[name] = sums.get(name, Fraction(0)) + quantity.parse(amount)
+    if not sums:
+        return {}
+    shown = {name: quantity.format_millis(int(amount * 1000)) for name, amount in sums.items()}
+    return {"reserved": shown}
+
+
+def _eviction(given: Json, config: KubeletConfig) -> dict[str, Any]:
+    if config.eviction is None:
+        return {}
+    changes: dict[str, Any] = {}
+    for wire, name in (("evictionHard", "hard"), ("evictionSoft", "soft"), ("evictionMinimumReclaim", "reclaim")):
+        if wire in given:
+            changes[name] = dict(given[wire])
+    if "evictionSoftGracePeriod" in given:
+        changes["soft_grace_s"] = {name: _seconds(text) for name, text in given["evictionSoftGracePeriod"].items()}
+    if "evictionMaxPodGracePeriod" in given:
+        changes["max_grace_s"] = float(_number(given["evictionMaxPodGracePeriod"]))
+    if "evictionPressureTransitionPeriod" in given:
+        changes["transition_s"] = _seconds(given["evictionPressureTransitionPeriod"])
+    made: Eviction = replace(config.eviction, **changes)
+    return {"eviction": made}
+
+
+def _images(given: Json, config: KubeletConfig) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for wire, name in (("imageGCHighThresholdPercent", "high"), ("imageGCLowThresholdPercent", "low")):
+        if wire in given:
+            changes[name] = _number(given[wire])
+    if "imageMinimumGCAge" in given:
+        changes["min_age_s"] = _seconds(given["imageMinimumGCAge"])
+    policy = replace(config.images.policy, **changes)
+    if not 0 <= policy.low <= policy.high <= 100:
+        raise ValueError(
+            "imageGCLowThresholdPercent must be less than imageGCHighThresholdPercent, both within 0 and 100"
+        )
+    made: ImageCollection = replace(config.images, policy=policy)
+    return {"images": made}
+
+
+_SPECIAL = frozenset(
+    """evictionHard evictionMaxPodGracePeriod evictionMinimumReclaim evictionPressureTransitionPeriod evictionSoft
+    evictionSoftGracePeriod imageGCHighThresholdPercent imageGCLowThresholdPercent imageMinimumGCAge kubeReserved
+    systemReserved""".split()
+)
+_WITHOUT_EFFECT = frozenset(
+    """address authentication authorization cgroupDriver cgroupRoot cgroupsPerQOS configMapAndSecretChangeDetectionStrategy
+    containerLogMaxWorkers containerLogMonitorInterval containerRuntimeEndpoint contentType cpuCFSQuota cpuCFSQuotaPeriod
+    cpuManagerPolicy cpuManagerPolicyOptions cpuManagerReconcilePeriod crashLoopBackOff enableContentionProfiling
+    enableControllerAttachDetach enableDebugFlagsHandler enableDebuggingHandlers enableProfilingHandler enableServer
+    enableSystemLogHandler enableSystemLogQuery enforceNodeAllocatable eventBurst eventRecordQPS failCgroupV1 failSwapOn
+    featureGates fileCheckFrequency hairpinMode healthzBindAddress healthzPort httpCheckFrequency imageMaximumGCAge
+    imagePullCredentialsVerificationPolicy imageServiceEndpoint iptablesDropBit iptablesMasqueradeBit kernelMemcgNotification
+    kubeAPIBurst kubeAPIQPS kubeReservedCgroup kubeletCgroups localStorageCapacityIsolation logging makeIPTablesUtilChains
+    maxOpenFiles memoryManagerPolicy memorySwap memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
+    nodeStatusUpdateFrequency oomScoreAdj podCIDR podLogsDir podsPerCore preloadedImagesVerificationAllowlist
+    protectKernelDefaults qosReserved readOnlyPort registryBurst registryPullQPS reservedMemory reservedSystemCPUs resolvConf
+    rotateCertificates runOnce runtimeRequestTimeout seccompDefault serverTLSBootstrap showHiddenMetricsForVersion
+    shutdownGracePeriod shutdownGracePeriodByPodPriority shutdownGracePeriodCriticalPods singleProcessOOMKill
+    staticPodURL staticPodURLHeader streamingConnectionIdleTimeout swap syncFrequency systemCgroups systemReservedCgroup
+    tlsCertFile tlsCipherSuites tlsCurvePreferences tlsMinVersion tlsPrivateKeyFile topologyManagerPolicy topologyManagerPolicyOptions
+    topologyManagerScope tracing userNamespaces volumePluginDir volumeStatsAggPeriod""".split()
+)

@@ -1,0 +1,80 @@
+"""A KubeletConfiguration file: what it changes, what it may say without effect, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kaa.api import quantity
+from kaa.api.types.core_v1 import Taint
+from kaa.kubelet.config import KubeletConfig
+from kaa.kubelet.config_file import ConfigFileError, configured
+
+HEAD = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+
+
+def test_what_a_file_says_is_so() -> None:
+    made, without_effect = configured(
+        KubeletConfig("n1"),
+        HEAD
+        + """
+maxPods: 20
+podPidsLimit: -1
+clusterDNS: [10.0.0.10]
+clusterDomain: example.org
+containerLogMaxSize: 1Mi
+containerLogMaxFiles: 3
+evictionHard: {memory.available: 200Mi, nodefs.available: 5%}
+evictionSoft: {memory.available: 1Gi}
+evictionSoftGracePeriod: {memory.available: 1m30s}
+evictionPressureTransitionPeriod: 10s
+evictionMaxPodGracePeriod: 30
+imageGCHighThresholdPercent: 90
+imageMinimumGCAge: 5m
+systemReserved: {cpu: 500m, memory: 1Gi}
+kubeReserved: {cpu: 250m}
+registerWithTaints: [{key: a, value: b, effect: NoSchedule}]
+staticPodPath: /etc/kubernetes/manifests
+featureGates: {SomeGate: true}
+cgroupDriver: systemd
+""",
+    )
+    assert (made.max_pods, made.pids_limit, made.cluster_dns) == (20, None, ("10.0.0.10",))
+    assert (made.log_max_bytes, made.log_max_files, made.cluster_domain) == (1 << 20, 3, "example.org")
+    assert made.eviction is not None
+    assert made.eviction.hard == {"memory.available": "200Mi", "nodefs.available": "5%"}
+    assert made.eviction.soft_grace_s == {"memory.available": 90.0}
+    assert (made.eviction.transition_s, made.eviction.max_grace_s) == (10.0, 30.0)
+    assert (made.images.policy.high, made.images.policy.low, made.images.policy.min_age_s) == (90, 80, 300.0)
+    assert {name: quantity.parse(amount) for name, amount in made.reserved.items()} == {
+        "cpu": quantity.parse("750m"),
+        "memory": quantity.parse("1Gi"),
+    }
+    assert made.taints == (Taint(key="a", value="b", effect="NoSchedule"),)
+    assert made.static_pod_path == Path("/etc/kubernetes/manifests")
+    assert without_effect == ["cgroupDriver", "featureGates"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD + "maxPod: 1\n", 'strict decoding error: unknown field "maxPod"'),
+        (HEAD + "maxPods: many\n", "invalid configuration: 'many' is no integer"),
+        (HEAD + "evictionHard: {memory.free: 1Gi}\n", "unknown eviction signals: memory.free"),
+        (HEAD + "evictionSoft: {memory.available: 1Gi}\n", "without a grace period"),
+        (HEAD + "imageGCLowThresholdPercent: 90\n", "imageGCLowThresholdPercent must be less"),
+        (HEAD + "imageMinimumGCAge: soon\n", 'time: invalid duration "soon"'),
+        (HEAD + "registerWithTaints: [1]\n", "invalid configuration"),
+        (
+            "kind: KubeletConfiguration\napiVersion: v1\n",
+            'no kind "KubeletConfiguration" is registered for version "v1"',
+        ),
+        ("- a\n", "the file holds no object"),
+        ("a: [", "line"),
+    ],
+)
+def test_what_cannot_be_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigFileError) as caught:
+        configured(KubeletConfig("n1"), text)
+    assert words in str(caught.value)
