@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import containerd_lab
 import pytest
+from cluster_lab import inside
 
 from kaa.api.clock import SystemClock
 from kaa.runtime.base import (
     ContainerConfig,
     ContainerState,
     EventKind,
+    Image,
     NotFoundError,
     Resources,
     Runtime,
@@ -24,16 +27,21 @@ from kaa.runtime.base import (
     RuntimeFailure,
     SandboxConfig,
     SandboxState,
+    Streams,
 )
 
 
 @dataclass
 class Subject:
-    """A started runtime that holds the image ``busybox``. ``real``: commands do what they say."""
+    """A started runtime that holds the image ``busybox``. ``real``: commands do what they say.
+
+    ``own_images`` are tags that the runtime needs for itself.
+    """
 
     runtime: Runtime
     folder: Path
     real: bool
+    own_images: frozenset[str] = frozenset()
 
 
 Factory = Callable[[Path], AbstractAsyncContextManager[Subject]]
@@ -58,10 +66,45 @@ async def oci(folder: Path) -> AsyncIterator[Subject]:
         assert str(folder) not in read("/proc/self/mounts")
 
 
-#: Add yours: {name: an async context manager that gives a Subject}.
-FACTORIES: dict[str, Factory] = {"oci": oci}
+#: The containerd of this module's tests, begun by the first of them.
+_containerd: list[containerd_lab.Containerd] = []
 
-NEED_ROOT = {"oci"}
+
+@pytest.fixture(scope="module", autouse=True)
+def containerd_ends() -> Iterator[None]:
+    yield
+    while _containerd:
+        _containerd.pop().close()
+
+
+def containerd() -> containerd_lab.Containerd:
+    if not _containerd:
+        if lacks := containerd_lab.missing():
+            pytest.skip(f"containerd needs {lacks}")
+        _containerd.append(containerd_lab.Containerd())
+    return _containerd[0]
+
+
+@asynccontextmanager
+async def cri(folder: Path) -> AsyncIterator[Subject]:
+    from kaa.runtime.cri.runtime import CriRuntime
+
+    daemon = containerd()
+    daemon.busybox()
+    runtime = CriRuntime(daemon.endpoint, SystemClock(), owner="contract")
+    await runtime.start()
+    try:
+        yield Subject(runtime, folder, real=True, own_images=frozenset({containerd_lab.PAUSE}))
+    finally:
+        for sandbox in await runtime.list_sandboxes():
+            await runtime.remove_sandbox(sandbox.id)
+        await runtime.close()
+
+
+#: Add yours: {name: an async context manager that gives a Subject}.
+FACTORIES: dict[str, Factory] = {"cri": cri, "oci": oci}
+
+NEED_ROOT = {"cri", "oci"}
 
 
 @pytest.fixture(
@@ -76,7 +119,10 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Callable[[S
                 async with asyncio.timeout(60):
                     await body(subject)
 
-        asyncio.run(main())
+        if request.param == "cri":
+            inside(containerd().netns, lambda: asyncio.run(main()))  # where its streaming server listens
+        else:
+            asyncio.run(main())
 
     return runner
 
@@ -97,6 +143,10 @@ async def exited(events: AsyncIterator[RuntimeEvent], container_id: str) -> None
     async for event in events:
         if (event.kind, event.container_id) == (EventKind.STOPPED, container_id):
             return
+
+
+async def images(subject: Subject) -> list[Image]:
+    return [one for one in await subject.runtime.list_images() if not subject.own_images & {*one.repo_tags}]
 
 
 def read(path: str) -> str:
@@ -235,6 +285,75 @@ def test_exit_codes_logs_and_exec(run: Callable[..., None]) -> None:
     run(body)
 
 
+async def collect(streams: Streams) -> dict[str, bytes]:
+    found = {"stdout": b"", "stderr": b""}
+    async for channel, data in streams.output():
+        found[channel] += data
+    return found
+
+
+def test_exec_streams_carry_input_output_and_the_code(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        if not subject.real:
+            return
+        runtime = subject.runtime
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        container_id = await runtime.create_container(sandbox_id, container_config())
+        await runtime.start_container(container_id)
+        streams = await runtime.exec(container_id, ("sh", "-c", "cat; echo e >&2; exit 5"), stdin=True, tty=False)
+        await streams.write(b"x" * 100_000)
+        await streams.close_stdin()
+        assert await collect(streams) == {"stdout": b"x" * 100_000, "stderr": b"e\n"}
+        assert await streams.wait() == 5
+        await streams.close()
+        terminal = await runtime.exec(container_id, ("sh", "-c", "read size; stty size; tty"), stdin=True, tty=True)
+        await terminal.resize(90, 30)
+        await asyncio.sleep(0.3)
+        await terminal.write(b"go\n")
+        said = (await collect(terminal))["stdout"]
+        assert b"30 90" in said
+        assert b"/dev/pts/" in said
+        assert await terminal.wait() == 0
+        await terminal.close()
+
+    run(body)
+
+
+async def collect_and_close(runtime: Runtime, sandbox_id: str, port: int) -> None:
+    streams = await runtime.port_forward(sandbox_id, port)
+    try:
+        await collect(streams)
+    finally:
+        await streams.close()
+
+
+def test_attach_and_port_forward(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        if not subject.real:
+            return
+        runtime = subject.runtime
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        script = "nc -l -p 7070 -e cat & while read line; do echo got $line; done"
+        container_id = await runtime.create_container(sandbox_id, container_config(script, stdin=True))
+        await runtime.start_container(container_id)
+        attached = await runtime.attach(container_id, stdin=True, tty=False)
+        await attached.write(b"hello\n")
+        async for channel, data in attached.output():
+            assert (channel, data) == ("stdout", b"got hello\n")
+            break
+        await attached.close()
+        forwarded = await runtime.port_forward(sandbox_id, 7070)
+        await forwarded.write(b"over the wire")
+        async for channel, data in forwarded.output():
+            assert (channel, data) == ("stdout", b"over the wire")
+            break
+        await forwarded.close()
+        with pytest.raises(RuntimeFailure, match="refused"):
+            await collect_and_close(runtime, sandbox_id, 7071)
+
+    run(body)
+
+
 def test_a_command_that_is_missing_fails_the_start(run: Callable[..., None]) -> None:
     async def body(subject: Subject) -> None:
         if not subject.real:
@@ -270,7 +389,7 @@ def test_usage_and_resources(run: Callable[..., None]) -> None:
 def test_images_are_listed_and_removed(run: Callable[..., None]) -> None:
     async def body(subject: Subject) -> None:
         runtime = subject.runtime
-        (image,) = await runtime.list_images()
+        (image,) = await images(subject)
         assert image.repo_tags == ("docker.io/library/busybox:latest",)
         for name in ("busybox", "busybox:latest", "docker.io/library/busybox", image.id, image.repo_digests[0]):
             found = await runtime.image(name)
@@ -278,6 +397,6 @@ def test_images_are_listed_and_removed(run: Callable[..., None]) -> None:
             assert found.id == image.id
         for _ in range(2):
             await runtime.remove_image(image.id)
-        assert await runtime.list_images() == []
+        assert await images(subject) == []
 
     run(body)

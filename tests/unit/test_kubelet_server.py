@@ -19,7 +19,7 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from kaa.kubelet.config import HostProcess
 from kaa.kubelet.server import KubeletServer
-from kaa.kubelet.streaming import spdy
+from kaa.runtime import spdy
 
 Story = Callable[[World, int], Awaitable[None]]
 

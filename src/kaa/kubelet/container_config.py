@@ -54,6 +54,7 @@ def sandbox_config(
         sysctls=security.sysctls(pod),
         cgroup_parent=cgroup_parent,
         runtime_handler=handler,
+        privileged=security.holds_privileged(pod),
         labels=pod_labels(pod),
         annotations=dict(pod.metadata.annotations),
     )

@@ -45,6 +45,13 @@ def security(pod: Pod, container: Container, *, seccomp_root: str = "/var/lib/ku
     )
 
 
+def holds_privileged(pod: Pod) -> bool:
+    """Whether any container of a pod is privileged. Source: pkg/kubelet/util HasPrivilegedContainer."""
+    contexts = [one.security_context for one in (*pod.spec.init_containers, *pod.spec.containers)]
+    contexts += [one.security_context for one in pod.spec.ephemeral_containers]
+    return any(context is not None and bool(context.privileged) for context in contexts)
+
+
 def _capabilities(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name.upper().removeprefix("CAP_") for name in names)
 

@@ -16,6 +16,8 @@ from kaa.api.clock import format_time, parse_time
 from kaa.api.scheme import encode_inner
 from kaa.api.types.core_v1 import Pod
 from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Streams
+from kaa.runtime.pipe import SocketPipe
+from kaa.runtime.spdy import Session
 
 from . import logs
 from .auth import Auth
@@ -26,9 +28,7 @@ from .kubelet import Kubelet
 from .pod_plan import PodView
 from .static_pods import MIRROR
 from .streaming import port_channels, port_forward, remote_command
-from .streaming.pipe import SocketPipe
 from .streaming.remote_command import SPDY_PROTOCOLS, WEBSOCKET_PROTOCOLS, Options, SpdyChannels, WebSocketChannels
-from .streaming.spdy import Session
 from .streaming.websocket import Numbered, Tunnel, WebSocket, choose, handshake
 
 Handle = Callable[[Request, list[str]], Awaitable[None]]

@@ -127,7 +127,10 @@ class PortMapping:
 
 @dataclass(frozen=True, slots=True)
 class SandboxConfig:
-    """A pod's shell. ``cgroup_parent`` is a cgroup path below the runtime's root, made by the caller."""
+    """A pod's shell. ``cgroup_parent`` is a cgroup path below the runtime's root, made by the caller.
+
+    ``privileged``: it may hold privileged containers, which some runtimes must know beforehand.
+    """
 
     name: str
     namespace: str
@@ -141,6 +144,7 @@ class SandboxConfig:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     cgroup_parent: str = ""
     runtime_handler: str = ""
+    privileged: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 

@@ -14,8 +14,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from kaa.runtime.base import RuntimeFailure, Streams
+from kaa.runtime.spdy import Session, Stream
 
-from .spdy import Session, Stream
 from .websocket import Numbered, WebSocket
 
 #: What we speak, best first.

@@ -12,7 +12,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from .pipe import Pipe
+from kaa.runtime.pipe import Pipe
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _MESSAGE_MAX = 32 * 1024 * 1024

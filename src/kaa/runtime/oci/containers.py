@@ -28,12 +28,12 @@ from ..base import (
     RuntimeEvent,
     RuntimeFailure,
 )
+from ..events import Events
 from ..files import Trash
 from . import conmon
 from .bundle import Facts, resources_spec
 from .cgroups import Cgroups
 from .detect import kernel
-from .events import Events
 from .files import remove_tree, write_atomic
 from .images import ImageRecord
 from .linux import boot_id, in_own_thread, start_time

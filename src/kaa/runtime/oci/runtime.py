@@ -45,6 +45,7 @@ from ..base import (
     SandboxConfig,
     Streams,
 )
+from ..events import Events
 from ..files import Trash
 from . import sandbox as namespaces
 from .archive import import_archive
@@ -52,7 +53,6 @@ from .bundle import Facts, User
 from .conmon import Engine
 from .containers import Containers, is_alive
 from .detect import find_conmon, find_engine, kernel
-from .events import Events
 from .files import tree_size, write_atomic
 from .images import ImageRecord, ImageStore
 from .linux import boot_id, in_own_thread, start_time

@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 
-from ..base import RuntimeEvent
+from .base import RuntimeEvent
 
 _BACKLOG = 4096
 

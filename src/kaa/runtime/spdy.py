@@ -1,4 +1,6 @@
-"""SPDY/3.1, the server's half that kubectl needs: streams opened by the client, data both ways, half-closes, pings.
+"""SPDY/3.1 as Kubernetes speaks it: streams opened by the client, data both ways, half-closes, pings.
+
+The kubelet is its server for kubectl; towards a CRI runtime's streaming server we are the client.
 
 No flow control: neither client-go nor the kubelet it speaks to has any. Frames (draft-mbelshe-httpbis-spdy-00):
 
@@ -48,7 +50,7 @@ class ProtocolError(Exception):
 
 
 class Stream:
-    """One stream: what the client sends is read here; ``headers`` are those it opened the stream with."""
+    """One stream: what the other side sends is read here; ``headers`` are those it was opened with."""
 
     def __init__(self, session: Session, stream_id: int, headers: Mapping[str, str]) -> None:
         self._session, self.id, self.headers = session, stream_id, headers
@@ -57,7 +59,7 @@ class Stream:
         self._closed = False
 
     async def read(self) -> bytes:
-        """Some bytes; empty when the client has closed its side."""
+        """Some bytes; empty when the other side has closed its half."""
         if self._ended and self._received.empty():
             return b""
         return await self._received.get()
@@ -87,7 +89,7 @@ class Stream:
 
 
 class Session:
-    """The server's end of a connection. ``run`` reads frames until the connection ends; ``accept`` gives new streams."""
+    """An end of a connection. ``run`` reads frames until it ends; a server ``accept``s streams, a client ``open``s them."""
 
     def __init__(self, pipe: Pipe, *, initial: bytes = b"") -> None:
         self._pipe = pipe
@@ -97,6 +99,16 @@ class Session:
         self._inflate = zlib.decompressobj(zdict=DICTIONARY)
         self._deflate = zlib.compressobj(9, zlib.DEFLATED, 15, 8, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
         self._sending = asyncio.Lock()
+        self._next_id = 1  # a client's are odd
+
+    async def open(self, headers: Mapping[str, str]) -> Stream:
+        """Begin a stream, as the client; it may be written to at once."""
+        stream = self._streams[self._next_id] = Stream(self, self._next_id, headers)
+        self._next_id += 2
+        async with self._sending:  # header blocks are compressed in the order in which they go out
+            payload = struct.pack(">IIH", stream.id, 0, 0) + self._compressed(headers)
+            await self._pipe.write(_control(SYN_STREAM, 0, payload))
+        return stream
 
     async def accept(self) -> Stream | None:
         """The next stream that the client opens; None when the connection has ended."""
@@ -139,12 +151,14 @@ class Session:
         match kind:
             case 1:  # SYN_STREAM
                 await self._syn_stream(flags, payload)
+            case 2:  # SYN_REPLY: the inflater must see it
+                self._inflate.decompress(payload[4:])
             case 3:  # RST_STREAM
                 stream = self._streams.pop(struct.unpack(">I", payload[:4])[0] & 0x7FFFFFFF, None)
                 if stream is not None:
                     stream.ended()
             case 6:  # PING
-                if payload[3] & 1:  # the client's are odd; ours would be even
+                if payload[3] & 1 or self._next_id > 1:  # a client's are odd, a server's even; we begin none
                     await self.send_control(PING, 0, payload)
             case 8:  # HEADERS: nothing we need, but the inflater must see it
                 self._inflate.decompress(payload[4:])
@@ -183,8 +197,7 @@ class Session:
         await self._send(struct.pack(">IB", stream_id, flags) + len(data).to_bytes(3, "big") + data)
 
     async def send_control(self, kind: int, flags: int, payload: bytes) -> None:
-        head = struct.pack(">HHB", 0x8000 | VERSION, kind, flags) + len(payload).to_bytes(3, "big")
-        await self._send(head + payload)
+        await self._send(_control(kind, flags, payload))
 
     async def _send(self, frame: bytes) -> None:
         async with self._sending:
@@ -198,6 +211,10 @@ class Session:
             pass
         finally:
             await self._pipe.close()
+
+
+def _control(kind: int, flags: int, payload: bytes) -> bytes:
+    return struct.pack(">HHB", 0x8000 | VERSION, kind, flags) + len(payload).to_bytes(3, "big") + payload
 
 
 def read_headers(block: bytes) -> dict[str, str]:
