@@ -130,6 +130,10 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
         archive = self.folder / "busybox.tar"
         self.load(archive if archive.exists() else busybox_archive(archive, (BUSYBOX,)))
 
+    def tasks(self) -> list[str]:
+        """What runs, by containerd's word."""
+        return _sh(*self._ctr("tasks", "ls", "-q")).split()
+
     # ------------------------------------------------------------------------------------------------------- the end
 
     def processes(self) -> dict[int, str]:

@@ -9,9 +9,15 @@ from .options import existing, which_cluster
 
 @click.command("agent", short_help="Run a node's agent in the foreground.")
 @which_cluster
+@click.option(
+    "--container-runtime-endpoint",
+    default="",
+    metavar="ENDPOINT",
+    help="Where the CRI runtime of this cluster listens now.  [default: as `kaa up` was told]",
+)
 @click.option("--log-files", is_flag=True, help="Log to files, one a component, instead of standard error.")
 @click.option("--hold", is_flag=True, hidden=True, help="Wait until standard input ends before doing anything.")
-def command(name: str, data_dir: str, log_files: bool, hold: bool) -> None:
+def command(name: str, data_dir: str, container_runtime_endpoint: str, log_files: bool, hold: bool) -> None:
     """Run the kubelet, the service proxy and the DNS of this machine's node, until interrupted. Containers stay."""
     from kaa.cluster.lean import leave_out
 
@@ -23,4 +29,8 @@ def command(name: str, data_dir: str, log_files: bool, hold: bool) -> None:
     if hold:
         pass_gate()
     config = existing(name, data_dir)
+    if container_runtime_endpoint:
+        from kaa.cluster.lifecycle import with_endpoint
+
+        config = with_endpoint(config, container_runtime_endpoint)
     run(node.serve(config), config, "kubelet", log_files=log_files)

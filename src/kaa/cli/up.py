@@ -30,6 +30,12 @@ from .options import which_cluster
     help="Real containers, or a node that only pretends (needs no root).  [default: oci]",
 )
 @click.option(
+    "--container-runtime-endpoint",
+    default="",
+    metavar="ENDPOINT",
+    help="Containers by a CRI runtime: unix:///run/containerd/containerd.sock",
+)
+@click.option(
     "--listen",
     multiple=True,
     metavar="ADDRESS",
@@ -44,6 +50,7 @@ def command(
     kubeconfig: str,
     port: int | None,
     runtime: str | None,
+    container_runtime_endpoint: str,
     listen: tuple[str, ...],
     timeout: float,
 ) -> None:
@@ -65,6 +72,7 @@ def command(
             kubeconfig=kubeconfig,
             port=port or 0,
             runtime=runtime,
+            container_runtime_endpoint=container_runtime_endpoint,
             listen=listen,
             timeout_s=timeout,
             progress=lambda text: status.update(text),

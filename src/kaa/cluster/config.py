@@ -17,6 +17,8 @@ import msgspec
 from kaa.apiserver.options import ApiServerOptions
 
 DEFAULT_NAME = "kaa"
+#: Our own runtime, any that serves the CRI, or one that only pretends.
+RuntimeKind = Literal["oci", "cri", "simulated"]
 API_PORT, KUBELET_PORT = 6443, 10250
 DOMAIN = "cluster.local"
 
@@ -35,7 +37,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     kubelet_port: int = KUBELET_PORT
     node_name: str = ""
     node_ip: str = ""
-    runtime: Literal["oci", "simulated"] = "oci"
+    runtime: RuntimeKind = "oci"
+    container_runtime_endpoint: str = ""  #: of runtime ``cri``: ``unix:///run/containerd/containerd.sock``
     listen: tuple[str, ...] = ("127.0.0.1",)
     domain: str = DOMAIN
     api_server: ApiServerOptions = ApiServerOptions()
@@ -111,6 +114,14 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"https://{f'[{host}]' if ':' in host else host}:{self.api_port}"
 
 
+def endpoint_socket(endpoint: str) -> Path:
+    """The socket of ``unix:///run/containerd/containerd.sock``, or of its bare path. Raises ConfigError."""
+    path = Path(endpoint.removeprefix("unix://"))
+    if not path.is_absolute():
+        raise ConfigError(f"{endpoint!r} is no endpoint: give unix:// and the path of the runtime's socket")
+    return path
+
+
 def clusters_home() -> Path:
     """Where clusters live unless ``--data-dir`` says otherwise."""
     given = os.environ.get("KAA_HOME")
@@ -154,7 +165,8 @@ def new_config(
     data_dir: Path,
     *,
     port: int = 0,
-    runtime: Literal["oci", "simulated"] = "oci",
+    runtime: RuntimeKind = "oci",
+    container_runtime_endpoint: str = "",
     listen: tuple[str, ...] = (),
 ) -> ClusterConfig:
     """Decide a new cluster: the first free slot, the first free ports.
@@ -179,6 +191,7 @@ def new_config(
         node_name=socket.gethostname().lower().split(".")[0] or "node",
         node_ip=node_ip,
         runtime=runtime,
+        container_runtime_endpoint=container_runtime_endpoint,
         listen=listen or tuple(dict.fromkeys(("127.0.0.1", node_ip))),
     )
 

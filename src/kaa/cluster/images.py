@@ -17,6 +17,10 @@ import msgspec
 from kaa.runtime.base import Runtime, RuntimeFailure
 
 PROGRESS_S = 0.2
+_NO_ARCHIVES = (
+    "this runtime takes no archives: a simulated node only pretends to have images, and one at a CRI endpoint has tools of"
+    " its own (`ctr -n k8s.io images import`)"
+)
 
 
 class ImageService:
@@ -58,7 +62,7 @@ class ImageService:
             case {"verb": "import", "path": path}:
                 importer = getattr(self._runtime, "import_images", None)
                 if importer is None:
-                    raise RuntimeFailure("this runtime takes no archives: its node only pretends to have images")
+                    raise RuntimeFailure(_NO_ARCHIVES)
                 return [_row(image) for image in await importer(Path(path))]
             case {"verb": "pull", "image": reference}:
                 return _row(await self._pull(reference, writer))

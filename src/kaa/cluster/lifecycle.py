@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -25,7 +25,16 @@ from kaa.api.clock import SystemClock
 from kaa.client import kubeconfig as kubeconfigs
 
 from . import processes
-from .config import ClusterConfig, ConfigError, data_dir_of, new_config, read_config, write_config
+from .config import (
+    ClusterConfig,
+    ConfigError,
+    RuntimeKind,
+    data_dir_of,
+    endpoint_socket,
+    new_config,
+    read_config,
+    write_config,
+)
 from .pki import Pki, api_server_hosts, control_plane_profiles, node_profiles, write_private
 
 Progress = Callable[[str], None]
@@ -51,6 +60,7 @@ def up(
     kubeconfig: str = "",
     port: int = 0,
     runtime: str | None = None,
+    container_runtime_endpoint: str = "",
     listen: tuple[str, ...] = (),
     timeout_s: float = 60.0,
     progress: Progress = lambda text: None,
@@ -58,7 +68,7 @@ def up(
     """Start what does not run and wait until the node is Ready. Raises ConfigError with what to do about it."""
     folder = data_dir_of(name, data_dir)
     with _locked(folder):
-        config = _decide(name, folder, port, runtime, listen)
+        config = _decide(name, folder, port, runtime, container_runtime_endpoint, listen)
         progress("certificates")
         with processes.Gate() as gate:  # they load their code while we make what they will read
             started = [part for part in PARTS if _start(config, part, gate)]
@@ -91,13 +101,20 @@ def _locked(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def _decide(name: str, folder: Path, port: int, runtime: str | None, listen: tuple[str, ...]) -> ClusterConfig:
+def _decide(
+    name: str, folder: Path, port: int, runtime: str | None, endpoint: str, listen: tuple[str, ...]
+) -> ClusterConfig:
+    if endpoint and runtime:
+        raise ConfigError("--container-runtime-endpoint names the runtime already: leave --runtime out")
+    runtime = "cri" if endpoint else runtime
     config = read_config(folder)
     if config is None:
-        check_machine(runtime or "oci")
-        kind = cast(Literal["oci", "simulated"], runtime or "oci")
-        config = new_config(name, folder, port=port, runtime=kind, listen=listen)
+        kind = cast(RuntimeKind, runtime or "oci")
+        check_machine(kind, endpoint)
+        config = new_config(name, folder, port=port, runtime=kind, container_runtime_endpoint=endpoint, listen=listen)
         write_config(config)
+    if endpoint:
+        return with_endpoint(config, endpoint)
     wanted = {"--port": (port, config.api_port), "--runtime": (runtime, config.runtime)}
     for option, (asked, standing) in wanted.items():
         if asked and asked != standing:
@@ -105,7 +122,20 @@ def _decide(name: str, folder: Path, port: int, runtime: str | None, listen: tup
     return config
 
 
-def check_machine(runtime: str) -> None:
+def with_endpoint(config: ClusterConfig, endpoint: str) -> ClusterConfig:
+    """A cluster whose CRI runtime is reached at ``endpoint`` from now on. Raises ConfigError when it has another kind."""
+    endpoint_socket(endpoint)
+    if config.runtime != "cri":
+        raise ConfigError(
+            f"the cluster stands with runtime {config.runtime}, not with one at an endpoint; `kaa reset` first to change it"
+        )
+    if endpoint != config.container_runtime_endpoint:
+        config = msgspec.structs.replace(config, container_runtime_endpoint=endpoint)
+        write_config(config)
+    return config
+
+
+def check_machine(runtime: str, endpoint: str = "") -> None:
     """Raise ConfigError, in one sentence, when this machine cannot run containers."""
     if runtime == "simulated":
         return
@@ -114,7 +144,10 @@ def check_machine(runtime: str) -> None:
             "real containers need root: run it with sudo, or take `kaa up --runtime simulated` for a control plane and"
             " a node that only pretends"
         )
-    missing = [package for command, package in NEEDED.items() if _which(command) is None]
+    if endpoint and not endpoint_socket(endpoint).is_socket():
+        raise ConfigError(f"no container runtime listens at {endpoint}; start it first")
+    needed = {"nft": NEEDED["nft"]} if endpoint else NEEDED
+    missing = [package for command, package in needed.items() if _which(command) is None]
     if missing:
         raise ConfigError(
             f"missing on this machine: {', '.join(missing)}; `apt-get install {' '.join(missing)}` brings them"
@@ -288,7 +321,7 @@ def down(config: ClusterConfig) -> bool:
     """Stop the containers, the agent and the server. True if anything ran."""
     with _locked(config.root):
         ran = [processes.stop(pid_file(config, part)) for part in reversed(PARTS)]
-        if config.runtime == "oci" and os.geteuid() == 0:
+        if config.runtime != "simulated" and os.geteuid() == 0:
             from .teardown import stop_containers
 
             stop_containers(config)
@@ -315,7 +348,7 @@ def status(config: ClusterConfig) -> Status:
     parts = []
     for part in PARTS:
         pid = processes.running_pid(pid_file(config, part))
-        detail = f"API at {config.server_url}" if part == "server" else f"runtime {config.runtime}"
+        detail = f"API at {config.server_url}" if part == "server" else _runtime_shown(config)
         parts.append(Part(part, "running" if pid else "stopped", pid, processes.resident_bytes(pid), detail))
     node = node_state(config) if parts[0].pid else None
     ready = _is_ready(node)
@@ -323,6 +356,10 @@ def status(config: ClusterConfig) -> Status:
         version = node["status"].get("nodeInfo", {}).get("kubeletVersion", "")
         parts.append(Part(f"node {config.node_name}", "Ready" if ready else "NotReady", detail=version))
     return Status(tuple(parts), bool(ready and all(part.pid for part in parts[:2])))
+
+
+def _runtime_shown(config: ClusterConfig) -> str:
+    return f"runtime {config.runtime} {config.container_runtime_endpoint}".rstrip()
 
 
 def reset(name: str, data_dir: str, *, kubeconfig: str = "") -> bool:

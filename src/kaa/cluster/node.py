@@ -102,6 +102,8 @@ async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, Any]:
         from kaa.runtime.simulated import SimulatedRuntime
 
         return SimulatedRuntime(clock), None
+    if config.runtime == "cri":
+        return await _cri_runtime(config, clock), config.bridge
     from kaa.network.pods import BridgePodNetwork
     from kaa.runtime.oci.runtime import OciRuntime
 
@@ -112,6 +114,21 @@ async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, Any]:
     runtime = OciRuntime(config.root / "containers", config.run_dir / "containers", clock, network=network)
     await runtime.start()
     return runtime, network
+
+
+async def _cri_runtime(config: ClusterConfig, clock: Clock) -> Runtime:
+    """Its network is the runtime's own; the address at which our name server listens is made here instead."""
+    from kaa.network.pods import hold_address
+    from kaa.runtime.cri.runtime import CriRuntime
+
+    await hold_address(config.bridge, f"{config.gateway_ip}/32")
+    runtime = CriRuntime(config.container_runtime_endpoint, clock, owner=config.name)
+    try:
+        await runtime.start(pod_cidr=config.node_pod_cidr)
+    except BaseException:
+        await runtime.close()
+        raise
+    return runtime
 
 
 async def _network(config: ClusterConfig, clock: Clock, pki: Pki) -> None:

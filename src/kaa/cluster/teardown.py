@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 from kaa.api.clock import SystemClock
+from kaa.runtime.base import Runtime, RuntimeFailure
 from kaa.runtime.files import remove_tree
 
-from .config import ClusterConfig
+from .config import ClusterConfig, ConfigError
 
 STOP_GRACE_S = 5.0
 
@@ -26,7 +27,7 @@ def stop_containers(config: ClusterConfig) -> None:
 
 def remove_everything(config: ClusterConfig) -> None:
     """Leave nothing behind."""
-    if config.runtime == "oci" and os.geteuid() == 0:
+    if config.runtime != "simulated" and os.geteuid() == 0:
         asyncio.run(_stop_sandboxes(config, remove=True))
         asyncio.run(_remove_network(config))
         _unmount(config.root)
@@ -35,16 +36,9 @@ def remove_everything(config: ClusterConfig) -> None:
 
 
 async def _stop_sandboxes(config: ClusterConfig, *, remove: bool) -> None:
-    from kaa.network.pods import BridgePodNetwork
-    from kaa.runtime.oci.runtime import OciRuntime
-
-    if not (config.root / "containers").is_dir():
+    runtime = await _runtime(config)
+    if runtime is None:
         return
-    network = BridgePodNetwork(
-        config.bridge, (config.node_pod_cidr,), config.root / "network", cluster_cidrs=(config.pod_cidr,)
-    )
-    runtime = OciRuntime(config.root / "containers", config.run_dir / "containers", SystemClock(), network=network)
-    await runtime.start()
     try:
         await asyncio.gather(
             *(runtime.stop_container(c.id, STOP_GRACE_S) for c in await runtime.list_containers()),
@@ -54,6 +48,31 @@ async def _stop_sandboxes(config: ClusterConfig, *, remove: bool) -> None:
             await (runtime.remove_sandbox(sandbox.id) if remove else runtime.stop_sandbox(sandbox.id))
     finally:
         await runtime.close()
+
+
+async def _runtime(config: ClusterConfig) -> Runtime | None:
+    """What holds the cluster's containers; None when it never had any. Raises ConfigError when it cannot be asked."""
+    if config.runtime == "cri":
+        from kaa.runtime.cri.runtime import CriRuntime
+
+        asked = CriRuntime(config.container_runtime_endpoint, SystemClock(), owner=config.name)
+        try:
+            await asked.start()
+        except RuntimeFailure as err:
+            await asked.close()
+            raise ConfigError(f"the cluster's containers cannot be stopped: {err}; start the runtime first") from err
+        return asked
+    if not (config.root / "containers").is_dir():
+        return None
+    from kaa.network.pods import BridgePodNetwork
+    from kaa.runtime.oci.runtime import OciRuntime
+
+    network = BridgePodNetwork(
+        config.bridge, (config.node_pod_cidr,), config.root / "network", cluster_cidrs=(config.pod_cidr,)
+    )
+    runtime = OciRuntime(config.root / "containers", config.run_dir / "containers", SystemClock(), network=network)
+    await runtime.start()
+    return runtime
 
 
 async def _remove_network(config: ClusterConfig) -> None:

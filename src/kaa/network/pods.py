@@ -36,6 +36,24 @@ POD_LINK = "eth0"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,14}")
 
 
+async def hold_address(link: str, address: str) -> None:
+    """Make ``address`` one of this node's own, on a bridge of no ports: for the name server of a node whose pods another
+    network connects. ``BridgePodNetwork.teardown`` removes it. Fine to repeat; raises RuntimeFailure."""
+
+    def hold() -> None:
+        with Netlink() as kernel:
+            if kernel.link(link) is None:
+                kernel.add_bridge(link, kernel.default_mtu(), b"\x02" + hashlib.sha256(os.urandom(16)).digest()[:5])
+            found = kernel.link(link)
+            assert found is not None
+            kernel.add_address(found.index, ipaddress.ip_interface(address))
+
+    try:
+        await asyncio.to_thread(hold)
+    except OSError as err:
+        raise RuntimeFailure(f"give {address} to {link}: {err}") from err
+
+
 class BridgePodNetwork:
     """The ``PodNetwork`` of one node. Call ``setup`` first; ``teardown`` leaves nothing behind.
 
