@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 # command:package
 needed=(runc:runc conmon:conmon nft:nftables conntrack:conntrack)
-[ "${1:-}" = tests ] && needed+=(ip:iproute2 dig:dnsutils docker-registry:docker-registry skopeo:skopeo)
+[ "${1:-}" = tests ] && needed+=(ip:iproute2 dig:dnsutils docker-registry:docker-registry skopeo:skopeo containerd:containerd)
 export PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()
@@ -18,6 +18,7 @@ for entry in "${needed[@]}"; do
   command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
 done
 # busybox must be the static one: the sample's image holds nothing else
+if [ "${1:-}" = tests ] && ! [ -x /usr/lib/cni/bridge ]; then missing+=(containernetworking-plugins); fi
 if ! [ -x /bin/busybox ] || ldd /bin/busybox >/dev/null 2>&1; then missing+=(busybox-static); fi
 [ "${1:-}" = tests ] && ! command -v kubectl >/dev/null && missing+=(kubernetes-client)
 [ "${1:-}" = tests ] && ! command -v npm >/dev/null && missing+=(nodejs npm)

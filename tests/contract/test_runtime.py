@@ -333,7 +333,8 @@ def test_attach_and_port_forward(run: Callable[..., None]) -> None:
             return
         runtime = subject.runtime
         sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
-        script = "nc -l -p 7070 -e cat & while read line; do echo got $line; done"
+        listens = "until grep -q :1B9E /proc/net/tcp*; do sleep 0.05; done"  # port 7070
+        script = f"nc -l -p 7070 -e cat & {listens}; while read line; do echo got $line; done"
         container_id = await runtime.create_container(sandbox_id, container_config(script, stdin=True))
         await runtime.start_container(container_id)
         attached = await runtime.attach(container_id, stdin=True, tty=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -63,7 +62,7 @@ async def serve(config: ClusterConfig) -> None:
     pki = Pki(config.pki_dir, clock)
     client = HttpClient(config.server_url, client_context(pki, f"nodes/{config.node_name}-client"), "kubelet")
     async with asyncio.TaskGroup() as tasks:
-        runtime, network = await _runtime(config, clock)
+        runtime, networked = await _runtime(config, clock)
         await _server_answers(client, clock)
         try:
             recorder = EventRecorder(client, clock, "kubelet", host=config.node_name)
@@ -78,7 +77,7 @@ async def serve(config: ClusterConfig) -> None:
             tasks.create_task(ImageService(runtime, config.run_dir / "agent.sock").run(), name="images")
             tasks.create_task(kubelet.run(), name="kubelet")
             log.info("node started", node=config.node_name, runtime=config.runtime, address=config.node_ip)
-            if network is not None:
+            if networked:
                 tasks.create_task(_network(config, clock, pki), name="network")
             await asyncio.Event().wait()
         finally:
@@ -96,14 +95,14 @@ async def _server_answers(client: HttpClient, clock: Clock) -> None:
             await clock.sleep(SERVER_RETRY_S)
 
 
-async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, Any]:
-    """The container runtime and, for real containers, the pods' network under it."""
+async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, bool]:
+    """The container runtime, and whether its pods have a network that services and names are for."""
     if config.runtime == "simulated":
         from kaa.runtime.simulated import SimulatedRuntime
 
-        return SimulatedRuntime(clock), None
+        return SimulatedRuntime(clock), False
     if config.runtime == "cri":
-        return await _cri_runtime(config, clock), config.bridge
+        return await _cri_runtime(config, clock), True
     from kaa.network.pods import BridgePodNetwork
     from kaa.runtime.oci.runtime import OciRuntime
 
@@ -113,7 +112,7 @@ async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, Any]:
     await network.setup()
     runtime = OciRuntime(config.root / "containers", config.run_dir / "containers", clock, network=network)
     await runtime.start()
-    return runtime, network
+    return runtime, True
 
 
 async def _cri_runtime(config: ClusterConfig, clock: Clock) -> Runtime:

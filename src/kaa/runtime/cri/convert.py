@@ -1,8 +1,8 @@
 """The contract's values as the CRI's messages, and back. Pure.
 
-A sandbox carries two notes of ours beside the caller's labels and annotations, which no caller sees: whose it is, so that
-several clusters may share a runtime, and its own configuration, which the CRI wants again with every container while the
-contract gives it once.
+Beside the caller's labels and annotations stand notes of ours, which no caller sees: whose a sandbox or container is, so
+that several clusters may share a runtime; a sandbox's uid, so that the runtime can look for it; and its configuration, which
+the CRI wants again with every container while the contract gives it once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..base import (
 from ..oci.bundle import MASKED_PATHS, READ_ONLY_PATHS
 from . import messages as cri
 
-OWNER = "kaa.dev/owner"  #: label
+OWNER, UID = "kaa.dev/owner", "kaa.dev/uid"  #: labels
 CONFIG = "kaa.dev/sandbox-config"  #: annotation
 _NS = 1e9
 _MODES: dict[NamespaceMode, int] = {"pod": cri.POD, "container": cri.CONTAINER, "node": cri.NODE}
@@ -59,7 +59,6 @@ _SIGNALS = (
 
 def sandbox_message(config: SandboxConfig, owner: str) -> cri.PodSandboxConfig:
     """A sandbox to run."""
-    own = {OWNER: owner} if owner else {}
     noted = msgspec.json.encode(replace(config, labels={}, annotations={})).decode()
     dns = config.dns
     return cri.PodSandboxConfig(
@@ -71,7 +70,7 @@ def sandbox_message(config: SandboxConfig, owner: str) -> cri.PodSandboxConfig:
             cri.PortMapping(cri.PROTOCOLS[port.protocol], port.container_port, port.host_port, port.host_ip)
             for port in config.ports
         ),
-        labels={**config.labels, **own},
+        labels={**config.labels, **own_labels(owner), UID: config.uid},
         annotations={**config.annotations, CONFIG: noted},
         linux=cri.LinuxPodSandboxConfig(
             cgroup_parent=config.cgroup_parent,
@@ -94,8 +93,13 @@ def sandbox_config(found: cri.PodSandbox) -> SandboxConfig:
     return replace(msgspec.json.decode(noted, type=SandboxConfig), labels=labels, annotations=annotations)
 
 
+def own_labels(owner: str) -> dict[str, str]:
+    """What marks and finds an owner's things; an owner without a name takes all for his."""
+    return {OWNER: owner} if owner else {}
+
+
 def plain_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in labels.items() if key != OWNER}
+    return {key: value for key, value in labels.items() if key not in (OWNER, UID)}
 
 
 def plain_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
@@ -134,7 +138,7 @@ def addresses(status: cri.PodSandboxStatus) -> tuple[str, ...]:
 # --------------------------------------------------------------------------------------------------------- containers
 
 
-def container_message(config: ContainerConfig, image: Image, namespaces: Namespaces) -> cri.ContainerConfig:
+def container_message(config: ContainerConfig, image: Image, namespaces: Namespaces, owner: str) -> cri.ContainerConfig:
     """A container to create."""
     return cri.ContainerConfig(
         metadata=cri.ContainerMetadata(config.name, config.attempt),
@@ -145,7 +149,7 @@ def container_message(config: ContainerConfig, image: Image, namespaces: Namespa
         envs=tuple(cri.KeyValue(key, value) for key, value in config.env),
         mounts=tuple(_mount(mount) for mount in config.mounts),
         devices=tuple(cri.Device(one.container_path, one.host_path, one.permissions) for one in config.devices),
-        labels=config.labels,
+        labels={**config.labels, **own_labels(owner)},
         annotations=config.annotations,
         log_path=config.log_path,
         stdin=config.stdin,
@@ -276,7 +280,7 @@ def container(
         log_path=status.log_path,
         pid=pid,
         resources=given if given is not None else resources(told) if told else None,
-        labels=dict(row.labels),
+        labels=plain_labels(row.labels),
         annotations=dict(row.annotations),
     )
 

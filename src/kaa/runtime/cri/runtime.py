@@ -14,7 +14,6 @@ ours are ever taken for orphans.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
@@ -60,7 +59,7 @@ class CriRuntime:
 
     def __init__(self, endpoint: str, clock: Clock, *, owner: str = "") -> None:
         self._channel, self._clock, self._owner = Channel(endpoint), clock, owner
-        self._labels = {convert.OWNER: owner} if owner else {}
+        self._labels = convert.own_labels(owner)
         self._events, self._tracker = Events(), Tracker()
         self._relist_now, self._told = asyncio.Event(), False
         self._tasks: list[asyncio.Task[None]] = []
@@ -146,10 +145,7 @@ class CriRuntime:
     async def _keep_relisting(self) -> None:
         silent = True
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RELIST_WITH_EVENTS_S if self._told else RELIST_S):
-                    await self._relist_now.wait()
-            self._relist_now.clear()
+            await self._until_due(RELIST_WITH_EVENTS_S if self._told else RELIST_S)
             try:
                 await self._relist()
                 silent = True
@@ -157,6 +153,19 @@ class CriRuntime:
                 if silent:
                     log.warning("containers cannot be listed", error=str(err))
                 silent = False
+
+    async def _until_due(self, seconds: float) -> None:
+        """Until an event of the runtime, or for so long."""
+        waits = [
+            asyncio.create_task(self._relist_now.wait(), name="runtime/cri-event"),
+            asyncio.create_task(self._clock.sleep(seconds), name="runtime/cri-period"),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._relist_now.clear()
 
     async def _follow(self) -> None:
         """An event of the runtime means: look again. One that sends none is looked at more often."""
@@ -176,7 +185,7 @@ class CriRuntime:
 
     async def run_sandbox(self, config: SandboxConfig) -> str:
         wanted = convert.sandbox_message(config, self._owner)
-        for found in await self._sandboxes():
+        for found in await self._sandboxes(uid=config.uid):
             if found.metadata == wanted.metadata and found.state == cri.SANDBOX_READY:
                 return found.id
         asked = cri.RunPodSandboxRequest(wanted, config.runtime_handler)
@@ -199,13 +208,16 @@ class CriRuntime:
             self._saw(key, GONE)
 
     async def list_sandboxes(self, *, uid: str | None = None) -> list[Sandbox]:
-        rows = [row for row in await self._sandboxes() if uid in (None, row.metadata.uid)]
+        rows = [row for row in await self._sandboxes(uid=uid or "") if uid in (None, row.metadata.uid)]
         ips = await asyncio.gather(*(self._addresses(row) for row in rows))
         return [convert.sandbox(row, own) for row, own in zip(rows, ips, strict=True)]
 
-    async def _sandboxes(self, sandbox_id: str = "") -> tuple[cri.PodSandbox, ...]:
-        asked = cri.ListPodSandboxRequest(cri.PodSandboxFilter(sandbox_id, self._labels))
-        return (await self._channel.call("ListPodSandbox", asked, cri.ListPodSandboxResponse)).items
+    async def _sandboxes(self, sandbox_id: str = "", *, uid: str = "") -> list[cri.PodSandbox]:
+        """The CRI's rows. An id must be whole: runtimes take its beginning too."""
+        labels = self._labels | ({convert.UID: uid} if uid else {})
+        asked = cri.ListPodSandboxRequest(cri.PodSandboxFilter(sandbox_id, labels))
+        told = await self._channel.call("ListPodSandbox", asked, cri.ListPodSandboxResponse)
+        return [row for row in told.items if sandbox_id in ("", row.id)]
 
     async def _addresses(self, row: cri.PodSandbox) -> tuple[str, ...]:
         if row.state != cri.SANDBOX_READY:
@@ -236,7 +248,7 @@ class CriRuntime:
         if sandbox.log_directory and config.log_path:
             folder = (Path(sandbox.log_directory) / config.log_path).parent
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-        wanted = convert.container_message(config, image, sandbox.namespaces)
+        wanted = convert.container_message(config, image, sandbox.namespaces, self._owner)
         asked = cri.CreateContainerRequest(sandbox_id, wanted, convert.sandbox_message(sandbox, self._owner))
         made = (await self._channel.call("CreateContainer", asked, cri.Id)).id
         self._given[made] = config.resources
@@ -294,21 +306,13 @@ class CriRuntime:
         image_id = await self._image_id(told.status.image_id or row.image_id or row.image_ref)
         return convert.container(row, told.status, image_id, self._given.get(row.id), _pid(told))
 
-    async def _containers(self, *, sandbox_id: str = "", container_id: str = "") -> tuple[cri.Container, ...]:
-        """The CRI's rows; those in sandboxes of others are left out. An id must be whole: runtimes take its beginning."""
-        asked = cri.ListContainersRequest(cri.ContainerFilter(container_id, sandbox_id))
-        rows, own = await asyncio.gather(
-            self._channel.call("ListContainers", asked, cri.ListContainersResponse),
-            self._sandboxes(sandbox_id) if self._owner else _nothing(),
-        )
-        ours = {one.id for one in own}
-        return tuple(
-            row
-            for row in rows.containers
-            if container_id in ("", row.id)
-            and sandbox_id in ("", row.pod_sandbox_id)
-            and (not self._owner or row.pod_sandbox_id in ours)
-        )
+    async def _containers(self, *, sandbox_id: str = "", container_id: str = "") -> list[cri.Container]:
+        """The CRI's rows, by whole ids as with sandboxes."""
+        asked = cri.ListContainersRequest(cri.ContainerFilter(container_id, sandbox_id, self._labels))
+        told = await self._channel.call("ListContainers", asked, cri.ListContainersResponse)
+        return [
+            row for row in told.containers if container_id in ("", row.id) and sandbox_id in ("", row.pod_sandbox_id)
+        ]
 
     async def _key(self, container_id: str) -> Key:
         sandbox_id = self._tracker.sandbox_of(container_id)
@@ -350,12 +354,9 @@ class CriRuntime:
         return await forward_streams((await self._channel.call("PortForward", asked, cri.Id)).id, port)
 
     async def usage(self) -> list[ContainerUsage]:
-        rows, told = await asyncio.gather(
-            self._containers(),
-            self._channel.call("ListContainerStats", cri.ListContainerStatsRequest(), cri.ListContainerStatsResponse),
-        )
-        ours = {row.id for row in rows}
-        found = (convert.usage(one) for one in told.stats if one.attributes.id in ours)
+        asked = cri.ListContainerStatsRequest(cri.ContainerStatsFilter(label_selector=self._labels))
+        told = await self._channel.call("ListContainerStats", asked, cri.ListContainerStatsResponse)
+        found = (convert.usage(one) for one in told.stats)
         return [one for one in found if one is not None]
 
     # ------------------------------------------------------------------------------------------------------- images
@@ -408,10 +409,6 @@ class CriRuntime:
         told = await self._channel.call("ImageFsInfo", cri.Empty(), cri.ImageFsInfoResponse)
         both = (*told.image_filesystems, *told.container_filesystems)
         return sum(one.used_bytes.value for one in both), sum(one.inodes_used.value for one in both)
-
-
-async def _nothing() -> tuple[cri.PodSandbox, ...]:
-    return ()
 
 
 async def _unless_gone(work: Awaitable[object]) -> bool:
