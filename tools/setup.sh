@@ -17,8 +17,8 @@ missing=()
 for entry in "${needed[@]}"; do
   command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
 done
-# busybox must be the static one: the sample's image holds nothing else
 if [ "${1:-}" = tests ] && ! [ -x /usr/lib/cni/bridge ]; then missing+=(containernetworking-plugins); fi
+# busybox must be the static one: the sample's image holds nothing else
 if ! [ -x /bin/busybox ] || ldd /bin/busybox >/dev/null 2>&1; then missing+=(busybox-static); fi
 [ "${1:-}" = tests ] && ! command -v kubectl >/dev/null && missing+=(kubernetes-client)
 [ "${1:-}" = tests ] && ! command -v npm >/dev/null && missing+=(nodejs npm)

@@ -7,7 +7,6 @@ Source: cri-api pkg/apis/runtime/v1 (Kubernetes 1.36).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated
 
 from .wire import Message
@@ -18,20 +17,17 @@ Texts = Mapping[str, str]
 # ------------------------------------------------------------------------------------------------------------- values
 
 
-@dataclass(frozen=True, slots=True)
-class Empty(Message):
+class Empty(Message, frozen=True):
     """A request or an answer of no fields that we care for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Number(Message):
+class Number(Message, frozen=True):
     """Int64Value and UInt64Value: a number that may be absent."""
 
     value: Annotated[int, 1] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class KeyValue(Message):
+class KeyValue(Message, frozen=True):
     key: Annotated[str, 1] = ""
     value: Annotated[str, 2] = ""
 
@@ -43,8 +39,7 @@ PROTOCOLS = {"TCP": 0, "UDP": 1, "SCTP": 2}
 SANDBOX_READY = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NamespaceOption(Message):
+class NamespaceOption(Message, frozen=True):
     network: Annotated[int, 1] = POD
     pid: Annotated[int, 2] = POD
     ipc: Annotated[int, 3] = POD
@@ -54,115 +49,99 @@ class NamespaceOption(Message):
 RUNTIME_DEFAULT, UNCONFINED, LOCALHOST = range(3)  # SecurityProfile.ProfileType
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityProfile(Message):
+class SecurityProfile(Message, frozen=True):
     profile_type: Annotated[int, 1] = RUNTIME_DEFAULT
     localhost_ref: Annotated[str, 2] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LinuxSandboxSecurityContext(Message):
+class LinuxSandboxSecurityContext(Message, frozen=True):
     namespace_options: Annotated[NamespaceOption | None, 1] = None
     privileged: Annotated[bool, 6] = False
     seccomp: Annotated[SecurityProfile | None, 9] = None
 
 
-@dataclass(frozen=True, slots=True)
-class LinuxPodSandboxConfig(Message):
+class LinuxPodSandboxConfig(Message, frozen=True):
     cgroup_parent: Annotated[str, 1] = ""
     security_context: Annotated[LinuxSandboxSecurityContext | None, 2] = None
-    sysctls: Annotated[Texts, 3] = field(default_factory=dict)
+    sysctls: Annotated[Texts, 3] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class PodSandboxMetadata(Message):
+class PodSandboxMetadata(Message, frozen=True):
     name: Annotated[str, 1] = ""
     uid: Annotated[str, 2] = ""
     namespace: Annotated[str, 3] = ""
     attempt: Annotated[int, 4] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DNSConfig(Message):
+class DNSConfig(Message, frozen=True):
     servers: Annotated[tuple[str, ...], 1] = ()
     searches: Annotated[tuple[str, ...], 2] = ()
     options: Annotated[tuple[str, ...], 3] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PortMapping(Message):
+class PortMapping(Message, frozen=True):
     protocol: Annotated[int, 1] = 0
     container_port: Annotated[int, 2] = 0
     host_port: Annotated[int, 3] = 0
     host_ip: Annotated[str, 4] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PodSandboxConfig(Message):
+class PodSandboxConfig(Message, frozen=True):
     metadata: Annotated[PodSandboxMetadata | None, 1] = None
     hostname: Annotated[str, 2] = ""
     log_directory: Annotated[str, 3] = ""
     dns_config: Annotated[DNSConfig | None, 4] = None
     port_mappings: Annotated[tuple[PortMapping, ...], 5] = ()
-    labels: Annotated[Texts, 6] = field(default_factory=dict)
-    annotations: Annotated[Texts, 7] = field(default_factory=dict)
+    labels: Annotated[Texts, 6] = {}
+    annotations: Annotated[Texts, 7] = {}
     linux: Annotated[LinuxPodSandboxConfig | None, 8] = None
 
 
-@dataclass(frozen=True, slots=True)
-class RunPodSandboxRequest(Message):
+class RunPodSandboxRequest(Message, frozen=True):
     config: Annotated[PodSandboxConfig | None, 1] = None
     runtime_handler: Annotated[str, 2] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Id(Message):
+class Id(Message, frozen=True):
     """Every request or answer that is nothing but an id, a reference or a URL in field 1."""
 
     id: Annotated[str, 1] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PodSandboxFilter(Message):
+class PodSandboxFilter(Message, frozen=True):
     id: Annotated[str, 1] = ""
-    label_selector: Annotated[Texts, 3] = field(default_factory=dict)
+    label_selector: Annotated[Texts, 3] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ListPodSandboxRequest(Message):
+class ListPodSandboxRequest(Message, frozen=True):
     filter: Annotated[PodSandboxFilter | None, 1] = None
 
 
-@dataclass(frozen=True, slots=True)
-class PodSandbox(Message):
+class PodSandbox(Message, frozen=True):
     id: Annotated[str, 1] = ""
     metadata: Annotated[PodSandboxMetadata, 2] = PodSandboxMetadata()
     state: Annotated[int, 3] = SANDBOX_READY
     created_at: Annotated[int, 4] = 0
-    labels: Annotated[Texts, 5] = field(default_factory=dict)
-    annotations: Annotated[Texts, 6] = field(default_factory=dict)
+    labels: Annotated[Texts, 5] = {}
+    annotations: Annotated[Texts, 6] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ListPodSandboxResponse(Message):
+class ListPodSandboxResponse(Message, frozen=True):
     items: Annotated[tuple[PodSandbox, ...], 1] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PodSandboxNetworkStatus(Message):
+class PodSandboxNetworkStatus(Message, frozen=True):
     ip: Annotated[str, 1] = ""
     additional_ips: Annotated[tuple[Id, ...], 2] = ()  #: PodIP: its ``ip`` is field 1
 
 
-@dataclass(frozen=True, slots=True)
-class PodSandboxStatus(Message):
+class PodSandboxStatus(Message, frozen=True):
     id: Annotated[str, 1] = ""
     state: Annotated[int, 3] = SANDBOX_READY
     network: Annotated[PodSandboxNetworkStatus | None, 5] = None
 
 
-@dataclass(frozen=True, slots=True)
-class PodSandboxStatusResponse(Message):
+class PodSandboxStatusResponse(Message, frozen=True):
     status: Annotated[PodSandboxStatus, 1] = PodSandboxStatus()
 
 
@@ -171,26 +150,22 @@ class PodSandboxStatusResponse(Message):
 CREATED, RUNNING, EXITED, UNKNOWN = range(4)  # ContainerState
 
 
-@dataclass(frozen=True, slots=True)
-class ImageSpec(Message):
+class ImageSpec(Message, frozen=True):
     image: Annotated[str, 1] = ""
     user_specified_image: Annotated[str, 18] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerMetadata(Message):
+class ContainerMetadata(Message, frozen=True):
     name: Annotated[str, 1] = ""
     attempt: Annotated[int, 2] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HugepageLimit(Message):
+class HugepageLimit(Message, frozen=True):
     page_size: Annotated[str, 1] = ""
     limit: Annotated[int, 2] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LinuxContainerResources(Message):
+class LinuxContainerResources(Message, frozen=True):
     cpu_period: Annotated[int, 1] = 0
     cpu_quota: Annotated[int, 2] = 0
     cpu_shares: Annotated[int, 3] = 0
@@ -199,26 +174,23 @@ class LinuxContainerResources(Message):
     cpuset_cpus: Annotated[str, 6] = ""
     cpuset_mems: Annotated[str, 7] = ""
     hugepage_limits: Annotated[tuple[HugepageLimit, ...], 8] = ()
-    unified: Annotated[Texts, 9] = field(default_factory=dict)
+    unified: Annotated[Texts, 9] = {}
     memory_swap_limit_in_bytes: Annotated[int, 10] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SELinuxOption(Message):
+class SELinuxOption(Message, frozen=True):
     user: Annotated[str, 1] = ""
     role: Annotated[str, 2] = ""
     type: Annotated[str, 3] = ""
     level: Annotated[str, 4] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Capability(Message):
+class Capability(Message, frozen=True):
     add_capabilities: Annotated[tuple[str, ...], 1] = ()
     drop_capabilities: Annotated[tuple[str, ...], 2] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LinuxContainerSecurityContext(Message):
+class LinuxContainerSecurityContext(Message, frozen=True):
     """``*_profile_path`` are the older words for the profiles, which runtimes of before 1.20's fields read."""
 
     capabilities: Annotated[Capability | None, 1] = None
@@ -237,14 +209,12 @@ class LinuxContainerSecurityContext(Message):
     apparmor: Annotated[SecurityProfile | None, 16] = None
 
 
-@dataclass(frozen=True, slots=True)
-class LinuxContainerConfig(Message):
+class LinuxContainerConfig(Message, frozen=True):
     resources: Annotated[LinuxContainerResources | None, 1] = None
     security_context: Annotated[LinuxContainerSecurityContext | None, 2] = None
 
 
-@dataclass(frozen=True, slots=True)
-class Mount(Message):
+class Mount(Message, frozen=True):
     container_path: Annotated[str, 1] = ""
     host_path: Annotated[str, 2] = ""
     readonly: Annotated[bool, 3] = False
@@ -253,15 +223,13 @@ class Mount(Message):
     recursive_read_only: Annotated[bool, 8] = False
 
 
-@dataclass(frozen=True, slots=True)
-class Device(Message):
+class Device(Message, frozen=True):
     container_path: Annotated[str, 1] = ""
     host_path: Annotated[str, 2] = ""
     permissions: Annotated[str, 3] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerConfig(Message):
+class ContainerConfig(Message, frozen=True):
     metadata: Annotated[ContainerMetadata | None, 1] = None
     image: Annotated[ImageSpec | None, 2] = None
     command: Annotated[tuple[str, ...], 3] = ()
@@ -270,8 +238,8 @@ class ContainerConfig(Message):
     envs: Annotated[tuple[KeyValue, ...], 6] = ()
     mounts: Annotated[tuple[Mount, ...], 7] = ()
     devices: Annotated[tuple[Device, ...], 8] = ()
-    labels: Annotated[Texts, 9] = field(default_factory=dict)
-    annotations: Annotated[Texts, 10] = field(default_factory=dict)
+    labels: Annotated[Texts, 9] = {}
+    annotations: Annotated[Texts, 10] = {}
     log_path: Annotated[str, 11] = ""
     stdin: Annotated[bool, 12] = False
     stdin_once: Annotated[bool, 13] = False
@@ -280,33 +248,28 @@ class ContainerConfig(Message):
     stop_signal: Annotated[int, 18] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CreateContainerRequest(Message):
+class CreateContainerRequest(Message, frozen=True):
     pod_sandbox_id: Annotated[str, 1] = ""
     config: Annotated[ContainerConfig | None, 2] = None
     sandbox_config: Annotated[PodSandboxConfig | None, 3] = None
 
 
-@dataclass(frozen=True, slots=True)
-class StopContainerRequest(Message):
+class StopContainerRequest(Message, frozen=True):
     container_id: Annotated[str, 1] = ""
     timeout: Annotated[int, 2] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerFilter(Message):
+class ContainerFilter(Message, frozen=True):
     id: Annotated[str, 1] = ""
     pod_sandbox_id: Annotated[str, 3] = ""
-    label_selector: Annotated[Texts, 4] = field(default_factory=dict)
+    label_selector: Annotated[Texts, 4] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ListContainersRequest(Message):
+class ListContainersRequest(Message, frozen=True):
     filter: Annotated[ContainerFilter | None, 1] = None
 
 
-@dataclass(frozen=True, slots=True)
-class Container(Message):
+class Container(Message, frozen=True):
     id: Annotated[str, 1] = ""
     pod_sandbox_id: Annotated[str, 2] = ""
     metadata: Annotated[ContainerMetadata, 3] = ContainerMetadata()
@@ -314,29 +277,25 @@ class Container(Message):
     image_ref: Annotated[str, 5] = ""
     state: Annotated[int, 6] = CREATED
     created_at: Annotated[int, 7] = 0
-    labels: Annotated[Texts, 8] = field(default_factory=dict)
-    annotations: Annotated[Texts, 9] = field(default_factory=dict)
+    labels: Annotated[Texts, 8] = {}
+    annotations: Annotated[Texts, 9] = {}
     image_id: Annotated[str, 10] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ListContainersResponse(Message):
+class ListContainersResponse(Message, frozen=True):
     containers: Annotated[tuple[Container, ...], 1] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStatusRequest(Message):
+class ContainerStatusRequest(Message, frozen=True):
     container_id: Annotated[str, 1] = ""
     verbose: Annotated[bool, 2] = False
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerResources(Message):
+class ContainerResources(Message, frozen=True):
     linux: Annotated[LinuxContainerResources | None, 1] = None
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStatus(Message):
+class ContainerStatus(Message, frozen=True):
     id: Annotated[str, 1] = ""
     metadata: Annotated[ContainerMetadata, 2] = ContainerMetadata()
     state: Annotated[int, 3] = CREATED
@@ -353,14 +312,12 @@ class ContainerStatus(Message):
     image_id: Annotated[str, 17] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStatusResponse(Message):
+class ContainerStatusResponse(Message, frozen=True):
     status: Annotated[ContainerStatus, 1] = ContainerStatus()
-    info: Annotated[Texts, 2] = field(default_factory=dict)
+    info: Annotated[Texts, 2] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateContainerResourcesRequest(Message):
+class UpdateContainerResourcesRequest(Message, frozen=True):
     container_id: Annotated[str, 1] = ""
     linux: Annotated[LinuxContainerResources | None, 2] = None
 
@@ -368,22 +325,19 @@ class UpdateContainerResourcesRequest(Message):
 # ---------------------------------------------------------------------------------------------------- commands, streams
 
 
-@dataclass(frozen=True, slots=True)
-class ExecSyncRequest(Message):
+class ExecSyncRequest(Message, frozen=True):
     container_id: Annotated[str, 1] = ""
     cmd: Annotated[tuple[str, ...], 2] = ()
     timeout: Annotated[int, 3] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ExecSyncResponse(Message):
+class ExecSyncResponse(Message, frozen=True):
     stdout: Annotated[bytes, 1] = b""
     stderr: Annotated[bytes, 2] = b""
     exit_code: Annotated[int, 3] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ExecRequest(Message):
+class ExecRequest(Message, frozen=True):
     container_id: Annotated[str, 1] = ""
     cmd: Annotated[tuple[str, ...], 2] = ()
     tty: Annotated[bool, 3] = False
@@ -392,8 +346,7 @@ class ExecRequest(Message):
     stderr: Annotated[bool, 6] = False
 
 
-@dataclass(frozen=True, slots=True)
-class AttachRequest(Message):
+class AttachRequest(Message, frozen=True):
     container_id: Annotated[str, 1] = ""
     stdin: Annotated[bool, 2] = False
     tty: Annotated[bool, 3] = False
@@ -401,8 +354,7 @@ class AttachRequest(Message):
     stderr: Annotated[bool, 5] = False
 
 
-@dataclass(frozen=True, slots=True)
-class PortForwardRequest(Message):
+class PortForwardRequest(Message, frozen=True):
     pod_sandbox_id: Annotated[str, 1] = ""
     port: Annotated[tuple[int, ...], 2] = ()
 
@@ -410,14 +362,12 @@ class PortForwardRequest(Message):
 # ------------------------------------------------------------------------------------------------------ usage, events
 
 
-@dataclass(frozen=True, slots=True)
-class CpuUsage(Message):
+class CpuUsage(Message, frozen=True):
     timestamp: Annotated[int, 1] = 0
     usage_core_nano_seconds: Annotated[Number, 2] = Number()
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryUsage(Message):
+class MemoryUsage(Message, frozen=True):
     timestamp: Annotated[int, 1] = 0
     working_set_bytes: Annotated[Number, 2] = Number()
     usage_bytes: Annotated[Number, 4] = Number()
@@ -426,42 +376,36 @@ class MemoryUsage(Message):
     major_page_faults: Annotated[Number, 7] = Number()
 
 
-@dataclass(frozen=True, slots=True)
-class FilesystemUsage(Message):
+class FilesystemUsage(Message, frozen=True):
     timestamp: Annotated[int, 1] = 0
     used_bytes: Annotated[Number, 3] = Number()
     inodes_used: Annotated[Number, 4] = Number()
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStats(Message):
+class ContainerStats(Message, frozen=True):
     attributes: Annotated[Id, 1] = Id()  #: ContainerAttributes
     cpu: Annotated[CpuUsage | None, 2] = None
     memory: Annotated[MemoryUsage | None, 3] = None
     writable_layer: Annotated[FilesystemUsage | None, 4] = None
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStatsFilter(Message):
+class ContainerStatsFilter(Message, frozen=True):
     id: Annotated[str, 1] = ""
-    label_selector: Annotated[Texts, 3] = field(default_factory=dict)
+    label_selector: Annotated[Texts, 3] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class ListContainerStatsRequest(Message):
+class ListContainerStatsRequest(Message, frozen=True):
     filter: Annotated[ContainerStatsFilter | None, 1] = None
 
 
-@dataclass(frozen=True, slots=True)
-class ListContainerStatsResponse(Message):
+class ListContainerStatsResponse(Message, frozen=True):
     stats: Annotated[tuple[ContainerStats, ...], 1] = ()
 
 
 CREATED_EVENT, STARTED_EVENT, STOPPED_EVENT, DELETED_EVENT = range(4)  # ContainerEventType
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEvent(Message):
+class ContainerEvent(Message, frozen=True):
     """ContainerEventResponse; of the sandbox's status the id is enough."""
 
     container_id: Annotated[str, 1] = ""
@@ -473,8 +417,7 @@ class ContainerEvent(Message):
 # ------------------------------------------------------------------------------------------------------------- images
 
 
-@dataclass(frozen=True, slots=True)
-class Image(Message):
+class Image(Message, frozen=True):
     id: Annotated[str, 1] = ""
     repo_tags: Annotated[tuple[str, ...], 2] = ()
     repo_digests: Annotated[tuple[str, ...], 3] = ()
@@ -483,39 +426,33 @@ class Image(Message):
     username: Annotated[str, 6] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ListImagesResponse(Message):
+class ListImagesResponse(Message, frozen=True):
     images: Annotated[tuple[Image, ...], 1] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRequest(Message):
+class ImageRequest(Message, frozen=True):
     """ImageStatusRequest and RemoveImageRequest."""
 
     image: Annotated[ImageSpec | None, 1] = None
 
 
-@dataclass(frozen=True, slots=True)
-class ImageStatusResponse(Message):
+class ImageStatusResponse(Message, frozen=True):
     image: Annotated[Image | None, 1] = None
 
 
-@dataclass(frozen=True, slots=True)
-class AuthConfig(Message):
+class AuthConfig(Message, frozen=True):
     username: Annotated[str, 1] = ""
     password: Annotated[str, 2] = ""
     identity_token: Annotated[str, 5] = ""
     registry_token: Annotated[str, 6] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PullImageRequest(Message):
+class PullImageRequest(Message, frozen=True):
     image: Annotated[ImageSpec | None, 1] = None
     auth: Annotated[AuthConfig | None, 2] = None
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFsInfoResponse(Message):
+class ImageFsInfoResponse(Message, frozen=True):
     image_filesystems: Annotated[tuple[FilesystemUsage, ...], 1] = ()
     container_filesystems: Annotated[tuple[FilesystemUsage, ...], 2] = ()
 
@@ -523,56 +460,47 @@ class ImageFsInfoResponse(Message):
 # -------------------------------------------------------------------------------------------------------- the runtime
 
 
-@dataclass(frozen=True, slots=True)
-class VersionResponse(Message):
+class VersionResponse(Message, frozen=True):
     version: Annotated[str, 1] = ""
     runtime_name: Annotated[str, 2] = ""
     runtime_version: Annotated[str, 3] = ""
     runtime_api_version: Annotated[str, 4] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeCondition(Message):
+class RuntimeCondition(Message, frozen=True):
     type: Annotated[str, 1] = ""
     status: Annotated[bool, 2] = False
     reason: Annotated[str, 3] = ""
     message: Annotated[str, 4] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeStatus(Message):
+class RuntimeStatus(Message, frozen=True):
     conditions: Annotated[tuple[RuntimeCondition, ...], 1] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StatusResponse(Message):
+class StatusResponse(Message, frozen=True):
     status: Annotated[RuntimeStatus, 1] = RuntimeStatus()
     runtime_handlers: Annotated[tuple[Id, ...], 3] = ()  #: RuntimeHandler: its name is field 1
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkConfig(Message):
+class NetworkConfig(Message, frozen=True):
     pod_cidr: Annotated[str, 1] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeConfig(Message):
+class RuntimeConfig(Message, frozen=True):
     network_config: Annotated[NetworkConfig | None, 1] = None
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateRuntimeConfigRequest(Message):
+class UpdateRuntimeConfigRequest(Message, frozen=True):
     runtime_config: Annotated[RuntimeConfig | None, 1] = None
 
 
 SYSTEMD, CGROUPFS = range(2)  # CgroupDriver
 
 
-@dataclass(frozen=True, slots=True)
-class LinuxRuntimeConfiguration(Message):
+class LinuxRuntimeConfiguration(Message, frozen=True):
     cgroup_driver: Annotated[int, 1] = SYSTEMD
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeConfigResponse(Message):
+class RuntimeConfigResponse(Message, frozen=True):
     linux: Annotated[LinuxRuntimeConfiguration | None, 1] = None
