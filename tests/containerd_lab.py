@@ -97,7 +97,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
         )
 
     def _start(self) -> None:
-        self.log = (self.folder / "log").open("wb")
+        self.log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen(
             ["nsenter", f"--net={self.netns}", "containerd", "--config", str(self.folder / "config.toml")],
             stdout=self.log,
@@ -108,6 +108,13 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             assert self._process.poll() is None, self.said()
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.05)
+
+    def restart(self) -> None:
+        """Kill it as a crash would, and start it anew; what it runs lives on under its shims."""
+        self._process.kill()
+        self._process.wait()
+        self.log.close()
+        self._start()
 
     def said(self) -> str:
         return (self.folder / "log").read_text()[-4000:]

@@ -85,3 +85,6 @@ def test_the_runtime_of_a_cluster_stays(machine: tuple[Lab, containerd_lab.Conta
     other = lab.try_kaa("up", "--container-runtime-endpoint", daemon.endpoint)
     assert other.code == 1
     assert "stands with runtime simulated" in other.err
+    agent = lab.try_kaa("agent", "--container-runtime-endpoint", daemon.endpoint)
+    assert agent.code == 1
+    assert "stands with runtime simulated" in agent.err
