@@ -391,6 +391,9 @@ def test_images_are_listed_and_removed(run: Callable[..., None]) -> None:
     async def body(subject: Subject) -> None:
         runtime = subject.runtime
         (image,) = await images(subject)
+        assert not image.pinned
+        pinned = {tag for one in await runtime.list_images() if one.pinned for tag in one.repo_tags}
+        assert pinned == subject.own_images
         assert image.repo_tags == ("docker.io/library/busybox:latest",)
         for name in ("busybox", "busybox:latest", "docker.io/library/busybox", image.id, image.repo_digests[0]):
             found = await runtime.image(name)

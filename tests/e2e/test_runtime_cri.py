@@ -106,6 +106,9 @@ def test_what_others_run_is_not_ours(run: Callable[[Body], None], daemon: contai
             assert await runtime.list_containers() == []
             assert await runtime.usage() == []
             assert [one.container_id for one in await other.usage()] == [container_id]
+            pinned = {one.repo_tags: one.pinned for one in await runtime.list_images()}
+            assert pinned == {(containerd_lab.BUSYBOX,): True, (containerd_lab.PAUSE,): True}
+            assert [one.repo_tags for one in await other.list_images() if one.pinned] == [(containerd_lab.PAUSE,)]
             await other.remove_sandbox(theirs)
         finally:
             await other.close()

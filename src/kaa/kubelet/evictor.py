@@ -100,7 +100,7 @@ class Evictor:
             await self._remove_images(free, policy.min_age_s)
 
     async def _remove_images(self, free: int, min_age_s: float) -> None:
-        images = await self._runtime.list_images()
+        images = [one for one in await self._runtime.list_images() if not one.pinned]
         used = frozenset(one.image_id for one in await self._runtime.list_containers())
         now = self._clock.now()
         self._records = image_gc.observe(self._records, images, used, now)

@@ -221,13 +221,17 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the store. ``user`` is the config's own word for who runs it."""
+    """An image in the store. ``user`` is the config's own word for who runs it.
+
+    ``pinned``, in a list: the runtime needs it, or somebody else does, so it is not for collecting.
+    """
 
     id: str
     repo_tags: tuple[str, ...]
     repo_digests: tuple[str, ...]
     size_bytes: int
     user: str = ""
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,9 +304,9 @@ def usage(found: cri.ContainerStats) -> ContainerUsage | None:
     )
 
 
-def image(found: cri.Image) -> Image:
+def image(found: cri.Image, *, pinned: bool = False) -> Image:
     user = str(found.uid.value) if found.uid is not None else found.username
-    return Image(found.id, found.repo_tags, found.repo_digests, found.size, user)
+    return Image(found.id, found.repo_tags, found.repo_digests, found.size, user, pinned or found.pinned)
 
 
 def auth_message(auth: ImageAuth | None) -> cri.AuthConfig | None:

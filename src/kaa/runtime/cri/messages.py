@@ -424,6 +424,7 @@ class Image(Message, frozen=True):
     size: Annotated[int, 4] = 0
     uid: Annotated[Number | None, 5] = None
     username: Annotated[str, 6] = ""
+    pinned: Annotated[bool, 8] = False
 
 
 class ListImagesResponse(Message, frozen=True):
@@ -478,8 +479,13 @@ class RuntimeStatus(Message, frozen=True):
     conditions: Annotated[tuple[RuntimeCondition, ...], 1] = ()
 
 
+class StatusRequest(Message, frozen=True):
+    verbose: Annotated[bool, 1] = False
+
+
 class StatusResponse(Message, frozen=True):
     status: Annotated[RuntimeStatus, 1] = RuntimeStatus()
+    info: Annotated[Texts, 2] = {}
     runtime_handlers: Annotated[tuple[Id, ...], 3] = ()  #: RuntimeHandler: its name is field 1
 
 

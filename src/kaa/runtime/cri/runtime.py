@@ -67,6 +67,7 @@ class CriRuntime:
         self._given: dict[str, Resources] = {}  #: {container id: what it was last given by us}
         self._image_ids: dict[str, str] = {}  #: {reference: image id}
         self._pulling: dict[str, int] = {}
+        self._sandbox_image = ""  #: what the runtime makes sandboxes of, when it tells
 
     # ------------------------------------------------------------------------------------------------- our own life
 
@@ -83,6 +84,8 @@ class CriRuntime:
         if pod_cidr:
             wanted = cri.RuntimeConfig(cri.NetworkConfig(pod_cidr))
             await self._channel.do("UpdateRuntimeConfig", cri.UpdateRuntimeConfigRequest(wanted))
+        told = await self._channel.call("Status", cri.StatusRequest(verbose=True), cri.StatusResponse)
+        self._sandbox_image = _sandbox_image(told)
         await self._relist()
         for work, name in ((self._follow(), "events"), (self._keep_relisting(), "relist")):
             self._tasks.append(asyncio.create_task(work, name=f"runtime/cri-{name}"))
@@ -398,8 +401,15 @@ class CriRuntime:
         return self._image_ids[reference]
 
     async def list_images(self) -> list[Image]:
-        told = await self._channel.call("ListImages", cri.Empty(), cri.ListImagesResponse)
-        return [convert.image(one) for one in told.images]
+        told, rows = await asyncio.gather(
+            self._channel.call("ListImages", cri.Empty(), cri.ListImagesResponse),
+            self._channel.call("ListContainers", cri.ListContainersRequest(), cri.ListContainersResponse),
+        )
+        foreign = [row for row in rows.containers if self._owner and row.labels.get(convert.OWNER) != self._owner]
+        needed = {self._sandbox_image, *(row.image_id or row.image_ref for row in foreign)}
+        return [
+            convert.image(one, pinned=bool(needed & {one.id, *one.repo_tags, *one.repo_digests})) for one in told.images
+        ]
 
     async def remove_image(self, image_id: str) -> None:
         await _unless_gone(self._channel.do("RemoveImage", cri.ImageRequest(cri.ImageSpec(image_id))))
@@ -418,6 +428,13 @@ async def _unless_gone(work: Awaitable[object]) -> bool:
     except NotFoundError:
         return False
     return True
+
+
+def _sandbox_image(told: cri.StatusResponse) -> str:
+    """containerd says it in its configuration, and pins the image itself since 1.7; CRI-O always did."""
+    settings = msgspec.json.decode(told.info.get("config", "{}"))
+    image = settings.get("sandboxImage")
+    return image if isinstance(image, str) else ""
 
 
 def _pid(told: cri.ContainerStatusResponse) -> int:
