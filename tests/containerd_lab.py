@@ -46,7 +46,6 @@ class Containerd:
             _sh("ip", "-n", self.name, "link", "set", "lo", "up")
         self.socket = self.folder / "c.sock"
         self.endpoint = f"unix://{self.socket}"
-        self._before = _networks(), _cgroups()
         self._configure(subnet)
         self._start()
         self.load(busybox_archive(self.folder / "pause.tar", (PAUSE,), entrypoint=("sleep", "2147483647"), command=()))
@@ -84,6 +83,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
   [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -160,14 +160,13 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
         points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         return [point for point in reversed(points) if point.startswith(f"{self.folder}/")]
 
+    def cgroups(self) -> list[str]:
+        """Of containers whose id our log tells, where sandboxes without a parent go."""
+        log = (self.folder / "log").read_text()
+        return [str(path) for path in Path("/sys/fs/cgroup").glob("*/k8s.io/*") if path.is_dir() and path.name in log]
+
     def leftovers(self) -> dict[str, object]:
-        networks, cgroups = self._before
-        seen = {
-            "processes": self.processes(),
-            "mounts": self.mounts(),
-            "networks": sorted(_networks() - networks),
-            "cgroups": sorted(_cgroups() - cgroups),
-        }
+        seen = {"processes": self.processes(), "mounts": self.mounts(), "cgroups": self.cgroups()}
         return {kind: found for kind, found in seen.items() if found}
 
     def close(self) -> None:
@@ -176,7 +175,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(20)
             self.log.close()
-            _drop_empty_cgroups()
+            _drop_empty_folders()
             assert self.leftovers() == {}, self.said()
         finally:
             self._sweep()
@@ -193,24 +192,16 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             _sh("umount", "-l", point)
         if self._own_netns:
             _sh("ip", "netns", "del", self.name)
-        for path in sorted(_networks() - self._before[0] - {str(self.netns)}):
-            subprocess.run(["ip", "netns", "del", Path(path).name], check=False)
         if not self.mounts():
             shutil.rmtree(self.folder)
 
 
-def _networks() -> set[str]:
-    """What containerd's CNI names: ``cni-`` and a UUID."""
-    return {str(path) for path in Path("/run/netns").glob("cni-*")}
-
-
-def _cgroups() -> set[str]:
-    """Containers in the cgroup of containerd's own namespace, where sandboxes without a parent go."""
-    return {str(path) for path in Path("/sys/fs/cgroup").glob("*/k8s.io/*") if path.is_dir()}
-
-
-def _drop_empty_cgroups() -> None:
-    for path in [*Path("/sys/fs/cgroup").glob("*/k8s.io"), Path("/sys/fs/cgroup/k8s.io")]:
+def _drop_empty_folders() -> None:
+    """Cgroups, and the folders that shims and CNI have outside of ours whatever the configuration says."""
+    run, cni = Path("/run/containerd"), Path("/var/lib/cni")
+    shims = (run / "runc/k8s.io", run / "runc", run / "s", run / "fifo", run)
+    cgroups = (*Path("/sys/fs/cgroup").glob("*/k8s.io"), Path("/sys/fs/cgroup/k8s.io"))
+    for path in (*cgroups, *shims, cni / "results", cni):
         with suppress(OSError):  # absent, or in use by another containerd
             path.rmdir()
 
