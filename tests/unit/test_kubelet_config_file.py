@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from kaa.api import quantity
+from kaa.api.clock import VirtualClock
 from kaa.api.types.core_v1 import Taint
+from kaa.cluster.config import ClusterConfig
+from kaa.cluster.node import kubelet_config
 from kaa.kubelet.config import KubeletConfig
 from kaa.kubelet.config_file import ConfigFileError, configured
 
@@ -78,3 +81,17 @@ def test_what_cannot_be_is_refused(text: str, words: str) -> None:
     with pytest.raises(ConfigFileError) as caught:
         configured(KubeletConfig("n1"), text)
     assert words in str(caught.value)
+
+
+def test_a_clusters_file_stands_on_upstreams_defaults(tmp_path: Path) -> None:
+    """Without a file the disk is left to its owner; with one, what it leaves out is as upstream has it."""
+    config = ClusterConfig(name="x", data_dir=str(tmp_path), node_name="n1", node_ip="192.0.2.1")
+    plain = kubelet_config(config, VirtualClock())
+    assert plain.eviction is not None
+    assert plain.eviction.hard == {"memory.available": "100Mi"}
+    config.kubelet_file.write_text(HEAD + "maxPods: 7\n")
+    told = kubelet_config(config, VirtualClock())
+    assert (told.max_pods, told.node_name) == (7, "n1")
+    assert told.eviction is not None
+    assert told.eviction.hard["nodefs.available"] == "10%"
+    assert (told.images.policy.high, told.images.policy.low) == (85, 80)

@@ -36,6 +36,13 @@ from .options import which_cluster
     help="Containers by a CRI runtime: unix:///run/containerd/containerd.sock",
 )
 @click.option(
+    "--kubelet-config",
+    type=click.Path(exists=True, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="A KubeletConfiguration (kubelet.config.k8s.io/v1beta1) for the node; it is kept.",
+)
+@click.option(
     "--listen",
     multiple=True,
     metavar="ADDRESS",
@@ -51,6 +58,7 @@ def command(
     port: int | None,
     runtime: str | None,
     container_runtime_endpoint: str,
+    kubelet_config: str | None,
     listen: tuple[str, ...],
     timeout: float,
 ) -> None:
@@ -73,6 +81,7 @@ def command(
             port=port or 0,
             runtime=runtime,
             container_runtime_endpoint=container_runtime_endpoint,
+            kubelet_config=kubelet_config or "",
             listen=listen,
             timeout_s=timeout,
             progress=lambda text: status.update(text),

@@ -104,6 +104,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"kaa-{self.name}"
 
     @property
+    def kubelet_file(self) -> Path:
+        """The KubeletConfiguration that ``kaa up --kubelet-config`` gave, if it gave one; read when the agent starts."""
+        return self.root / "kubelet.yaml"
+
+    @property
     def server_url(self) -> str:
         return f"https://127.0.0.1:{self.api_port}"
 

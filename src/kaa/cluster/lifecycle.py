@@ -61,6 +61,7 @@ def up(
     port: int = 0,
     runtime: str | None = None,
     container_runtime_endpoint: str = "",
+    kubelet_config: str = "",
     listen: tuple[str, ...] = (),
     timeout_s: float = 60.0,
     progress: Progress = lambda text: None,
@@ -69,6 +70,8 @@ def up(
     folder = data_dir_of(name, data_dir)
     with _locked(folder):
         config = _decide(name, folder, port, runtime, container_runtime_endpoint, listen)
+        if kubelet_config:
+            _take_kubelet_config(config, Path(kubelet_config))
         progress("certificates")
         with processes.Gate() as gate:  # they load their code while we make what they will read
             started = [part for part in PARTS if _start(config, part, gate)]
@@ -120,6 +123,23 @@ def _decide(
         if asked and asked != standing:
             raise ConfigError(f"the cluster stands with {option} {standing}; `kaa reset` first to change it")
     return config
+
+
+def _take_kubelet_config(config: ClusterConfig, file: Path) -> None:
+    """Keep a KubeletConfiguration for the agent. Raises ConfigError for one that it could not use."""
+    from kaa.kubelet.config import KubeletConfig
+    from kaa.kubelet.config_file import ConfigFileError, configured
+
+    try:
+        text = file.read_text()
+        configured(KubeletConfig(config.node_name), text)
+    except (OSError, ConfigFileError) as err:
+        raise ConfigError(f"--kubelet-config {file}: {err}") from err
+    if processes.running_pid(pid_file(config, "agent")) and (
+        not config.kubelet_file.exists() or config.kubelet_file.read_text() != text
+    ):
+        raise ConfigError("the node runs with another configuration; `kaa down` first, then `kaa up --kubelet-config`")
+    config.kubelet_file.write_text(text)
 
 
 def with_endpoint(config: ClusterConfig, endpoint: str) -> ClusterConfig:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -21,6 +22,7 @@ from kaa.client.informer import Informers
 from kaa.kubelet.auth import DelegatedAuth
 from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, KubeletConfig
+from kaa.kubelet.config_file import configured
 from kaa.kubelet.image_gc import Policy
 from kaa.kubelet.kubelet import Kubelet
 from kaa.kubelet.resolv import parse_resolv_conf, pod_dns
@@ -169,7 +171,7 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
     simulated = config.runtime == "simulated"
     manifests = config.root / "manifests"
     manifests.mkdir(parents=True, exist_ok=True)
-    return KubeletConfig(
+    made = KubeletConfig(
         node_name=config.node_name,
         root=config.root / "kubelet",
         pod_log_root=config.root / "pod-logs",
@@ -189,6 +191,19 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         eviction=None if simulated else Eviction(hard={"memory.available": "100Mi"}),
         images=ImageCollection(Policy(high=100, low=100)),  # the disk is its owner's, as kind has it
     )
+    return _as_the_file_says(made, config)
+
+
+def _as_the_file_says(made: KubeletConfig, config: ClusterConfig) -> KubeletConfig:
+    """With the cluster's KubeletConfiguration, if it has one: what that leaves out is upstream's default."""
+    if not config.kubelet_file.exists():
+        return made
+    plain = KubeletConfig(made.node_name)
+    made = replace(made, eviction=made.eviction and plain.eviction, images=plain.images)
+    found, without_effect = configured(made, config.kubelet_file.read_text())
+    if without_effect:
+        log.warning("fields of the kubelet's configuration that mean nothing here", fields=", ".join(without_effect))
+    return found
 
 
 def _pod_dns(pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> DNS:
