@@ -22,7 +22,6 @@ from kaa.client.informer import Informers
 from kaa.kubelet.auth import DelegatedAuth
 from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, KubeletConfig
-from kaa.kubelet.config_file import configured
 from kaa.kubelet.image_gc import Policy
 from kaa.kubelet.kubelet import Kubelet
 from kaa.kubelet.resolv import parse_resolv_conf, pod_dns
@@ -198,6 +197,8 @@ def _as_the_file_says(made: KubeletConfig, config: ClusterConfig) -> KubeletConf
     """With the cluster's KubeletConfiguration, if it has one: what that leaves out is upstream's default."""
     if not config.kubelet_file.exists():
         return made
+    from kaa.kubelet.config_file import configured
+
     plain = KubeletConfig(made.node_name)
     made = replace(made, eviction=made.eviction and plain.eviction, images=plain.images)
     found, without_effect = configured(made, config.kubelet_file.read_text())

@@ -8,7 +8,6 @@ Source: pkg/kubelet/allocation/allocation_manager.go, pkg/kubelet/lifecycle/pred
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -24,8 +23,7 @@ _FITTED = ("cpu", "memory", "ephemeral-storage")
 _RESIZED = ("memory", "cpu")  # in the order in which upstream names a shortage
 
 
-@dataclass(frozen=True, slots=True)
-class Shortage:
+class Shortage(msgspec.Struct, frozen=True):
     """What a node lacks for a pod; cpu in thousandths."""
 
     resource: str
@@ -63,8 +61,7 @@ def _amount(resource: str, text: str) -> int:
     return quantity.millis(text) if resource == "cpu" else quantity.whole(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """Why a pod must not begin on this node."""
 
     reason: str
@@ -144,8 +141,7 @@ def forbidden_sysctl(pod: Pod, allowed: Iterable[str] = ()) -> Refusal | None:
 # -------------------------------------------------------------------------------------------------------- resizing
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """Why a wanted size is not given: ``Infeasible`` here at all, or ``Deferred`` until there is room."""
 
     reason: str

@@ -13,6 +13,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kaa.api import quantity, yaml
 from kaa.api.durations import parse_seconds
 from kaa.api.scheme import DecodeError, convert
@@ -155,7 +157,7 @@ def _images(given: Json, config: KubeletConfig) -> dict[str, Any]:
             changes[name] = _number(given[wire])
     if "imageMinimumGCAge" in given:
         changes["min_age_s"] = _seconds(given["imageMinimumGCAge"])
-    policy = replace(config.images.policy, **changes)
+    policy = msgspec.structs.replace(config.images.policy, **changes)
     if not 0 <= policy.low <= policy.high <= 100:
         raise ValueError(
             "imageGCLowThresholdPercent must be less than imageGCHighThresholdPercent, both within 0 and 100"

@@ -6,13 +6,13 @@ Source: pkg/kubelet/images/image_gc_manager.go.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from kaa.runtime.base import Image
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """Percent of the disk: over ``high`` images go until ``low`` is reached. Younger ones than ``min_age_s`` stay."""
 
     high: int = 85
@@ -20,8 +20,7 @@ class Policy:
     min_age_s: float = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """When an image was first seen here, and when a container last needed it (0: never)."""
 
     seen_at: float

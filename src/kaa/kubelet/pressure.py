@@ -9,8 +9,9 @@ the scheduler does not see it flap. Source: pkg/kubelet/eviction (helpers.go, ev
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
+
+import msgspec
 
 from kaa.api import quantity
 from kaa.api.placement import untolerated
@@ -34,16 +35,14 @@ _MEMORY_TAINT = Taint(key="node.kubernetes.io/memory-pressure", effect="NoSchedu
 CRITICAL_PRIORITY = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True):
     """A signal now, in bytes or counts."""
 
     available: int
     capacity: int
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(msgspec.Struct, frozen=True):
     """Under ``value`` a signal is met; ``reclaim`` is what must be free beyond it before pressure ends."""
 
     signal: str
@@ -90,8 +89,7 @@ def thresholds(
 # -------------------------------------------------------------------------------------------------------- judging
 
 
-@dataclass(frozen=True, slots=True)
-class Shortage:
+class Shortage(msgspec.Struct, frozen=True):
     """A threshold that counts, and what was seen."""
 
     threshold: Threshold
@@ -102,14 +100,13 @@ class Shortage:
         return SIGNALS[self.threshold.signal][1]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """``since`` {threshold: when it was first met} and ``held`` {condition: when it was last met} go into the next judgement."""
 
     conditions: frozenset[str] = frozenset()
     shortage: Shortage | None = None
-    since: Mapping[Threshold, float] = field(default_factory=dict)
-    held: Mapping[str, float] = field(default_factory=dict)
+    since: Mapping[Threshold, float] = msgspec.field(default_factory=dict)
+    held: Mapping[str, float] = msgspec.field(default_factory=dict)
 
 
 def judge(
@@ -130,13 +127,12 @@ def judge(
 # -------------------------------------------------------------------------------------------------------- ranking
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What a pod uses of what runs short, and what each of its containers does."""
 
     pod: Pod
     total: int
-    containers: Mapping[str, int] = field(default_factory=dict)
+    containers: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 def may_be_evicted(pod: Pod, *, static: bool) -> bool:
@@ -192,12 +188,11 @@ def refused_under(conditions: Iterable[str], pod: Pod, *, static: bool) -> str:
 # -------------------------------------------------------------------------------------------------------- local storage
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(msgspec.Struct, frozen=True):
     """Bytes that a pod keeps on its node: in emptyDir volumes on disk, and for each container its root and logs."""
 
-    volumes: Mapping[str, int] = field(default_factory=dict)
-    containers: Mapping[str, int] = field(default_factory=dict)
+    volumes: Mapping[str, int] = msgspec.field(default_factory=dict)
+    containers: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 def has_storage_limit(pod: Pod) -> bool:
