@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from kubelet_world import make_container, make_pod
+from msgspec.structs import replace
 
 from kaa.api.types.core_v1 import (
     Capabilities,
@@ -93,6 +94,57 @@ def test_sidecars_add_up_and_inits_overlap() -> None:
     pod = make_pod(init_containers=inits, containers=(make_container(resources=needs(limits={"cpu": "1"})),))
     assert cgroups.pod_amount(pod, "limits", "cpu") == 3000
     assert cgroups.pod_amount(pod, "limits", "memory") is None
+
+
+def of_whole_pod(*containers: Any, **resources: Any) -> Any:
+    pod = make_pod(containers=containers or (make_container(),))
+    return replace(pod, spec=replace(pod.spec, resources=needs(**resources)))
+
+
+@pytest.mark.parametrize(
+    ("resources", "qos"),
+    [
+        ({"requests": {"memory": "1Gi"}}, "Burstable"),
+        ({"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}}, "Burstable"),
+        ({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}}, "Guaranteed"),
+    ],
+)
+def test_qos_of_pod_level_resources(resources: dict[str, Any], qos: str) -> None:
+    loose = make_container("loose", resources=needs(requests={"cpu": "10m"}, limits={"cpu": "20m"}))
+    assert cgroups.qos_class(of_whole_pod(loose, **resources)) == qos
+
+
+def test_pod_level_limits_bound_the_pod_and_containers_without_their_own() -> None:
+    small = make_container("small", resources=needs(requests={"cpu": "100m"}, limits={"memory": "64Mi"}))
+    free = make_container("free")
+    pod = of_whole_pod(small, free, requests={"cpu": "1", "memory": "1Gi"}, limits={"cpu": "2", "memory": "2Gi"})
+    limits = cgroups.pod_limits(pod)
+    assert (limits.cpu_shares, limits.cpu_quota_us, limits.memory_bytes) == (1024, 200_000, 2 * 2**30)
+    made = [cgroups.container_resources(pod, one, memory_capacity_bytes=2**33) for one in pod.spec.containers]
+    assert [one.memory_limit_bytes for one in made] == [64 * 2**20, 2 * 2**30]
+    assert [one.cpu_quota_us for one in made] == [200_000, 200_000]
+    assert [one.cpu_shares for one in made] == [102, 2048]
+
+
+def test_pod_level_requests_replace_the_containers_sum() -> None:
+    one = make_container(resources=needs(requests={"cpu": "100m", "memory": "64Mi", "ephemeral-storage": "1Gi"}))
+    pod = of_whole_pod(one, requests={"cpu": "1"}, limits={"memory": "2Gi"})
+    pod = replace(pod, spec=replace(pod.spec, overhead={"cpu": Quantity("50m")}))
+    assert cgroups.pod_amount(pod, "requests", "cpu") == 1050
+    assert cgroups.pod_amount(pod, "requests", "memory") == 64 * 2**20
+    assert cgroups.pod_amount(pod, "requests", "ephemeral-storage") == 2**30
+
+
+def test_oom_score_spreads_what_the_pod_requests_beyond_its_containers() -> None:
+    busy = make_container("busy", resources=needs(requests={"memory": "1Gi"}))
+    pod = of_whole_pod(busy, make_container("idle"), requests={"memory": "3Gi"})
+    assert [cgroups.oom_score(pod, one, 10 * 2**30) for one in pod.spec.containers] == [800, 900]
+
+
+def test_a_sidecar_is_not_ended_before_the_containers_it_serves() -> None:
+    main = make_container("main", resources=needs(requests={"memory": "2Gi"}))
+    pod = make_pod(containers=(main,), init_containers=(make_container("side", restart_policy="Always"),))
+    assert cgroups.oom_score(pod, pod.spec.init_containers[0], 10 * 2**30) == 800
 
 
 def test_security_of_container_goes_before_pods() -> None:

@@ -6,6 +6,7 @@ import base64
 
 import pytest
 from kubelet_world import make_container, make_pod
+from msgspec.structs import replace
 
 from kaa.api.types.core_v1 import (
     ConfigMap,
@@ -139,6 +140,17 @@ def test_resource_fields_are_rounded_up() -> None:
     assert read("limits.cpu", "1m") == "1500"
     assert read("limits.memory", "1Mi") == "64"
     assert read("limits.ephemeral-storage") == "10"
+
+
+def test_a_limit_that_is_not_set_is_the_pods_before_the_nodes() -> None:
+    pod = make_pod(containers=(make_container(),))
+    pod = replace(pod, spec=replace(pod.spec, resources=ResourceRequirements(limits={"cpu": Quantity("2")})))
+
+    def read(resource: str) -> str:
+        node = {"cpu": "8", "memory": "100"}
+        return resource_value(pod, pod.spec.containers[0], ResourceFieldSelector(resource=resource), node)
+
+    assert (read("limits.cpu"), read("limits.memory"), read("requests.cpu")) == ("2", "100", "0")
 
 
 def test_field_ref_in_env() -> None:

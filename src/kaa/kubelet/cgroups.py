@@ -24,14 +24,22 @@ _COMPUTE = ("cpu", "memory")
 
 
 def qos_class(pod: Pod) -> QosClass:
-    """Guaranteed when every container's limits equal its requests for cpu and memory; BestEffort when none names any."""
+    """Guaranteed when every container's limits equal its requests for cpu and memory; BestEffort when none names any.
+
+    Resources of the pod as a whole decide alone where there are any (KEP-2837).
+    """
     if pod.status.qos_class:
         return pod.status.qos_class  # type: ignore[return-value]  # the API's closed set
     named = False
     guaranteed = True
-    for container in (*pod.spec.init_containers, *pod.spec.containers):
-        limits = {k: v for k, v in container.resources.limits.items() if k in _COMPUTE and quantity.parse(v) > 0}
-        requests = {k: v for k, v in container.resources.requests.items() if k in _COMPUTE and quantity.parse(v) > 0}
+    whole = pod.spec.resources
+    if whole is None or not (whole.limits or whole.requests):
+        listed = [one.resources for one in (*pod.spec.init_containers, *pod.spec.containers)]
+    else:
+        listed = [whole]
+    for given in listed:
+        limits = {k: v for k, v in given.limits.items() if k in _COMPUTE and quantity.parse(v) > 0}
+        requests = {k: v for k, v in given.requests.items() if k in _COMPUTE and quantity.parse(v) > 0}
         named = named or bool(limits) or bool(requests)
         same = all(quantity.parse(requests.get(k, v)) == quantity.parse(v) for k, v in limits.items())
         guaranteed = guaranteed and len(limits) == len(_COMPUTE) and same
@@ -56,7 +64,11 @@ def weight(cpu_shares: int) -> int:
 
 
 def oom_score(pod: Pod, container: Container, memory_capacity_bytes: int) -> int:
-    """``oom_score_adj``: -997 for guaranteed and critical pods, 1000 for best-effort ones, else by the share requested."""
+    """``oom_score_adj``: -997 for guaranteed and critical pods, 1000 for best-effort ones, else by the share requested.
+
+    What a pod requests beyond its containers counts for each of them in equal parts. A sidecar is not ended before the
+    containers that it serves. Source: pkg/kubelet/qos/policy.go (GetContainerOOMScoreAdjust).
+    """
     if (pod.spec.priority or 0) >= 2_000_000_000:
         return -997
     match qos_class(pod):
@@ -64,9 +76,26 @@ def oom_score(pod: Pod, container: Container, memory_capacity_bytes: int) -> int
             return -997
         case "BestEffort":
             return 1000
-    asked = _amount(container.resources.requests or container.resources.limits, "memory")
+    asked = _memory_request(container)
+    if container.restart_policy == "Always" and container in pod.spec.init_containers:
+        asked = max(asked, min(_memory_request(one) for one in pod.spec.containers))
+    asked += _spare_memory(pod)
     score = 1000 - (1000 * asked) // max(memory_capacity_bytes, 1)
     return min(max(score, 3), 999)
+
+
+def _memory_request(container: Container) -> int:
+    return _amount(container.resources.requests or container.resources.limits, "memory")
+
+
+def _spare_memory(pod: Pod) -> int:
+    """A container's part of the memory that its pod requests and no container does, in bytes."""
+    whole = pod.spec.resources
+    asked = _amount(whole.requests, "memory") if whole is not None else 0
+    if not asked:
+        return 0
+    spare = asked - _of_containers(pod, "requests", "memory")[0]
+    return max(spare, 0) // (len(pod.spec.containers) + len(pod.spec.init_containers))
 
 
 def _amount(values: Mapping[str, str], name: str) -> int:
@@ -76,8 +105,9 @@ def _amount(values: Mapping[str, str], name: str) -> int:
 def container_resources(
     pod: Pod, container: Container, *, memory_capacity_bytes: int, pids_limit: int | None = None
 ) -> Resources:
-    """What the runtime enforces for one container."""
-    limits, requests = container.resources.limits, container.resources.requests
+    """What the runtime enforces for one container; the pod's cpu and memory limits bound one that has none of its own."""
+    requests = container.resources.requests
+    limits = {**_pod_limits_for(pod), **{k: v for k, v in container.resources.limits.items() if quantity.parse(v) > 0}}
     cpu_limit = quantity.millis(limits["cpu"]) if "cpu" in limits else 0
     cpu_request = quantity.millis(requests["cpu"]) if "cpu" in requests else cpu_limit
     memory = _amount(limits, "memory") or None
@@ -95,9 +125,15 @@ def container_resources(
     )
 
 
+def _pod_limits_for(pod: Pod) -> Mapping[str, str]:
+    """Limits of the pod as a whole that its containers inherit. Source: kuberuntime_container_linux.go (getMemoryLimit)."""
+    whole = pod.spec.resources
+    return {k: v for k, v in whole.limits.items() if k in _COMPUTE} if whole is not None else {}
+
+
 @dataclass(frozen=True, slots=True)
 class PodLimits:
-    """A pod's cgroup: shares always, quota and memory only when every container has a limit."""
+    """A pod's cgroup: shares always, quota and memory only when the pod or every container has a limit."""
 
     cpu_shares: int = MIN_SHARES
     cpu_quota_us: int | None = None
@@ -106,10 +142,26 @@ class PodLimits:
 
 
 def pod_amount(pod: Pod, side: Literal["limits", "requests"], resource: str) -> int | None:
-    """What a pod asks of a resource (cpu in millis): containers and sidecars add up, init containers overlap.
+    """What a pod asks of a resource (cpu in millis): what it names for itself, else its containers together; and overhead.
 
     None when a container names nothing, which for limits means the pod has none.
     """
+    read = quantity.millis if resource == "cpu" else quantity.whole
+    total, complete = _of_containers(pod, side, resource)
+    whole = pod.spec.resources
+    if whole is not None and (resource in _COMPUTE or resource.startswith("hugepages-")):
+        own = (whole.limits if side == "limits" else whole.requests).get(resource)
+        if own is None and side == "requests" and not total:  # as the API defaults it
+            own = whole.limits.get(resource)
+        if own is not None and quantity.parse(own) > 0:
+            total, complete = read(own), True
+    if resource in pod.spec.overhead:
+        total += read(pod.spec.overhead[resource])
+    return total if complete or side == "requests" else None
+
+
+def _of_containers(pod: Pod, side: Literal["limits", "requests"], resource: str) -> tuple[int, bool]:
+    """Containers and sidecars add up, init containers overlap; and whether every one of them names the resource."""
     read = quantity.millis if resource == "cpu" else quantity.whole
     complete = True
 
@@ -130,10 +182,7 @@ def pod_amount(pod: Pod, side: Literal["limits", "requests"], resource: str) -> 
             largest_init = max(largest_init, sidecars)
         else:
             largest_init = max(largest_init, sidecars + amount)
-    total = max(running + sidecars, largest_init)
-    if resource in pod.spec.overhead:
-        total += read(pod.spec.overhead[resource])
-    return total if complete or side == "requests" else None
+    return max(running + sidecars, largest_init), complete
 
 
 def pod_limits(pod: Pod, *, pids: int | None = None) -> PodLimits:

@@ -195,7 +195,9 @@ def _go_quoted(text: str) -> str:
 def resource_value(
     pod: Pod, container: Container, ref: ResourceFieldSelector, allocatable: Mapping[str, str] | None = None
 ) -> str:
-    """``resourceFieldRef`` in units of its divisor, rounded up. Limits that are not set are the node's allocatable."""
+    """``resourceFieldRef`` in units of its divisor, rounded up. A limit that is not set is the pod's, else the
+    node's allocatable.
+    """
     named = {c.name: c for c in (*pod.spec.init_containers, *pod.spec.containers)}
     target = named.get(ref.container_name or container.name, container)
     side, _, resource = ref.resource.partition(".")
@@ -204,7 +206,9 @@ def resource_value(
     held = target.resources.limits if side == "limits" else target.resources.requests
     text = held.get(resource) or (target.resources.limits.get(resource) if side == "requests" else None)
     if text is None and side == "limits" and allocatable:
-        text = allocatable.get(resource)  # type: ignore[assignment]  # a Quantity is a text
+        whole = pod.spec.resources.limits if pod.spec.resources is not None else {}
+        own = whole.get(resource) if resource in ("cpu", "memory") and resource in allocatable else None
+        text = own or allocatable.get(resource)  # type: ignore[assignment]  # a Quantity is a text
     amount = quantity.parse(text) if text else Fraction(0)
     divisor = quantity.parse(ref.divisor) if ref.divisor and quantity.parse(ref.divisor) != 0 else Fraction(1)
     return str(ceil(amount / divisor))
