@@ -20,7 +20,7 @@ from kaa.runtime.base import ImageAuth, ImagePullError
 from kaa.runtime.oci.archive import import_archive
 from kaa.runtime.oci.build import busybox_archive, image_archive
 from kaa.runtime.oci.images import ImageStore
-from kaa.runtime.oci.registry import Puller, RegistryConfig
+from kaa.runtime.oci.registry import Puller
 from kaa.runtime.oci.snapshots import Snapshots
 from kaa.runtime.oci.unpack import LayerError
 from kaa.runtime.oci.work import Threads
@@ -142,12 +142,14 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 @needs_skopeo
 @pytest.mark.skipif(not shutil.which("docker-registry"), reason="needs docker-registry")
-def test_a_real_registry_is_pulled_from(store: ImageStore, archive: Path, registry: str) -> None:
+def test_a_real_registry_is_pulled_from(store: ImageStore, archive: Path, registry: str, tmp_path: Path) -> None:
+    (tmp_path / "hosts" / "docker.io").mkdir(parents=True)
+    (tmp_path / "hosts" / "docker.io" / "hosts.toml").write_text(f'[host."http://{registry}"]')
     skopeo("copy", "--dest-tls-verify=false", f"oci-archive:{archive}:latest", f"docker://{registry}/library/busybox:1")
 
     async def main() -> None:
         threads = Threads()
-        puller = Puller(store, threads, SystemClock(), RegistryConfig({"docker.io": (f"http://{registry}",)}))
+        puller = Puller(store, threads, SystemClock(), tmp_path / "hosts")
         try:
             record = await puller.pull("busybox:1", ImageAuth())
             assert record.names == ("docker.io/library/busybox:1",)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
 import json
 import os
-import tarfile
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import zstandard
 from aiohttp import web
+from registry_lab import Registry
 
 from kaa.api.clock import SystemClock
 from kaa.runtime.base import ImageAuth, ImagePullError
 from kaa.runtime.oci.build import architecture, image_archive
 from kaa.runtime.oci.images import ImageStore
-from kaa.runtime.oci.registry import Puller, RegistryConfig, is_loopback, parse_challenge
+from kaa.runtime.oci.registry import Puller, parse_challenge
 from kaa.runtime.oci.snapshots import Snapshots
 from kaa.runtime.oci.work import Threads
 
@@ -37,73 +36,6 @@ class QuickClock(SystemClock):
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         await asyncio.sleep(0)
-
-
-@dataclass
-class Registry:
-    """A registry on loopback that can be told to misbehave."""
-
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    token: str = ""
-    basic: str = ""
-    refuse_times: int = 0
-    truncate_times: int = 0
-    lie: str = ""  #: a digest answered with other bytes
-    requests: list[str] = field(default_factory=list)
-    port: int = 0
-
-    def put(self, content: bytes) -> str:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        self.blobs[digest] = content
-        return digest
-
-    def load(self, archive: Path, tag: str = "1") -> str:
-        with tarfile.open(archive) as tar:
-            for member in tar.getmembers():
-                if member.name.startswith("blobs/") and (file := tar.extractfile(member)):
-                    self.put(file.read())
-            index = tar.extractfile("index.json")
-            assert index is not None
-            digest: str = json.loads(index.read())["manifests"][0]["digest"]
-        self.tags[tag] = digest
-        return digest
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(request.path + (f" {request.headers['Range']}" if "Range" in request.headers else ""))
-        if request.path == "/token":
-            if request.headers.get("Authorization") != "Basic dTpw":
-                return web.Response(status=401)
-            return web.json_response({"token": self.token})
-        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
-            challenge = f'Bearer realm="http://127.0.0.1:{self.port}/token",service="here",scope="repository:a/b:pull"'
-            return web.Response(status=401, headers={"WWW-Authenticate": challenge})
-        if self.basic and request.headers.get("Authorization") != self.basic:
-            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
-        if self.refuse_times:
-            self.refuse_times -= 1
-            return web.Response(status=429, headers={"Retry-After": "7"})
-        name = request.path.rpartition("/")[2]
-        content = self.blobs.get(self.tags.get(name, name))
-        if content is None:
-            return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
-        if name == self.lie:
-            content = content[::-1]
-        return await self._send(request, content)
-
-    async def _send(self, request: web.Request, content: bytes) -> web.StreamResponse:
-        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
-        response = web.StreamResponse(status=206 if start else 200)
-        response.content_length = len(content) - start
-        await response.prepare(request)
-        if "/blobs/" in request.path and self.truncate_times and len(content) > 3000:
-            self.truncate_times -= 1
-            await response.write(content[start : start + 1000])
-            assert request.transport is not None
-            request.transport.close()
-            return response
-        await response.write(content[start:])
-        return response
 
 
 @dataclass
@@ -131,8 +63,10 @@ def run(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
             snapshots.open()
             store = ImageStore(tmp_path / "store" / "images", snapshots)
             store.open()
-            mirrors = {"docker.io": (f"http://127.0.0.1:{registry.port}",)}
-            puller = Puller(store, threads, clock, RegistryConfig(mirrors))
+            hosts = tmp_path / "registries"
+            (hosts / "docker.io").mkdir(parents=True)
+            (hosts / "docker.io" / "hosts.toml").write_text(f'[host."http://127.0.0.1:{registry.port}"]')
+            puller = Puller(store, threads, clock, hosts)
             try:
                 await body(World(registry, store, puller, clock, f"127.0.0.1:{registry.port}/a/b:1", tmp_path))
             finally:
@@ -309,15 +243,6 @@ def test_an_unknown_image_is_not_found(run: Callable[..., None]) -> None:
             await world.puller.pull("127.0.0.1:1/a:1", ImageAuth())
 
     run(body)
-
-
-@pytest.mark.parametrize(
-    ("host", "answer"),
-    [("localhost", True), ("localhost:5000", True), ("127.9.9.9:1", True), ("[::1]:5000", True), ("quay.io", False)],
-)
-def test_loopback_registries_speak_http(host: str, answer: bool) -> None:
-    assert is_loopback(host) is answer
-    assert RegistryConfig().endpoints(host) == [("http://" if answer else "https://") + host]
 
 
 def test_challenges_are_read() -> None:

@@ -111,7 +111,8 @@ async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, bool]:
         config.bridge, (config.node_pod_cidr,), config.root / "network", cluster_cidrs=(config.pod_cidr,)
     )
     await network.setup()
-    runtime = OciRuntime(config.root / "containers", config.run_dir / "containers", clock, network=network)
+    folders = config.root / "containers", config.run_dir / "containers"
+    runtime = OciRuntime(*folders, clock, network=network, registries=config.root / "registries")
     await runtime.start()
     return runtime, True
 

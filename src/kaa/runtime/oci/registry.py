@@ -12,19 +12,19 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import ipaddress
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from ...api.clock import Clock
 from ..base import ImageAuth, ImagePullError, PullProgress
+from .hosts import Endpoint, endpoints
 from .images import ImageRecord, ImageStore, decode_config, digest_of
 from .manifest import ACCEPT, Descriptor, choose_platform, decode_manifest
 from .reference import Reference, parse_reference
@@ -34,44 +34,14 @@ from .work import Threads
 if TYPE_CHECKING:
     import aiohttp
 
+T = TypeVar("T")
+
 _PARALLEL_LAYERS = 4
 _ATTEMPTS = 6
 _MAX_DOCUMENT_BYTES = 16 << 20
 _CHUNK = 1 << 18
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S = 30.0
-_HUB = "registry-1.docker.io"
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryConfig:
-    """``hosts``: {registry: mirror urls, tried in order before the registry itself}. Loopback speaks http by itself."""
-
-    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    insecure: frozenset[str] = frozenset()  #: registries (``host:port``) reached over http
-
-    def endpoints(self, registry: str) -> list[str]:
-        """Base urls without a slash at the end; a mirror of ``*`` stands before every registry."""
-        mirrors = [*self.hosts.get(registry, ()), *self.hosts.get("*", ())]
-        urls = [url if "://" in url else f"{self._scheme(url)}://{url}" for url in mirrors]
-        host = _HUB if registry == "docker.io" else registry
-        return [*(url.rstrip("/") for url in urls), f"{self._scheme(host)}://{host}"]
-
-    def _scheme(self, host: str) -> str:
-        return "http" if host in self.insecure or is_loopback(host) else "https"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host[:port]`` is this machine: ``localhost``, ``127.0.0.0/8``, ``[::1]``."""
-    match = re.fullmatch(r"\[([0-9a-fA-F:]+)\](?::\d+)?|([^:]+)(?::\d+)?", host)
-    if not match:
-        return False
-    name = match[1] or match[2]
-    if name == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(name).is_loopback
-    return False
 
 
 class _Refused(Exception):
@@ -99,8 +69,9 @@ class _Pull:
 class Puller:
     """Pulls, several at once; two pulls of one name share the work."""
 
-    def __init__(self, store: ImageStore, threads: Threads, clock: Clock, config: RegistryConfig) -> None:
-        self.store, self.threads, self.clock, self.config = store, threads, clock, config
+    def __init__(self, store: ImageStore, threads: Threads, clock: Clock, hosts: Path | None = None) -> None:
+        """``hosts``: the folder of hosts files."""
+        self.store, self.threads, self.clock, self.hosts = store, threads, clock, hosts
         self._running: dict[str, _Pull] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -148,16 +119,20 @@ class Puller:
             await self._session.close()
 
     async def _pull(self, wanted: Reference, auth: ImageAuth, progress: _Progress) -> ImageRecord:
-        refusals: list[_Refused] = []
-        for endpoint in self.config.endpoints(wanted.registry):
-            remote = Remote(await self._http(), self.clock, endpoint, wanted, auth)
-            try:
-                return await self._pull_from(remote, wanted, progress)
-            except _Refused as err:
-                refusals.append(err)
-            except (ValueError, OSError) as err:
-                refusals.append(_Refused(str(err)))
-        raise ImagePullError(f"failed to pull and unpack image {str(wanted)!r}: {refusals[-1]}") from refusals[-1]
+        try:
+            places = await self.threads.run(endpoints, self.hosts, wanted.registry)
+            session = await self._http()
+            remotes = [Remote(session, self.clock, place, wanted, auth) for place in places]
+            top = await _first(
+                [remote for remote in remotes if (remote.endpoint.pull if wanted.digest else remote.endpoint.resolve)],
+                lambda remote: remote.manifest(wanted.wanted, wanted.digest),
+            )
+            return await _first(
+                [remote for remote in remotes if remote.endpoint.pull],
+                lambda remote: self._pull_from(remote, wanted, top, progress),
+            )
+        except (_Refused, ValueError) as err:
+            raise ImagePullError(f"failed to pull and unpack image {str(wanted)!r}: {err}") from err
 
     async def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -167,9 +142,9 @@ class Puller:
             self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=True)
         return self._session
 
-    async def _pull_from(self, remote: Remote, wanted: Reference, progress: _Progress) -> ImageRecord:
-        content = await remote.document("manifests", wanted.wanted, wanted.digest)
-        top, manifest = content, decode_manifest(content)
+    async def _pull_from(self, remote: Remote, wanted: Reference, top: bytes, progress: _Progress) -> ImageRecord:
+        """Bring what the manifest or index ``top`` names; its digests hold, wherever they are asked for."""
+        content, manifest = top, decode_manifest(top)
         if manifest.is_index:
             choice = choose_platform(manifest.manifests or ())
             if choice is None:
@@ -225,21 +200,36 @@ class Puller:
             self.store.snapshots.unpack(chain, file, digest=digest, diff_id=diff_id)
 
 
+async def _first(remotes: Sequence[Remote], ask: Callable[[Remote], Awaitable[T]]) -> T:
+    """The first good answer. Raises _Refused as the last that was asked did."""
+    refusal: Exception = _Refused("no host of the hosts file may be asked for this")
+    for remote in remotes:
+        try:
+            return await ask(remote)
+        except (_Refused, ValueError, OSError) as err:
+            refusal = err
+    raise _Refused(str(refusal)) from refusal
+
+
 class Remote:
     """One repository at one endpoint: requests with the credentials it asks for, repeated while that may help."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, clock: Clock, endpoint: str, reference: Reference, auth: ImageAuth
+        self, session: aiohttp.ClientSession, clock: Clock, endpoint: Endpoint, reference: Reference, auth: ImageAuth
     ) -> None:
         self.session, self.clock, self.endpoint, self.path, self.auth = session, clock, endpoint, reference.path, auth
-        self.query = (
-            {"ns": reference.registry} if reference.registry not in endpoint and "docker.io" not in endpoint else {}
-        )
+        self.query = {"ns": reference.registry} if endpoint.proxy else {}
         self.authorization = f"Bearer {auth.registry_token}" if auth.registry_token else ""
+
+    async def manifest(self, name: str, digest: str) -> bytes:
+        """A manifest or index that can be read. Raises _Refused, ValueError."""
+        content = await self.document("manifests", name, digest)
+        decode_manifest(content)
+        return content
 
     async def document(self, kind: str, name: str, digest: str) -> bytes:
         """A manifest or config, checked against ``digest`` when that is known."""
-        async with self._get(f"/v2/{self.path}/{kind}/{name}", {"Accept": ACCEPT}) as answer:
+        async with self._get(f"/{self.path}/{kind}/{name}", {"Accept": ACCEPT}) as answer:
             content = b""
             async for chunk in answer.content.iter_chunked(_CHUNK):
                 content += chunk
@@ -258,7 +248,7 @@ class Remote:
             for attempt in range(_ATTEMPTS):
                 try:
                     headers = {"Range": f"bytes={done}-"} if done else {}
-                    async with self._get(f"/v2/{self.path}/blobs/{blob.digest}", headers) as answer:
+                    async with self._get(f"/{self.path}/blobs/{blob.digest}", headers) as answer:
                         if done and answer.status != 206:
                             progress.done -= done
                             hasher, done = hashlib.sha256(), 0
@@ -286,14 +276,17 @@ class Remote:
         """A successful answer. Raises _Refused with the registry's own words."""
         import aiohttp
 
-        asked = False
+        asked, url = False, f"{self.endpoint.url}{path}"
         for attempt in range(_ATTEMPTS):
-            sent = {**headers, **({"Authorization": self.authorization} if self.authorization else {})}
+            sent = [*self.endpoint.headers, *headers.items()]
+            if self.authorization:
+                sent = [pair for pair in sent if pair[0].lower() != "authorization"]
+                sent.append(("Authorization", self.authorization))
             try:
-                answer = await self.session.get(f"{self.endpoint}{path}", headers=sent, params=self.query)
+                answer = await self.session.get(url, headers=sent, params=self.query, ssl=self.endpoint.tls)
             except (aiohttp.ClientError, TimeoutError) as err:
                 if attempt >= 2:
-                    raise _Refused(f'failed to do request: Get "{self.endpoint}{path}": {_trouble(err)}') from err
+                    raise _Refused(f'failed to do request: Get "{url}": {_trouble(err)}') from err
                 await self.clock.sleep(self._delay(attempt))
                 continue
             try:
@@ -309,7 +302,7 @@ class Remote:
                     raise _Refused(await self._words(answer), answer.status)
             finally:
                 answer.release()
-        raise _Refused(f"{self.endpoint} does not answer")
+        raise _Refused(f"{self.endpoint.url} does not answer")
 
     def _delay(self, attempt: int, asked: str = "") -> float:
         wait = float(asked) if asked.isdigit() else 0.25 * 2**attempt * (1 + self.clock.random.random())
@@ -317,7 +310,7 @@ class Remote:
 
     async def _words(self, answer: aiohttp.ClientResponse) -> str:
         """What went wrong, as containerd says it where that is known."""
-        name = f"{self.endpoint.partition('://')[2]}/{self.path}"
+        name = f"{self.endpoint.host}/{self.path}"
         body = (await answer.content.read(4096)).decode(errors="replace")
         if answer.status == 404:
             return f"failed to resolve reference {name!r}: not found"
@@ -340,7 +333,7 @@ class Remote:
             if scheme == "basic" and self.auth.username:
                 self.authorization = self._basic()
                 return
-        raise _Refused(f"{self.endpoint} wants credentials: 401 Unauthorized", 401)
+        raise _Refused(f"{self.endpoint.url} wants credentials: 401 Unauthorized", 401)
 
     def _basic(self) -> str:
         plain = f"{self.auth.username}:{self.auth.password}"
@@ -351,10 +344,10 @@ class Remote:
         fields = {"service": challenge.get("service", ""), "scope": scope}
         if self.auth.identity_token:
             grant = {"grant_type": "refresh_token", "refresh_token": self.auth.identity_token, "client_id": "kaa"}
-            request = self.session.post(challenge["realm"], data={**fields, **grant})
+            request = self.session.post(challenge["realm"], data={**fields, **grant}, ssl=self.endpoint.tls)
         else:
             headers = {"Authorization": self._basic()} if self.auth.username else {}
-            request = self.session.get(challenge["realm"], params=fields, headers=headers)
+            request = self.session.get(challenge["realm"], params=fields, headers=headers, ssl=self.endpoint.tls)
         import aiohttp
 
         try:

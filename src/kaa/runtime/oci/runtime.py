@@ -56,7 +56,7 @@ from .detect import find_conmon, find_engine, kernel
 from .files import tree_size, write_atomic
 from .images import ImageRecord, ImageStore
 from .linux import boot_id, in_own_thread, start_time
-from .registry import Puller, RegistryConfig
+from .registry import Puller
 from .snapshots import Snapshots
 from .state import Folder, ProcessRecord, SandboxRecord
 from .streams import attach_streams, exec_streams, exec_to_end, forward_streams
@@ -85,10 +85,10 @@ class OciRuntime:
         clock: Clock,
         *,
         network: PodNetwork | None = None,
-        registries: RegistryConfig | None = None,
+        registries: Path | None = None,
         runtime_binary: str | None = None,
     ) -> None:
-        """Raises RuntimeFailure when runc (or crun) or conmon is not installed."""
+        """``registries``: the folder of hosts files. Raises RuntimeFailure when runc (or crun) or conmon is not installed."""
         self.root, self.run_dir, self.clock, self.network = root.absolute(), run_dir.absolute(), clock, network
         self.engine = Engine(find_engine(runtime_binary), self.run_dir / "engine", find_conmon(), self._shelter)
         self.trash = Trash(self.root / "trash")
@@ -103,7 +103,7 @@ class OciRuntime:
         self._images_lock = asyncio.Lock()
         self._disk: dict[str, tuple[float, tuple[int, int]]] = {}
         self._warned_shelter = False
-        self._puller = Puller(self.images, self.threads, clock, registries or RegistryConfig())
+        self._puller = Puller(self.images, self.threads, clock, registries)
 
     # ------------------------------------------------------------------------------------------------- our own life
 
