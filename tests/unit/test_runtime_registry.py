@@ -233,6 +233,30 @@ def test_bytes_that_are_not_their_digest_are_refused(run: Callable[..., None], p
     run(body)
 
 
+@pytest.mark.parametrize("part", ["config", "layer", "diff_id"])
+def test_digests_with_paths_in_them_write_nothing(run: Callable[..., None], part: str) -> None:
+    async def body(world: World) -> None:
+        victim = world.folder / ("v" * 57)
+        victim.write_text("precious")
+        bad = f"sha256:{'../' * 20}{victim}"
+        manifest = json.loads(world.registry.blobs[world.registry.load(make_archive(world))])
+        config = json.loads(world.registry.blobs[manifest["config"]["digest"]])
+        if part == "diff_id":
+            config["rootfs"]["diff_ids"] = [bad]
+            manifest["config"]["digest"] = world.registry.put(json.dumps(config).encode())
+        else:
+            (manifest["config"] if part == "config" else manifest["layers"][0])["digest"] = bad
+        world.registry.tags["1"] = world.registry.put(json.dumps(manifest).encode())
+        before = sorted(world.folder.iterdir())
+        with pytest.raises(ImagePullError, match="invalid checksum digest format"):
+            await world.puller.pull(world.name, ImageAuth())
+        assert victim.read_text() == "precious"
+        assert sorted(world.folder.iterdir()) == before
+        assert not world.store.records
+
+    run(body)
+
+
 def test_an_unknown_image_is_not_found(run: Callable[..., None]) -> None:
     async def body(world: World) -> None:
         with pytest.raises(ImagePullError, match="not found"):

@@ -17,6 +17,7 @@ import msgspec
 
 from ..base import Image
 from .files import remove_tree, write_atomic
+from .manifest import check_digest
 from .reference import parse_reference
 from .snapshots import Snapshots, chain_ids
 
@@ -68,7 +69,10 @@ def digest_of(content: bytes) -> str:
 
 def decode_config(content: bytes) -> ImageDocument:
     """Raises ValueError on a config that is none."""
-    return msgspec.json.decode(content, type=ImageDocument)
+    found = msgspec.json.decode(content, type=ImageDocument)
+    for diff_id in found.rootfs.diff_ids:
+        check_digest(diff_id)
+    return found
 
 
 class ImageStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +17,7 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 ACCEPT = ", ".join([*MANIFEST_TYPES, *INDEX_TYPES])
 
 
@@ -55,11 +57,19 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def decode_manifest(content: bytes) -> Manifest:
-    """Raises ValueError on anything that is neither a manifest (schema 2) nor an index."""
+    """Raises ValueError on anything that is neither a manifest (schema 2) nor an index, and on digests that are none."""
     found = msgspec.json.decode(content, type=Manifest)
     if found.schema_version != 2 or (found.manifests is None and found.config is None):
         raise ValueError("not an image manifest of schema 2")
+    for part in (*([found.config] if found.config else ()), *found.layers):
+        check_digest(part.digest)
     return found
+
+
+def check_digest(digest: str) -> None:
+    """Files and folders are named by digests, so one with a path in it must go no further. Raises ValueError."""
+    if not _DIGEST.fullmatch(digest):
+        raise ValueError(f"invalid checksum digest format: {digest!r}")
 
 
 def choose_platform(entries: Sequence[Descriptor], machine: str = "") -> Descriptor | None:
