@@ -19,7 +19,6 @@ import ipaddress
 import posixpath
 import re
 import ssl
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +72,8 @@ def endpoints(folder: Path | None, registry: str) -> list[Endpoint]:
     path = _hosts_path(folder, registry) if folder else None
     if path is None:
         return [Endpoint(_own_url(registry, _Host()))]
+    import tomllib  # only nodes with such files
+
     try:
         content = msgspec.convert(tomllib.loads(path.read_text()), _HostsFile)
         return list(_read(content, registry, path.parent))
