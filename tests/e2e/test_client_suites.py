@@ -115,10 +115,12 @@ def outcome(done: Done) -> dict[str, int]:
 
 
 def test_kr8s(cluster: Lab) -> None:
-    done = run_suite(cluster, suites_lab.sdist("kr8s"), "kr8s", "-o", "addopts=", timeout_s=400)
+    # left out: it gives the server 10 us to answer, and takes an answer that came before the client looked for a fault
+    words = ("kr8s", "-o", "addopts=", "--deselect", "kr8s/tests/test_api.py::test_api_timeout")
+    done = run_suite(cluster, suites_lab.sdist("kr8s"), *words, timeout_s=400)
     assert done.code == 0, str(done)
     # skipped: a test of what is so outside of a terminal; expected failures: kr8s cannot send standard input yet
-    assert outcome(done) == {"passed": 292, "skipped": 1, "xfailed": 2}, str(done)
+    assert outcome(done) == {"passed": 291, "skipped": 1, "xfailed": 2}, str(done)
 
 
 def test_kopf_runs_its_examples(cluster: Lab) -> None:
