@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubelet_world import make_container, make_pod
 
-from kaa.api.types.core_v1 import Pod
+from kaa.api.types.core_v1 import ContainerRestartRule, ContainerRestartRuleOnExitCodes, Pod
 from kaa.kubelet.pod_plan import (
     BACKOFF_ANNOTATION,
+    LIFE_ANNOTATION,
+    RESTART_ALL,
     CreateSandbox,
     Ending,
     Facts,
@@ -22,7 +24,9 @@ from kaa.kubelet.pod_plan import (
     StartContainer,
     StopContainer,
     is_sidecar,
+    life_of,
     plan,
+    pod_life,
 )
 from kaa.runtime.base import Container, ContainerState, Sandbox, SandboxState
 
@@ -66,8 +70,8 @@ class Model:
                 self.sandboxes[sandbox_id] = Sandbox(
                     sandbox_id, "web", "default", "uid", attempt, SandboxState.READY, self.now, ("10.0.0.1",)
                 )
-            case StartContainer(name=name, attempt=attempt, backoff=backoff):
-                self.start(name, attempt, str(backoff) if backoff else "")
+            case StartContainer(name=name, attempt=attempt, backoff=backoff, life=life):
+                self.start(name, attempt, str(backoff) if backoff else "", life)
             case StopContainer(container_id=container_id):
                 self.exit(container_id, 137)
             case RemoveContainer(container_id=container_id):
@@ -79,14 +83,16 @@ class Model:
                     del self.sandboxes[sandbox_id]
                     self.containers = {k: c for k, c in self.containers.items() if c.sandbox_id != sandbox_id}
 
-    def start(self, name: str, attempt: int, backoff: str) -> None:
+    def start(self, name: str, attempt: int, backoff: str, life: int) -> None:
         running = [c for c in self.containers.values() if c.state is ContainerState.RUNNING]
         assert name not in {c.name for c in running}, "two running containers of one name"
         assert self.ending is None, "a start in a pod that ends"
         [ready] = [s for s in self.sandboxes.values() if s.state is SandboxState.READY]
-        self.check_order(name, ready.id)
+        assert all(life_of(c) == life for c in running), "what an earlier life left behind still runs"
+        self.check_order(name, ready.id, life)
         assert attempt > max((c.attempt for c in self.containers.values() if c.name == name), default=-1)
         notes = {BACKOFF_ANNOTATION: backoff} if backoff else {}
+        notes |= {LIFE_ANNOTATION: str(life)} if life else {}
         self.starts.append(name)
         self.containers[f"c{self.made}"] = Container(
             id=f"c{self.made}",
@@ -102,15 +108,14 @@ class Model:
             annotations=notes,
         )
 
-    def check_order(self, name: str, sandbox_id: str) -> None:
+    def check_order(self, name: str, sandbox_id: str, life: int) -> None:
         """A main container starts only when every init container before it is done, or for a sidecar up."""
         inits = self.pod.spec.init_containers
-        if name in {c.name for c in inits} or any(
-            c.name not in {i.name for i in inits} and c.sandbox_id == sandbox_id for c in self.containers.values()
-        ):
+        now = [c for c in self.containers.values() if c.sandbox_id == sandbox_id and life_of(c) == life]
+        if name in {c.name for c in inits} or any(c.name not in {i.name for i in inits} for c in now):
             return
         for init in inits:
-            runs = [c for c in self.containers.values() if c.name == init.name and c.sandbox_id == sandbox_id]
+            runs = [c for c in now if c.name == init.name]
             if is_sidecar(init):
                 assert any(c.state is ContainerState.RUNNING for c in runs), f"{name} before sidecar {init.name}"
             else:
@@ -143,6 +148,11 @@ def pods(draw: st.DrawFn) -> Pod:
     )
     mains = tuple(make_container(f"main-{n}") for n in range(draw(st.integers(1, 3))))
     policy = draw(st.sampled_from(["Always", "OnFailure", "Never"]))
+    if draw(st.booleans()):
+        rule = ContainerRestartRule(
+            action=RESTART_ALL, exit_codes=ContainerRestartRuleOnExitCodes(operator="In", values=(2,))
+        )
+        mains = (make_container("main-0", restart_policy="Never", restart_policy_rules=(rule,)), *mains[1:])
     return make_pod(init_containers=inits, containers=mains, restart_policy=policy)
 
 
@@ -192,7 +202,7 @@ def test_a_deleted_pod_ends_with_nothing_running(pod: Pod, history: list[tuple[s
 @settings(max_examples=100, deadline=None)
 @given(pod=pods(), history=steps)
 def test_a_pod_of_always_comes_up_again(pod: Pod, history: list[tuple[str, int, int, float]]) -> None:
-    if pod.spec.restart_policy != "Always":
+    if pod.spec.restart_policy != "Always" or pod.spec.containers[0].restart_policy:
         return
     model = Model(pod)
     play(model, history)
@@ -206,6 +216,34 @@ def test_a_pod_of_always_comes_up_again(pod: Pod, history: list[tuple[str, int, 
     names = {c.name for c in model.running()}
     wanted = {c.name for c in (*pod.spec.init_containers, *pod.spec.containers)} - plain
     assert names == wanted
+
+
+@settings(max_examples=150, deadline=None)
+@given(pod=pods(), history=steps)
+def test_a_pod_begins_anew_once_for_each_exit_that_asks_for_it(
+    pod: Pod, history: list[tuple[str, int, int, float]]
+) -> None:
+    if not pod.spec.containers[0].restart_policy_rules:
+        return
+    model = Model(pod)
+    plain = {c.name for c in pod.spec.init_containers if not is_sidecar(c)}
+    model.settle()
+    for life in range(3):
+        for _ in range(60):
+            for container in model.running():
+                if container.name in plain:
+                    model.exit(container.id, 0)
+            wake = model.settle()
+            model.now = max(model.now, wake or 0) + 1
+        assert pod_life(pod, PodView.of([], list(model.containers.values()))) == life
+        wanted = {c.name for c in (*pod.spec.init_containers, *pod.spec.containers)} - plain
+        assert {(c.name, life_of(c)) for c in model.running()} == {(name, life) for name in wanted}
+        before = len(model.starts)
+        [trigger] = [c for c in model.running() if c.name == "main-0"]
+        model.exit(trigger.id, 2)
+        model.settle()
+        assert all(life_of(c) == life + 1 for c in model.running())
+        assert len(model.starts) >= before
 
 
 @given(crashes=st.integers(1, 12))

@@ -16,12 +16,17 @@ from kaa.api.types.core_v1 import (
     ConfigMap,
     ConfigMapKeySelector,
     ConfigMapVolumeSource,
+    ContainerRestartRule,
+    ContainerRestartRuleOnExitCodes,
     EnvVar,
     EnvVarSource,
     ExecAction,
+    Lifecycle,
+    LifecycleHandler,
     Node,
     PodReadinessGate,
     Probe,
+    SleepAction,
     Volume,
     VolumeMount,
 )
@@ -391,5 +396,39 @@ def test_conditions_of_others_stay(play: Play) -> None:
         world.client.put(replace(pod, status=replace(pod.status, conditions=(*pod.status.conditions, foreign))))
         await world.rest()
         assert world.condition("example.com/go") is not None
+
+    play(story)
+
+
+def test_an_exit_can_restart_all_containers_of_its_pod(play: Play) -> None:
+    """KEP-5532: init containers run again, each restart counts, no hook delays it, and a condition tells while it lasts."""
+
+    async def story(world: World) -> None:
+        rule = ContainerRestartRule(
+            action="RestartAllContainers",
+            exit_codes=ContainerRestartRuleOnExitCodes(operator="In", values=(42,)),
+        )
+        slow = Lifecycle(pre_stop=LifecycleHandler(sleep=SleepAction(seconds=20)))
+        pod = make_pod(
+            init_containers=(make_container("init"),),
+            containers=(
+                make_container("main", restart_policy="Never", restart_policy_rules=(rule,)),
+                make_container("beside", lifecycle=slow),
+            ),
+            restart_policy="Never",
+            annotations={SIM + "exit-after.init": "1s"},
+        )
+        world.client.put(pod)
+        await world.until(lambda: world.pod().status.phase == "Running")
+        assert world.condition("AllContainersRestarting").status == "False"
+        assert [s.restart_count for s in world.pod().status.container_statuses] == [0, 0]
+        [main] = [c for c in await world.runtime.list_containers() if c.name == "main"]
+        began = world.clock.now()
+        world.runtime.exit(main.id, 42)
+        await world.until(lambda: all(s.restart_count == 1 and s.ready for s in world.pod().status.container_statuses))
+        assert world.clock.now() - began < 15, "hooks were run"
+        assert world.pod().status.phase == "Running"
+        assert world.pod().status.init_container_statuses[0].restart_count == 1
+        assert world.condition("AllContainersRestarting").status == "False"
 
     play(story)

@@ -108,6 +108,39 @@ def test_container_at_fault(container: dict[str, Any], fault: str) -> None:
     assert faults(make_pod(container)) == [fault]
 
 
+RULE = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}
+
+
+@pytest.mark.parametrize(
+    ("container", "found"),
+    [
+        ({"restartPolicy": "Never", "restartPolicyRules": [RULE, {**RULE, "action": "Restart"}]}, []),
+        (
+            {"restartPolicyRules": [RULE]},
+            ["restartPolicy: Required value: must specify restartPolicy when restart rules are used"],
+        ),
+        (
+            {"restartPolicy": "Sometimes"},
+            ['restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "Never", "OnFailure"'],
+        ),
+        (
+            {"restartPolicy": "Never", "restartPolicyRules": [{"action": "Stop"}]},
+            [
+                'restartPolicyRules[0].action: Unsupported value: "Stop": supported values: "Restart", "RestartAllContainers"',
+                "restartPolicyRules[0].exitCodes: Required value: must be specified",
+            ],
+        ),
+        (
+            {"restartPolicy": "Never", "restartPolicyRules": [RULE] * 21},
+            ["restartPolicyRules: Too many: 21: must have at most 20 items"],
+        ),
+    ],
+    ids=["good", "no policy", "no such policy", "no such action", "too many"],
+)
+def test_rules_of_restart(container: dict[str, Any], found: list[str]) -> None:
+    assert faults(make_pod(container)) == [f"spec.containers[0].{fault}" for fault in found]
+
+
 def test_image_may_change_and_command_may_not() -> None:
     old = make_pod()
     image = replace(old.spec.containers[0], image="nginx:2")

@@ -13,7 +13,7 @@ from . import security
 from .cgroups import container_resources
 from .config import KubeletConfig
 from .env import ConfigError, Sources, command_line, environment, expand
-from .pod_plan import BACKOFF_ANNOTATION, HASH_ANNOTATION, StartContainer, container_hash, grace_of
+from .pod_plan import BACKOFF_ANNOTATION, HASH_ANNOTATION, LIFE_ANNOTATION, StartContainer, container_hash, grace_of
 
 POD_NAME, POD_NAMESPACE, POD_UID = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid"
 CONTAINER_NAME = "io.kubernetes.container.name"
@@ -95,6 +95,8 @@ def container_config(
     }
     if action.backoff is not None:
         annotations[BACKOFF_ANNOTATION] = str(action.backoff)
+    if action.life:
+        annotations[LIFE_ANNOTATION] = str(action.life)
     return ContainerConfig(
         name=spec.name,
         image=image.id,

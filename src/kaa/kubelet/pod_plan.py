@@ -23,11 +23,14 @@ from .cgroups import container_resources
 
 BACKOFF_ANNOTATION = "kaa.dev/restart-backoff"
 HASH_ANNOTATION = "io.kubernetes.container.hash"
+LIFE_ANNOTATION = "kaa.dev/pod-life"  #: how many times the pod had begun anew when a container was made; absent is 0
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 10.0, 300.0
 MIN_GRACE_S = 2.0
 DEFAULT_GRACE_S = 30
 #: The name under which making a sandbox is ``busy``.
 SANDBOX = ""
+
+RESTART_ALL = "RestartAllContainers"
 
 Role = Literal["init", "sidecar", "main", "ephemeral"]
 
@@ -150,6 +153,7 @@ class StartContainer:
     role: Role
     attempt: int
     backoff: Backoff | None = None
+    life: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,7 @@ class StopContainer:
     name: str
     grace_s: float
     message: str
+    hooks: bool = True  #: whether it may run its preStop hook
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +234,49 @@ def container_hash(container: Any) -> str:
     return f"{container.name}|{container.image}"
 
 
-def should_restart(pod: Pod, container: Any, exit_code: int) -> bool:
-    """Whether an exited main or plain init container is to run again. Rules of the container go before policies."""
+def restart_action(container: Any, exit_code: int) -> str:
+    """What the first of a container's restart rules that fits its exit code says; empty without one."""
     for rule in container.restart_policy_rules:
         codes = rule.exit_codes
         if codes is not None and (exit_code in codes.values) == (codes.operator == "In"):
-            return bool(rule.action.startswith("Restart"))
+            return str(rule.action)
+    return ""
+
+
+def should_restart(pod: Pod, container: Any, exit_code: int) -> bool:
+    """Whether an exited main or plain init container is to run again. Rules of the container go before policies."""
+    if restart_action(container, exit_code):
+        return True
     policy = container.restart_policy or pod.spec.restart_policy or "Always"
     return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
+
+
+# A pod whose container exits with a code for which its rules say RestartAllContainers begins anew: a next life, in which init
+# containers run again. A run belongs to the life that its annotation names, so nothing has to be remembered. Source: KEP-5532.
+
+
+def may_begin_anew(pod: Pod) -> bool:
+    """Whether any container's exit could restart all of them."""
+    specs = (*pod.spec.init_containers, *pod.spec.containers)
+    return any(rule.action == RESTART_ALL for spec in specs for rule in spec.restart_policy_rules)
+
+
+def life_of(container: Container) -> int:
+    """The life of its pod for which a container was made."""
+    return int(container.annotations.get(LIFE_ANNOTATION, "0"))
+
+
+def pod_life(pod: Pod, view: PodView) -> int:
+    """The life that a pod is in, or is to begin: what was made for an earlier one has to go."""
+    if not may_begin_anew(pod):
+        return 0
+    specs = {spec.name: spec for spec in (*pod.spec.init_containers, *pod.spec.containers)}
+    return max((life_of(run) + _ended_a_life(specs.get(run.name), run) for run in view.containers), default=0)
+
+
+def _ended_a_life(spec: Any, run: Container | None) -> bool:
+    ended = spec is not None and run is not None and run.state is ContainerState.EXITED
+    return ended and run is not None and restart_action(spec, run.exit_code) == RESTART_ALL
 
 
 def should_retry_init(pod: Pod, container: Any, exit_code: int) -> bool:
@@ -302,6 +342,7 @@ class _Sync:
 
     def __init__(self, facts: Facts) -> None:
         self.facts, self.pod, self.view = facts, facts.pod, facts.view
+        self.life = pod_life(facts.pod, facts.view)
         self.actions: list[Action] = []
         self.waiting: dict[str, Waiting] = {}
         self.wake_at: float | None = None
@@ -309,6 +350,9 @@ class _Sync:
     def plan(self) -> Plan:
         if self.view.sandbox is None:
             self._replace_sandbox()
+        elif outlived := [run for run in self.view.running() if life_of(run) < self.life]:
+            for run in outlived:  # at once: no hooks, and the shortest grace
+                self._stop(run, MIN_GRACE_S, f"Stopping container {run.name}", hooks=False)
         else:
             self._forget_old()
             if self._initialised():
@@ -359,11 +403,12 @@ class _Sync:
     # ---- containers by role
 
     def _current(self, name: str) -> Container | None:
-        """The newest run in the present sandbox, that was started."""
+        """The newest run in the present sandbox and life, that was started."""
         assert self.view.sandbox is not None
         for container in self.view.containers:
             if container.name == name and container.sandbox_id == self.view.sandbox.id:
-                return None if container.state is ContainerState.CREATED else container
+                made_now = container.state is not ContainerState.CREATED and life_of(container) == self.life
+                return container if made_now else None
         return None
 
     def _initialised(self) -> bool:
@@ -405,7 +450,7 @@ class _Sync:
             last = current or self.view.latest(container.name)
             if current is not None and current.state is not ContainerState.EXITED:
                 self._check(container, current)
-            elif last is None or last.state is ContainerState.CREATED:
+            elif last is None or last.state is ContainerState.CREATED or life_of(last) < self.life:
                 self._start(container, "main", last, crashed=False)
             elif last.state is ContainerState.EXITED and should_restart(self.pod, container, last.exit_code):
                 self._start(container, "main", last, crashed=current is not None)
@@ -452,14 +497,15 @@ class _Sync:
         elif current.id not in self.facts.resizing and current.id not in self.facts.stopping:
             self.actions.append(ResizeContainer(current.id, current.name))
 
-    def _stop(self, container: Container, grace_s: float, message: str) -> None:
+    def _stop(self, container: Container, grace_s: float, message: str, *, hooks: bool = True) -> None:
         if container.id not in self.facts.stopping:
-            self.actions.append(StopContainer(container.id, container.name, grace_s, message))
+            self.actions.append(StopContainer(container.id, container.name, grace_s, message, hooks))
 
     def _start(self, spec: Any, role: Role, last: Container | None, *, crashed: bool) -> None:
         if spec.name in self.facts.busy:
             return
         backoff = None
+        crashed = crashed or (self.life > 0 and _ended_a_life(spec, last))
         if crashed and last is not None:
             backoff, may_start = next_backoff(last, self.facts.now, container_hash(spec))
             if self.facts.now < may_start:
@@ -475,14 +521,23 @@ class _Sync:
                 self._wake(failure.retry_at)
                 return
         attempt = 0 if last is None else last.attempt + (last.state is not ContainerState.CREATED)
-        self.actions.append(StartContainer(spec.name, role, attempt, backoff))
+        self.actions.append(StartContainer(spec.name, role, attempt, backoff, self.life))
 
 
 # -------------------------------------------------------------------------------------------------------- ending
 
 
+def is_beginning_anew(pod: Pod, view: PodView) -> bool:
+    """Whether a container of the pod has still to be made for the life that the pod is in."""
+    life = pod_life(pod, view)
+    latest = [view.latest(spec.name) for spec in (*pod.spec.init_containers, *pod.spec.containers)] if life else []
+    return any(run is not None and life_of(run) < life for run in latest)
+
+
 def finished(pod: Pod, view: PodView) -> bool:
     """Every main container has exited for good, or an init container has failed for good."""
+    if is_beginning_anew(pod, view):
+        return False
     for container in pod.spec.init_containers:
         last = view.latest(container.name)
         if last is not None and last.state is ContainerState.EXITED and not is_sidecar(container):

@@ -539,7 +539,8 @@ class PodWorker:
             self._event("Normal", "Killing", action.message, container=action.name)
         began = host.clock.monotonic()
         try:
-            if first and spec is not None and spec.lifecycle is not None and spec.lifecycle.pre_stop is not None:
+            hooks = action.hooks and spec is not None and spec.lifecycle is not None
+            if first and hooks and spec.lifecycle.pre_stop is not None:
                 await self._pre_stop(spec, action)
             left = max(action.grace_s - (host.clock.monotonic() - began), min(2.0, action.grace_s))
             await host.runtime.stop_container(action.container_id, left)

@@ -38,7 +38,11 @@ from .pod_plan import (
     Health,
     PodView,
     Waiting,
+    is_beginning_anew,
     is_sidecar,
+    life_of,
+    may_begin_anew,
+    pod_life,
     resources_to_change,
     should_restart,
     should_retry_init,
@@ -54,6 +58,7 @@ OWNED = (
     "ContainersReady",
     "PodScheduled",
     *RESIZES,
+    "AllContainersRestarting",
     "DisruptionTarget",
 )
 
@@ -81,7 +86,7 @@ def pod_status(pod: Pod, seen: Seen) -> PodStatus:
     inits = _statuses(pod, pod.spec.init_containers, seen, init=True)
     mains = _statuses(pod, pod.spec.containers, seen)
     ephemerals = _statuses(pod, pod.spec.ephemeral_containers, seen, ephemeral=True)
-    phase = _phase(pod, inits, mains)
+    phase = _phase(pod, inits, mains, anew=is_beginning_anew(pod, seen.view))
     if old.phase in ("Succeeded", "Failed"):
         phase = old.phase
     elif seen.ending is not None and seen.ending.reason:
@@ -146,7 +151,9 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
     previous = seen.view.previous(spec.name)
     state = StateStruct()
     last = StateStruct()
-    if current is None or (waiting is not None and current.state is ContainerState.EXITED):
+    if current is None or (
+        current.state is ContainerState.EXITED and (waiting is not None or _is_outlived(pod, current, seen))
+    ):
         state = StateStruct(waiting=_waiting(pod, waiting))
         last = _terminated(current, seen) if current is not None else last
     elif current.state is ContainerState.EXITED:
@@ -186,6 +193,11 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
         allocated_resources=dict(spec.resources.requests) if running and not ephemeral else {},
         volume_mounts=_mounts(spec),
     )
+
+
+def _is_outlived(pod: Pod, run: Container, seen: Seen) -> bool:
+    """Whether a run belongs to an earlier life of its pod, so that another is to come."""
+    return seen.ending is None and not seen.gone and life_of(run) < pod_life(pod, seen.view)
 
 
 def _resources(pod: Pod, spec: Any, current: Container | None) -> ResourceRequirements:
@@ -246,8 +258,10 @@ def _ended(status: ContainerStatus) -> ContainerStateTerminated | None:
 # -------------------------------------------------------------------------------------------------------- phase
 
 
-def _phase(pod: Pod, inits: tuple[ContainerStatus, ...], mains: tuple[ContainerStatus, ...]) -> str:
+def _phase(pod: Pod, inits: tuple[ContainerStatus, ...], mains: tuple[ContainerStatus, ...], *, anew: bool) -> str:
     begun = any(s.state.running or _ended(s) for s in mains)
+    if begun and anew:
+        return "Running"
     for spec, status in zip(pod.spec.init_containers, inits, strict=True):
         ended = _ended(status)
         if is_sidecar(spec):
@@ -290,6 +304,8 @@ def _conditions(pod: Pod, status: PodStatus, seen: Seen) -> tuple[PodCondition, 
         "ContainersReady": containers_ready,
         "PodScheduled": _Verdict(True),
     }
+    if may_begin_anew(pod):
+        verdicts["AllContainersRestarting"] = _restarting(pod, status, seen)
     if seen.pending is not None:
         verdicts["PodResizePending"] = _Verdict(True, seen.pending.reason, seen.pending.message)
     if seen.resizing:
@@ -317,6 +333,16 @@ def _condition(name: str, verdict: _Verdict, old: PodCondition | None, pod: Pod,
 def _network_ready(pod: Pod, seen: Seen) -> bool:
     sandbox = seen.view.sandbox
     return not seen.gone and sandbox is not None and (bool(pod.spec.host_network) or bool(sandbox.ips))
+
+
+def _restarting(pod: Pod, status: PodStatus, seen: Seen) -> _Verdict:
+    """True from the exit that restarts all containers until none of them runs any more."""
+    if status.phase in ("Succeeded", "Failed"):
+        return _Verdict(False, "PodCompleted" if status.phase == "Succeeded" else "PodFailed")
+    life = pod_life(pod, seen.view)
+    if any(life_of(run) < life for run in seen.view.running()):
+        return _Verdict(True, "RestartAllContainersStarted", "container exited with restart policy rule")
+    return _Verdict(False)
 
 
 def _initialized(pod: Pod, status: PodStatus) -> _Verdict:

@@ -111,7 +111,27 @@ def containers(given: Sequence[Container], facts: PodFacts, seen: set[str], path
         elif one.name:
             seen.add(one.name)
         yield from probes.hooks_and_probes(one, facts.grace_period_s, at)
+        yield from _restart_policy(one, at)
     yield from host_port_conflicts(given, path)
+
+
+def _restart_policy(given: AnyContainer, path: Path) -> Iterator[FieldError]:
+    """A container's own policy, which goes before its pod's, and the rules that go before both. Source: KEP-5307, KEP-5532."""
+    if not given.restart_policy and given.restart_policy_rules:
+        yield fields.required(path.child("restartPolicy"), "must specify restartPolicy when restart rules are used")
+    yield from one_of(path, "restartPolicy", given.restart_policy, ("Always", "Never", "OnFailure"))
+    if len(given.restart_policy_rules) > 20:
+        yield fields.too_many(path.child("restartPolicyRules"), len(given.restart_policy_rules), 20)
+    for n, rule in enumerate(given.restart_policy_rules):
+        at = path.child("restartPolicyRules").index(n)
+        yield from one_of(at, "action", rule.action, ("Restart", "RestartAllContainers"), needed=True)
+        if rule.exit_codes is None:
+            yield fields.required(at.child("exitCodes"), "must be specified")
+            continue
+        codes = at.child("exitCodes")
+        yield from one_of(codes, "operator", rule.exit_codes.operator, ("In", "NotIn"), needed=True)
+        if len(rule.exit_codes.values) > 255:
+            yield fields.too_many(codes.child("values"), len(rule.exit_codes.values), 255)
 
 
 def init_containers(
@@ -138,11 +158,20 @@ def init_containers(
                     yield fields.forbidden(
                         at.child(wire), "may not be set for init containers without restartPolicy=Always"
                     )
-        yield from one_of(at, "restartPolicy", one.restart_policy, ("Always", "Never", "OnFailure"))
+        yield from _restart_policy(one, at)
         yield from host_port_conflicts((one,), path)
 
 
-_EPHEMERAL_FORBIDDEN = ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe", "ports", "resizePolicy")
+_EPHEMERAL_FORBIDDEN = (
+    "lifecycle",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "ports",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+)
 
 
 def ephemeral_containers(
@@ -164,6 +193,8 @@ def ephemeral_containers(
             one.startup_probe,
             one.ports,
             one.resize_policy,
+            one.restart_policy,
+            one.restart_policy_rules,
         )
         for wire, value in zip(_EPHEMERAL_FORBIDDEN, set_fields, strict=True):
             if value:
