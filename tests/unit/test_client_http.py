@@ -9,6 +9,7 @@ import pytest
 
 from kaa.api.errors import NotFound, ServiceUnavailable
 from kaa.api.types.core_v1 import ConfigMap
+from kaa.client import connection
 from kaa.client.client import WatchType
 from kaa.client.http import HttpClient
 
@@ -84,6 +85,36 @@ def test_requests_side_by_side_have_connections_of_their_own() -> None:
         await asyncio.gather(*(client.get(ConfigMap, "a", "default") for _ in range(3)))
 
     assert run(gives_map, use).connections == 3
+
+
+def test_many_requests_take_turns_on_few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PATIENCE_S", 60.0)
+
+    async def use(client: HttpClient) -> None:
+        await asyncio.gather(*(client.get(ConfigMap, "a", "default") for _ in range(60)))
+
+    server = run(gives_map, use)
+    assert (server.connections, len(server.requests)) == (connection.IDLE_CONNECTIONS, 60)
+
+
+def test_requests_that_hang_do_not_hold_others_up() -> None:
+    others = asyncio.Event()
+
+    async def hangs(line: str, writer: asyncio.StreamWriter) -> bool:
+        if "/hang" in line:
+            await others.wait()
+        return await gives_map(line, writer)
+
+    async def use(client: HttpClient) -> None:
+        hanging = [
+            asyncio.ensure_future(client.get(ConfigMap, "hang", "default")) for _ in range(connection.IDLE_CONNECTIONS)
+        ]
+        await asyncio.sleep(0)
+        await asyncio.gather(*(client.get(ConfigMap, "a", "default") for _ in range(3)))
+        others.set()
+        await asyncio.gather(*hanging)
+
+    run(hangs, use)
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_replaced() -> None:

@@ -20,6 +20,7 @@ import httptools
 
 CONNECT_S = 60.0
 IDLE_CONNECTIONS = 8  # kept open for the next request
+PATIENCE_S = 0.05  # as many being busy, one is waited for so long: a handshake costs both sides more than most requests
 HIGH_WATER = 1 << 20  # bytes of a stream that wait for their reader before the server is held up
 _SAFE = "/?&=%:@!$'()*+,;~"  # what stands in paths and queries as it is; what is quoted already stays so
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]  #: pairs where a name comes more than once
@@ -147,8 +148,10 @@ class Asks(Protocol):
     """Where requests are sent."""
 
     def ask(
-        self, method: str, path: str, headers: Headers, body: bytes = b""
-    ) -> AbstractAsyncContextManager[Connection]: ...
+        self, method: str, path: str, headers: Headers, body: bytes = b"", *, lasting: bool = False
+    ) -> AbstractAsyncContextManager[Connection]:
+        """The connection on which the head of the answer has come. ``lasting``: the answer is a stream."""
+        ...
 
     def close(self) -> None: ...
 
@@ -166,22 +169,51 @@ class Pool:
         self._head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": parts.netloc, **headers}.items())
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
+        self._busy = 0  #: connections that will be given back before long
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
     async def ask(
-        self, method: str, path: str, headers: Headers, body: bytes = b"", *, again: bool = False
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes = b"",
+        *,
+        again: bool = False,
+        lasting: bool = False,
     ) -> AsyncIterator[Connection]:
         """The connection on which the head of the answer has come. ``again``: it may be sent twice. Raises OSError."""
         request = self._request(method, path, headers, body)
-        connection = await self._sent(request, again=again or method in _AGAIN)
+        if not self._idle and not lasting and self._busy >= IDLE_CONNECTIONS:
+            await self._for_one_given_back()
+        self._busy += not lasting
         try:
-            yield connection
+            connection = await self._sent(request, again=again or method in _AGAIN)
+            try:
+                yield connection
+            finally:
+                self._give_back(connection)
         finally:
-            if connection.complete and connection.reusable and len(self._idle) < IDLE_CONNECTIONS:
-                self._idle.append(connection)
-            else:
-                connection.close()
-                self._open.discard(connection)
+            self._busy -= not lasting
+
+    async def _for_one_given_back(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await asyncio.wait((waiter,), timeout=PATIENCE_S)
+        finally:
+            if not waiter.done():
+                self._waiting.remove(waiter)
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection.complete and connection.reusable and len(self._idle) < IDLE_CONNECTIONS:
+            self._idle.append(connection)
+            if self._waiting:
+                self._waiting.popleft().set_result(None)
+        else:
+            connection.close()
+            self._open.discard(connection)
 
     def _request(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
         pairs = headers.items() if isinstance(headers, Mapping) else headers

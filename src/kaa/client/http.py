@@ -128,7 +128,7 @@ class HttpClient:
         options["watch"] = "true"
         target = f"{resource.path(namespace)}?{urlencode(options)}"
         try:
-            async with self._pool.ask("GET", target, self._headers("")) as answer:
+            async with self._pool.ask("GET", target, self._headers(""), lasting=True) as answer:
                 if answer.status >= 400:
                     raise _error(answer.status, await answer.body())
                 async for line in lines(answer):

@@ -105,6 +105,7 @@ async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, bool]:
     if config.runtime == "cri":
         return await _cri_runtime(config, clock), True
     from kaa.network.pods import BridgePodNetwork
+    from kaa.runtime.oci.linux import keep_in_memory
     from kaa.runtime.oci.runtime import OciRuntime
 
     network = BridgePodNetwork(
@@ -112,6 +113,7 @@ async def _runtime(config: ClusterConfig, clock: Clock) -> tuple[Runtime, bool]:
     )
     await network.setup()
     folders = config.root / "containers", config.run_dir / "containers"
+    keep_in_memory(folders[1])
     runtime = OciRuntime(*folders, clock, network=network, registries=config.root / "registries")
     await runtime.start()
     return runtime, True

@@ -23,6 +23,7 @@ STOP_GRACE_S = 5.0
 def stop_containers(config: ClusterConfig) -> None:
     """End every container and sandbox; their records stay, so that the next ``up`` starts them anew."""
     asyncio.run(_stop_sandboxes(config, remove=False))
+    _unmount(config.run_dir)
 
 
 def remove_everything(config: ClusterConfig) -> None:

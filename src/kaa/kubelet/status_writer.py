@@ -31,7 +31,7 @@ class _Wanted:
 class StatusWriter:
     """``set`` returns at once; ``flushed`` waits until what was set is known to the server (or the pod is gone there)."""
 
-    WORKERS = 8
+    WORKERS = 2
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client

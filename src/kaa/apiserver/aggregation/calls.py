@@ -115,13 +115,14 @@ class _Routed:
             self._headers.append(("User-Agent", agent))
 
     def ask(
-        self, method: str, path: str, headers: Headers, body: bytes = b""
+        self, method: str, path: str, headers: Headers, body: bytes = b"", *, lasting: bool = False
     ) -> AbstractAsyncContextManager[Connection]:
         address = self._aggregator.address(self._service)
         if address is None:
             raise ServiceUnavailable("service unavailable")
         pairs = headers.items() if isinstance(headers, Mapping) else headers
-        return self._aggregator.backend(self._service).pool(*address).ask(method, path, [*pairs, *self._headers], body)
+        pool = self._aggregator.backend(self._service).pool(*address)
+        return pool.ask(method, path, [*pairs, *self._headers], body, lasting=lasting)
 
     def close(self) -> None:
         """The connections are the aggregator's."""

@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -47,6 +48,13 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
         ),
         target,
     )
+
+
+def keep_in_memory(folder: Path) -> None:
+    """Put a tmpfs on a folder that holds nothing yet: what need not outlive the machine should not cost a disk's inodes."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    if not os.path.ismount(folder) and not any(folder.iterdir()):
+        mount("kaa", str(folder), "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711")
 
 
 def unmount(target: str, *, lazy: bool = True) -> bool:
