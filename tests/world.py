@@ -63,6 +63,8 @@ NODE_FACTS: dict[str, Any] = {
 class World:
     """``ready``: whether the kubelet makes pods ready; a callable decides for each pod."""
 
+    pod_ranges: tuple[tuple[str, int], ...] = ()
+
     def __init__(self, *, ready: Any = True, seed: int = 0, metrics: MetricsSource | None = None) -> None:
         self.metrics = metrics
         self.clock = VirtualClock(seed=seed)
@@ -73,7 +75,12 @@ class World:
 
     async def __aenter__(self) -> World:
         self.manager = ControllerManager(
-            lambda name: self.api, self.clock, root_ca=b"PEM", issue_legacy=self.issue_legacy, metrics=self.metrics
+            lambda name: self.api,
+            self.clock,
+            root_ca=b"PEM",
+            issue_legacy=self.issue_legacy,
+            metrics=self.metrics,
+            pod_ranges=self.pod_ranges,
         )
         self._task = asyncio.create_task(self.manager.run(), name="manager")
         await self.api.create(Namespace(metadata=ObjectMeta(name="default")))

@@ -63,7 +63,12 @@ async def run_components(
             return client_of(user, "kube-controller-manager")
 
         manager = ControllerManager(
-            controller_client, clock, root_ca=root_ca, issue_legacy=issue_legacy, authority=authority
+            controller_client,
+            clock,
+            root_ca=root_ca,
+            issue_legacy=issue_legacy,
+            authority=authority,
+            pod_ranges=((config.pod_cidr, config.node_mask),),
         )
         known["controller-manager"] = lambda: manager.informers.behind
         await manager.run()

@@ -41,6 +41,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     container_runtime_endpoint: str = ""  #: of runtime ``cri``: ``unix:///run/containerd/containerd.sock``
     listen: tuple[str, ...] = ("127.0.0.1",)
     domain: str = DOMAIN
+    node_mask: int = 24  #: how long the prefix of a node's pods is
     api_server: ApiServerOptions = ApiServerOptions()
 
     @property
@@ -69,12 +70,12 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pod_cidr(self) -> str:
-        """The range of this cluster's pods; a node takes a /24 of it."""
+        """The range of this cluster's pods, of which each node gets a part."""
         return f"10.{244 - self.slot}.0.0/16"
 
     @property
     def node_pod_cidr(self) -> str:
-        return str(next(ipaddress.ip_network(self.pod_cidr).subnets(new_prefix=24)))
+        return str(next(ipaddress.ip_network(self.pod_cidr).subnets(new_prefix=self.node_mask)))
 
     @property
     def api_service_ip(self) -> str:

@@ -39,6 +39,7 @@ from .pki import Pki, api_server_hosts, control_plane_profiles, node_profiles, w
 
 Progress = Callable[[str], None]
 PARTS = ("server", "agent")
+ADDRESSES_NOT_FOR_PODS = 3  #: of a range: its own, the bridge's, the broadcast
 #: What real containers need on the machine: {command: Debian package}
 NEEDED = {"runc": "runc", "conmon": "conmon", "nft": "nftables"}
 
@@ -71,7 +72,7 @@ def up(
     with _locked(folder):
         config = _decide(name, folder, port, runtime, container_runtime_endpoint, listen)
         if kubelet_config:
-            _take_kubelet_config(config, Path(kubelet_config))
+            config = _take_kubelet_config(config, Path(kubelet_config))
         progress("certificates")
         with processes.Gate() as gate:  # they load their code while we make what they will read
             started = [part for part in PARTS if _start(config, part, gate)]
@@ -125,14 +126,14 @@ def _decide(
     return config
 
 
-def _take_kubelet_config(config: ClusterConfig, file: Path) -> None:
-    """Keep a KubeletConfiguration for the agent. Raises ConfigError for one that it could not use."""
+def _take_kubelet_config(config: ClusterConfig, file: Path) -> ClusterConfig:
+    """Keep a KubeletConfiguration for the agent, and room for as many pods. Raises ConfigError for one that it could not use."""
     from kaa.kubelet.config import KubeletConfig
     from kaa.kubelet.config_file import ConfigFileError, configured
 
     try:
         text = file.read_text()
-        configured(KubeletConfig(config.node_name), text)
+        wanted, _ = configured(KubeletConfig(config.node_name), text)
     except (OSError, ConfigFileError) as err:
         raise ConfigError(f"--kubelet-config {file}: {err}") from err
     if processes.running_pid(pid_file(config, "agent")) and (
@@ -140,6 +141,21 @@ def _take_kubelet_config(config: ClusterConfig, file: Path) -> None:
     ):
         raise ConfigError("the node runs with another configuration; `kaa down` first, then `kaa up --kubelet-config`")
     config.kubelet_file.write_text(text)
+    return _with_room(config, wanted.max_pods)
+
+
+def _with_room(config: ClusterConfig, pods: int) -> ClusterConfig:
+    """A cluster whose nodes have addresses for so many pods: a /24, or as much more as that takes."""
+    mask = min(24, 32 - (pods + ADDRESSES_NOT_FOR_PODS).bit_length())
+    if mask >= config.node_mask:
+        return config
+    if (config.root / "store.db").exists():
+        raise ConfigError(
+            f"the node has a /{config.node_mask} of addresses, too few for {pods} pods; `kaa reset` first"
+        )
+    config = msgspec.structs.replace(config, node_mask=mask)
+    write_config(config)
+    return config
 
 
 def with_endpoint(config: ClusterConfig, endpoint: str) -> ClusterConfig:

@@ -33,6 +33,7 @@ from .garbagecollector import GarbageCollector
 from .horizontalpodautoscaler import HorizontalPodAutoscalers
 from .job import Jobs
 from .namespace import Namespaces
+from .nodeipam import NodeIPAM
 from .nodelifecycle import NodeLifecycle
 from .persistentvolume import PersistentVolumes
 from .podgc import PodGC
@@ -57,7 +58,7 @@ class ControllerManager:
     ``shared-informers`` that of ``system:kube-controller-manager``. ``root_ca`` is the PEM text that pods trust.
     ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are.
     ``authority`` signs certificates; without it requests for them stay unsigned. ``metrics`` is what autoscalers go by: the
-    metrics APIs, unless given."""
+    metrics APIs, unless given. ``pod_ranges``: of which nodes get their parts, as ``NodeIPAM`` has them."""
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class ControllerManager:
         issue_legacy: Issue | None = None,
         authority: Authority | None = None,
         metrics: MetricsSource | None = None,
+        pod_ranges: tuple[tuple[str, int], ...] = (),
     ) -> None:
         self.informers = Informers(client_for(SHARED), clock)
         context = Context(client_for, self.informers, clock)
@@ -87,6 +89,7 @@ class ControllerManager:
             EndpointSliceMirroring(context),
             PodGC(context),
             NodeLifecycle(context),
+            *([NodeIPAM(context, pod_ranges)] if pod_ranges else ()),
             TaintEviction(context),
             Disruptions(context, served),
             CertificateApprover(context),
