@@ -11,8 +11,11 @@ from .options import existing, which_cluster
 @which_cluster
 def command(name: str, data_dir: str) -> None:
     """Stop the cluster: its containers, its agent and its control plane. `kaa up` brings it back with every object."""
+    from rich.console import Console
+
     from kaa.cluster import lifecycle
 
     config = existing(name, data_dir)
-    stopped = lifecycle.down(config)
+    with Console(stderr=True, highlight=False).status("stopping ...") as status:
+        stopped = lifecycle.down(config, lambda text: status.update(text))
     click.echo(f"cluster {name} stopped" if stopped else f"cluster {name} was not running")

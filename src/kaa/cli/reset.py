@@ -20,7 +20,10 @@ def command(name: str, data_dir: str, kubeconfig: str) -> None:
 
     Only kaa's own folders are removed. What users mounted from elsewhere (hostPath) is unmounted and left alone.
     """
+    from rich.console import Console
+
     from kaa.cluster import lifecycle
 
-    removed = lifecycle.reset(name, data_dir, kubeconfig=kubeconfig)
+    with Console(stderr=True, highlight=False).status("removing ...") as status:
+        removed = lifecycle.reset(name, data_dir, kubeconfig=kubeconfig, progress=lambda text: status.update(text))
     click.echo(f"cluster {name} removed" if removed else f"there is no cluster {name}; nothing was removed")

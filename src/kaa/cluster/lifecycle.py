@@ -353,14 +353,14 @@ def _node_is_ready(config: ClusterConfig) -> bool:
 # -------------------------------------------------------------------------------------------------------- down, status
 
 
-def down(config: ClusterConfig) -> bool:
+def down(config: ClusterConfig, progress: Progress = lambda text: None) -> bool:
     """Stop the containers, the agent and the server. True if anything ran."""
     with _locked(config.root):
         ran = [processes.stop(pid_file(config, part)) for part in reversed(PARTS)]
         if config.runtime != "simulated" and os.geteuid() == 0:
             from .teardown import stop_containers
 
-            stop_containers(config)
+            stop_containers(config, progress)
         return any(ran)
 
 
@@ -398,7 +398,7 @@ def _runtime_shown(config: ClusterConfig) -> str:
     return f"runtime {config.runtime} {config.container_runtime_endpoint}".rstrip()
 
 
-def reset(name: str, data_dir: str, *, kubeconfig: str = "") -> bool:
+def reset(name: str, data_dir: str, *, kubeconfig: str = "", progress: Progress = lambda text: None) -> bool:
     """Remove a cluster and everything it made; True if there was one."""
     folder = data_dir_of(name, data_dir)
     config = read_config(folder)
@@ -409,7 +409,7 @@ def reset(name: str, data_dir: str, *, kubeconfig: str = "") -> bool:
             processes.stop(pid_file(config, part))
         from .teardown import remove_everything
 
-        remove_everything(config)
+        remove_everything(config, progress)
         path = Path(kubeconfig) if kubeconfig else kubeconfigs.paths()[0]
         if path.exists():
             kubeconfigs.remove(path, context_of(config))

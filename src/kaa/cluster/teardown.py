@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kaa.api.clock import SystemClock
@@ -18,25 +19,28 @@ from kaa.runtime.files import remove_tree
 from .config import ClusterConfig, ConfigError
 
 STOP_GRACE_S = 5.0
+AT_ONCE = 32  #: sandboxes: those that leave together are disconnected together
+Progress = Callable[[str], None]
 
 
-def stop_containers(config: ClusterConfig) -> None:
+def stop_containers(config: ClusterConfig, progress: Progress) -> None:
     """End every container and sandbox; their records stay, so that the next ``up`` starts them anew."""
-    asyncio.run(_stop_sandboxes(config, remove=False))
+    asyncio.run(_stop_sandboxes(config, progress, remove=False))
     _unmount(config.run_dir)
 
 
-def remove_everything(config: ClusterConfig) -> None:
+def remove_everything(config: ClusterConfig, progress: Progress) -> None:
     """Leave nothing behind."""
     if config.runtime != "simulated" and os.geteuid() == 0:
-        asyncio.run(_stop_sandboxes(config, remove=True))
+        asyncio.run(_stop_sandboxes(config, progress, remove=True))
+        progress("network, mounts, files")
         asyncio.run(_remove_network(config))
         _unmount(config.root)
         _remove_cgroups(config.cgroup_root)
     remove_tree(config.root, root=config.root.parent)
 
 
-async def _stop_sandboxes(config: ClusterConfig, *, remove: bool) -> None:
+async def _stop_sandboxes(config: ClusterConfig, progress: Progress, *, remove: bool) -> None:
     runtime = await _runtime(config)
     if runtime is None:
         return
@@ -45,8 +49,15 @@ async def _stop_sandboxes(config: ClusterConfig, *, remove: bool) -> None:
             *(runtime.stop_container(c.id, STOP_GRACE_S) for c in await runtime.list_containers()),
             return_exceptions=True,
         )
-        for sandbox in await runtime.list_sandboxes():
-            await (runtime.remove_sandbox(sandbox.id) if remove else runtime.stop_sandbox(sandbox.id))
+        end = runtime.remove_sandbox if remove else runtime.stop_sandbox
+        gate, left = asyncio.Semaphore(AT_ONCE), await runtime.list_sandboxes()
+
+        async def ended(number: int, sandbox_id: str) -> None:
+            async with gate:
+                progress(f"pods: {number} of {len(left)}")
+                await end(sandbox_id)
+
+        await asyncio.gather(*(ended(number, sandbox.id) for number, sandbox in enumerate(left, 1)))
     finally:
         await runtime.close()
 
