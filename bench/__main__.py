@@ -1,6 +1,6 @@
 """``python -m bench [section …]``: one table of what issue and REFERENCE.md ask, measured in one run; some two minutes.
 
-Sections: start idle pods read watch write apply list many scheduler store. Each figure is a median; beside it stands what the Go
+Sections: start idle pods node read watch write apply list many scheduler store. Each figure is a median; beside it stands what the Go
 implementation reached on this kind of machine. Absolute figures move with the machine and with what else runs on it.
 """
 
@@ -25,6 +25,7 @@ from kaa.store.sqlite import open_sqlite
 from .cluster import POD_PATH, Cluster, cluster, enter_namespace
 from .fanout import CONFIG_MAPS, fan_out
 from .load import together
+from .node import ENDS, EXECS, FULL, agent_memory, ends, exec_true, fill, idle_cpu, percentile
 
 STARTS, READ_S, WRITES, LISTED, SINGLE_PODS, DEPLOYED, SELECTED, MANY = 3, 5, 5000, 5000, 15, 50, 50, 150_000
 DEPLOYMENTS = "/apis/apps/v1/namespaces/default/deployments"
@@ -217,6 +218,23 @@ def pods(world: Cluster) -> None:
     row(f"delete of those {DEPLOYED} to gone", f"{gone:.1f} s", "", "1.9 s")
 
 
+def node(world: Cluster) -> None:
+    """A full node: what it costs while nothing happens, then execs, then one container after the other is killed."""
+    if not world.real:
+        return
+    import_image(world)
+    fill(world, FULL - len(world.ask("GET", "/api/v1/pods")["items"]))
+    time.sleep(5)
+    row(f"full node, {FULL} pods that do nothing: resident memory of the agent", f"{agent_memory(world):.0f} MB", "80 MB")
+    row("    CPU of server and agent", f"{idle_cpu(world):.1f} % of a core", "1 %")
+    took = [exec_true(world, f"rest-{number}") for number in range(EXECS)]
+    row("exec of true in a pod, by WebSocket through the API server, p50", f"{statistics.median(took):.0f} ms", "60 ms")
+    ended = ends(world, ENDS)
+    shown = f"{statistics.median(ended):.0f} / {percentile(ended, 99):.0f} ms"
+    row("a container is killed to a watch having its end, p50 / p99", shown, "- / 30 ms")
+    remove_pods(world)
+
+
 def import_image(world: Cluster) -> None:
     from kaa.runtime.oci.build import busybox_archive
 
@@ -298,7 +316,7 @@ def store(world: Cluster | None) -> None:
 
 #: In this order: what fills the memory comes after what measures it.
 SECTIONS: dict[str, Callable[[Any], None]] = {
-    "start": start, "idle": idle, "pods": pods, "read": read, "watch": watch, "write": write, "apply": apply, "list": list_,
+    "start": start, "idle": idle, "pods": pods, "node": node, "read": read, "watch": watch, "write": write, "apply": apply, "list": list_,
     "many": many,
 }  # fmt: skip
 ALONE: dict[str, Callable[[Any], None]] = {"scheduler": scheduler, "store": store}
