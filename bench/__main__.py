@@ -225,7 +225,11 @@ def node(world: Cluster) -> None:
     import_image(world)
     fill(world, FULL - len(world.ask("GET", "/api/v1/pods")["items"]))
     time.sleep(5)
-    row(f"full node, {FULL} pods that do nothing: resident memory of the agent", f"{agent_memory(world):.0f} MB", "80 MB")
+    row(
+        f"full node, {FULL} pods that do nothing: resident memory of the agent",
+        f"{agent_memory(world):.0f} MB",
+        "80 MB",
+    )
     row("    CPU of server and agent", f"{idle_cpu(world):.1f} % of a core", "1 %")
     took = [exec_true(world, f"rest-{number}") for number in range(EXECS)]
     row("exec of true in a pod, by WebSocket through the API server, p50", f"{statistics.median(took):.0f} ms", "60 ms")

@@ -306,3 +306,33 @@ def test_sysctls(name: str, spec: dict[str, Any], allowed: tuple[str, ...], word
     context = PodSecurityContext(sysctls=(Sysctl(name=name, value="1"),))
     found = admission.forbidden_sysctl(make_pod(security_context=context, **spec), allowed)
     assert found == (admission.Refusal("SysctlForbidden", words) if words else None)
+
+
+def test_a_pod_is_resized_as_a_whole(play: Play) -> None:
+    """Its status says what it was given and what it has; a restarted kubelet goes by that."""
+
+    def sized_whole(cpu: str) -> ResourceRequirements:
+        return ResourceRequirements(requests={"cpu": cpu}, limits={"cpu": cpu})
+
+    async def story(world: World) -> None:
+        world.client.put(make_pod(resources=sized_whole("1")))
+        await world.until(lambda: world.pod().status.phase == "Running")
+        assert world.pod().status.allocated_resources == {"cpu": "1"}
+        assert world.pod().status.resources == sized_whole("1")
+        pod = world.pod()
+        world.client.put(replace(pod, spec=replace(pod.spec, resources=sized_whole("2"))))
+        await world.until(lambda: world.pod().status.resources == sized_whole("2"))
+        assert world.pod().status.allocated_resources == {"cpu": "2"}
+        assert world.pod().status.container_statuses[0].restart_count == 0
+        [running] = await world.runtime.list_containers()
+        assert running.resources is not None
+        assert running.resources.cpu_quota_us == 200_000, "what a container inherits is its pod's"
+        pod = world.pod()
+        world.client.put(replace(pod, spec=replace(pod.spec, resources=sized_whole("99"))))
+        await world.until(lambda: world.condition("PodResizePending") is not None)
+        await world.restart()
+        await world.rest()
+        assert world.pod().status.allocated_resources == {"cpu": "2"}
+        assert world.pod().status.resources == sized_whole("2")
+
+    play(story)

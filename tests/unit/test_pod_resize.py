@@ -95,3 +95,42 @@ def test_containers_keep_their_order() -> None:
         assert words in answer.json()["message"]
 
     run(use, http=True)
+
+
+WHOLE = pod(
+    sized("a", {"cpu": "100m"}), resources={"requests": {"cpu": "500m", "memory": "64Mi"}, "limits": {"cpu": "1"}}
+)
+
+
+def of_pod(**resources: Any) -> dict[str, Any]:
+    return {"spec": {"resources": resources}}
+
+
+def test_a_pod_is_resized_as_a_whole() -> None:
+    async def use(lab: Lab) -> None:
+        await made(lab, WHOLE)
+        patch = of_pod(requests={"cpu": "700m"}, limits={"cpu": "2"})
+        answer = await lab.ask("PATCH", f"{PODS}/p/resize", patch, content_type=STRATEGIC)
+        assert answer.status == 200, answer.json()
+        wanted = {"requests": {"cpu": "700m", "memory": "64Mi"}, "limits": {"cpu": "2"}}
+        assert answer.json()["spec"]["resources"] == wanted
+
+    run(use, http=True)
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        (of_pod(requests={"cpu": "50m"}), 'spec.resources.requests[cpu]: Invalid value: "50m": must be greater than or equal to aggregate container requests of 100m'),
+        (of_pod(limits={"cpu": None}), "spec.resources.limits: Forbidden: resource limits cannot be removed"),
+        (container("a", limits={"cpu": "2"}), 'spec.resources.containers[0][cpu].limits: Invalid value: "2": must be less than or equal to pod limits of 1'),
+    ],
+)  # fmt: skip
+def test_refusals_of_a_whole(patch: Any, words: str) -> None:
+    async def use(lab: Lab) -> None:
+        await made(lab, WHOLE)
+        answer = await lab.ask("PATCH", f"{PODS}/p/resize", patch, content_type=STRATEGIC)
+        assert answer.status == 422
+        assert words in answer.json()["message"]
+
+    run(use, http=True)

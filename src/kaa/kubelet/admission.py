@@ -196,8 +196,22 @@ def given_before(pod: Pod) -> Pod:
         return replace(one.resources, requests=requests, limits=status.resources.limits)
 
     spec = pod.spec
-    given = replace(spec, containers=restored(spec.containers), init_containers=restored(spec.init_containers))
+    given = replace(
+        spec,
+        containers=restored(spec.containers),
+        init_containers=restored(spec.init_containers),
+        resources=_as_given(spec.resources, pod.status.allocated_resources, pod.status.resources),
+    )
     return pod if given == spec else replace(pod, spec=given)
+
+
+def _as_given(
+    wanted: ResourceRequirements | None, requests: Mapping[str, str], had: ResourceRequirements | None
+) -> ResourceRequirements | None:
+    """A pod's resources as a whole, as its status says it was given them."""
+    if wanted is None or had is None:
+        return wanted
+    return replace(wanted, requests={**had.requests, **requests}, limits=had.limits)
 
 
 class _Summary(msgspec.Struct, omit_defaults=True):

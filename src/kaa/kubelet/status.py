@@ -108,6 +108,8 @@ def pod_status(pod: Pod, seen: Seen) -> PodStatus:
         ephemeral_container_statuses=ephemerals,
         qos_class=old.qos_class or qos_class(pod),
         observed_generation=pod.metadata.generation,
+        allocated_resources=dict(pod.spec.resources.requests) if pod.spec.resources is not None else {},
+        resources=_pod_resources(pod, seen),
     )
     if seen.ending is not None and seen.ending.reason:
         status = replace(status, reason=seen.ending.reason, message=seen.ending.message)
@@ -207,6 +209,11 @@ def _resources(pod: Pod, spec: Any, current: Container | None) -> ResourceRequir
         return known.resources
     given: ResourceRequirements = spec.resources
     return given
+
+
+def _pod_resources(pod: Pod, seen: Seen) -> ResourceRequirements | None:
+    """What a pod has as a whole, where its spec says so: what it was given, or during a change what it had before."""
+    return pod.status.resources if seen.resizing and pod.status.resources is not None else pod.spec.resources
 
 
 def _known(pod: Pod, name: str) -> ContainerStatus | None:

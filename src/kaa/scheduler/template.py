@@ -17,7 +17,15 @@ from msgspec.structs import replace
 
 from kaa.api import quantity
 from kaa.api.selectors import NOTHING, Requirement, Selector, from_label_selector
-from kaa.api.types.core_v1 import Container, ContainerStatus, Pod, PodAffinityTerm, ResourceRequirements, Volume
+from kaa.api.types.core_v1 import (
+    Container,
+    ContainerStatus,
+    Pod,
+    PodAffinityTerm,
+    PodStatus,
+    ResourceRequirements,
+    Volume,
+)
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.api.volume_match import claim_names
 
@@ -214,21 +222,33 @@ def while_resizing(pod: Pod) -> Pod:
         return tuple(_sized(one, known.get(one.name), wants=wants) for one in containers)
 
     spec = pod.spec
-    made = replace(spec, containers=sized(spec.containers), init_containers=sized(spec.init_containers))
+    made = replace(
+        spec,
+        containers=sized(spec.containers),
+        init_containers=sized(spec.init_containers),
+        resources=_most(spec.resources, pod.status, wants=wants) if spec.resources is not None else None,
+    )
     return replace(pod, spec=made)
 
 
 def _sized(container: Container, status: ContainerStatus | None, *, wants: bool) -> Container:
+    made = _most(container.resources, status, wants=wants)
+    return container if made is container.resources else replace(container, resources=made)
+
+
+def _most(
+    wanted: ResourceRequirements, status: ContainerStatus | PodStatus | None, *, wants: bool
+) -> ResourceRequirements:
+    """Resources with the most that their requests may come to, by what was given and what is there."""
     if status is None or not status.allocated_resources:
-        return container
+        return wanted
     given = (status.allocated_resources, status.resources.requests if status.resources is not None else {})
-    sources = (*given, container.resources.requests) if wants else given
-    most: dict[str, str] = dict(container.resources.requests) if wants else {}
-    for source in sources:
+    most: dict[str, str] = dict(wanted.requests) if wants else {}
+    for source in given:
         for name, amount in source.items():
             if name not in most or quantity.parse(amount) > quantity.parse(most[name]):
                 most[name] = amount
-    return replace(container, resources=replace(container.resources, requests=most))
+    return replace(wanted, requests=most)
 
 
 def _requests(container: Container, assumed: Mapping[str, int] | None) -> Amounts:

@@ -12,7 +12,15 @@ from msgspec.structs import replace
 
 from kaa.api import fields, names, quantity
 from kaa.api.fields import FieldError, Path
-from kaa.api.types.core_v1 import Container, Pod, PodDNSConfig, PodSpec, PodTemplateSpec, Toleration
+from kaa.api.types.core_v1 import (
+    Container,
+    Pod,
+    PodDNSConfig,
+    PodSpec,
+    PodTemplateSpec,
+    ResourceRequirements,
+    Toleration,
+)
 
 from ..memo import Memo
 from . import containers, resources, security, selectors, volumes
@@ -71,7 +79,7 @@ def pod_spec(spec: PodSpec, path: Path) -> Iterator[FieldError]:
         at = path.child("ephemeralContainers")
         yield from containers.ephemeral_containers(spec.ephemeral_containers, facts, seen, regular, at)
     if spec.resources is not None:
-        yield from _pod_resources(spec, path.child("resources"))
+        yield from pod_resources(spec, path.child("resources"))
     if spec.host_network:
         yield from _host_network_ports(spec.containers, path.child("containers"))
     yield from _policies(spec, path)
@@ -216,7 +224,7 @@ def _resource_claims(spec: PodSpec, path: Path) -> Iterator[FieldError]:
             yield fields.invalid(at, claim.name, detail)
 
 
-def _pod_resources(spec: PodSpec, path: Path) -> Iterator[FieldError]:
+def pod_resources(spec: PodSpec, path: Path) -> Iterator[FieldError]:
     assert spec.resources is not None
     if spec.resources.claims:
         yield fields.forbidden(path.child("claims"), "claims may not be set for Resources at pod-level")
@@ -226,6 +234,24 @@ def _pod_resources(spec: PodSpec, path: Path) -> Iterator[FieldError]:
                 choices = ("cpu", "hugepages-", "memory")
                 yield fields.not_supported(path.child(wire), name, choices)
     yield from resources.requirements(spec.resources, path)
+    yield from _within_the_pod(spec, spec.resources, path)
+
+
+def _within_the_pod(spec: PodSpec, whole: ResourceRequirements, path: Path) -> Iterator[FieldError]:
+    """What containers ask for must fit in what the pod asks for, and none may use more than the pod as a whole."""
+    asked = resources.together(spec.containers, spec.init_containers)
+    most = resources.together(spec.containers, spec.init_containers, "limits")
+    huge = {name: amount for name, amount in most.items() if name.startswith("hugepages-")}
+    for wire, mine, its in (("requests", whole.requests, asked), ("limits", whole.limits, huge)):
+        for name, amount in its.items():
+            if name in mine and quantity.parse(amount) > quantity.parse(mine[name]):
+                detail = f"must be greater than or equal to aggregate container {wire} of {amount}"
+                yield fields.invalid(path.child(wire).key(name), mine[name], detail)
+    for n, one in enumerate(spec.containers):
+        for name, amount in sorted(one.resources.limits.items()):
+            if name in whole.limits and quantity.parse(amount) > quantity.parse(whole.limits[name]):
+                at = path.child("containers").index(n).key(name).child("limits")  # upstream's path, odd as it is
+                yield fields.invalid(at, amount, f"must be less than or equal to pod limits of {whole.limits[name]}")
 
 
 def _dns_config(given: PodDNSConfig | None, policy: str | None, path: Path) -> Iterator[FieldError]:

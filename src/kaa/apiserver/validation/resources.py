@@ -5,11 +5,13 @@ Source: pkg/apis/core/validation/validation.go (ValidateResourceRequirements, Va
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from kaa.api import fields, names, quantity
 from kaa.api.fields import FieldError, Path
-from kaa.api.types.core_v1 import ResourceRequirements
+from kaa.api.types.core_v1 import Container, ResourceRequirements
+from kaa.api.values import Quantity
 
 from .common import amount, is_extended_resource, is_native_resource
 
@@ -119,3 +121,33 @@ def _against_limit(name: str, request: str, limit: str | None, path: Path) -> It
         yield fields.invalid(path.child("requests"), request, f"must be equal to {name} limit of {limit}")
     elif wanted > most:
         yield fields.invalid(path.child("requests"), request, f"must be less than or equal to {name} limit of {limit}")
+
+
+def is_pod_level_resource(name: str) -> bool:
+    return name in ("cpu", "memory") or name.startswith("hugepages-")
+
+
+def together(
+    containers: Sequence[Container], inits: Sequence[Container], side: Literal["requests", "limits"] = "requests"
+) -> Mapping[str, Quantity]:
+    """What containers ask for together, or may use: the running ones add up, an init container only has to fit beside sidecars."""
+    total: dict[str, Any] = {}
+    sidecars: dict[str, Any] = {}
+    peak: dict[str, Any] = {}
+    for one in inits:
+        for name, text in getattr(one.resources, side).items():
+            value = quantity.parse(text)
+            if one.restart_policy == "Always":
+                sidecars[name] = sidecars.get(name, 0) + value
+                peak[name] = max(peak.get(name, 0), sidecars[name])
+            else:
+                peak[name] = max(peak.get(name, 0), sidecars.get(name, 0) + value)
+    for one in containers:
+        for name, text in getattr(one.resources, side).items():
+            total[name] = total.get(name, 0) + quantity.parse(text)
+    names = total.keys() | peak.keys()
+    amounts = {name: max(total.get(name, 0) + sidecars.get(name, 0), peak.get(name, 0)) for name in names}
+    return {
+        name: quantity.format_millis(int(value * 1000)) if name == "cpu" else quantity.format_bytes(int(value))
+        for name, value in sorted(amounts.items())
+    }

@@ -7,12 +7,10 @@ Source: pkg/apis/core/v1/defaults.go; API reference "PodSpec".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from kaa.api import quantity
 from kaa.api.types.core_v1 import (
     Container,
     ContainerPort,
@@ -33,6 +31,7 @@ from kaa.api.types.core_v1 import (
 from kaa.api.values import Quantity
 
 from ...memo import Memo
+from ...validation.resources import is_pod_level_resource, together
 from ..fill import each
 from .volume_defaults import pull_policy, volume
 
@@ -201,46 +200,18 @@ def _host_ports(given: Container) -> Container:
     return given if ports is given.ports else replace(given, ports=ports)
 
 
-def is_pod_level_resource(name: str) -> bool:
-    return name in ("cpu", "memory") or name.startswith("hugepages-")
-
-
 def _pod_requests(
     given: ResourceRequirements, containers: tuple[Container, ...], inits: tuple[Container, ...]
 ) -> ResourceRequirements:
     """Pod-level requests: what the containers ask for together, else the pod's own limits."""
     requests = dict(given.requests)
-    for name, value in aggregate_requests(containers, inits).items():
+    for name, value in together(containers, inits).items():
         if is_pod_level_resource(name):
             requests.setdefault(name, value)
     for name, limit in given.limits.items():
         if is_pod_level_resource(name):
             requests.setdefault(name, limit)
     return replace(given, requests=requests)
-
-
-def aggregate_requests(containers: tuple[Container, ...], inits: tuple[Container, ...]) -> Mapping[str, Quantity]:
-    """What containers ask for together: the running ones add up, an init container only has to fit beside sidecars."""
-    total: dict[str, Any] = {}
-    sidecars: dict[str, Any] = {}
-    peak: dict[str, Any] = {}
-    for one in inits:
-        for name, text in one.resources.requests.items():
-            value = quantity.parse(text)
-            if one.restart_policy == "Always":
-                sidecars[name] = sidecars.get(name, 0) + value
-                peak[name] = max(peak.get(name, 0), sidecars[name])
-            else:
-                peak[name] = max(peak.get(name, 0), sidecars.get(name, 0) + value)
-    for one in containers:
-        for name, text in one.resources.requests.items():
-            total[name] = total.get(name, 0) + quantity.parse(text)
-    names = total.keys() | peak.keys()
-    amounts = {name: max(total.get(name, 0) + sidecars.get(name, 0), peak.get(name, 0)) for name in names}
-    return {
-        name: quantity.format_millis(int(value * 1000)) if name == "cpu" else quantity.format_bytes(int(value))
-        for name, value in sorted(amounts.items())
-    }
 
 
 def claim_spec(given: PersistentVolumeClaimSpec) -> PersistentVolumeClaimSpec:

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from kaa.api import fields
 from kaa.api.fields import FieldError, Path
-from kaa.api.types.core_v1 import Container, Pod
+from kaa.api.types.core_v1 import Container, Pod, ResourceRequirements
 
+from ...validation import pods as pod_rules
 from ...validation import resources as resource_rules
 from ...validation.internal import diff
 from . import pod_defaults
@@ -58,6 +59,9 @@ def faults(new: Pod, old: Pod) -> Iterator[FieldError]:
             for side in ("limits", "requests"):
                 if getattr(before.resources, side).keys() - getattr(one.resources, side).keys():
                     yield fields.forbidden(at.child(side), f"resource {side} cannot be removed")
+    yield from _removed(new.spec.resources, old.spec.resources, spec.child("resources"))
+    if new.spec.resources is not None:
+        yield from pod_rules.pod_resources(new.spec, spec.child("resources"))
     if qos_class(new.spec) != (old.status.qos_class or qos_class(old.spec)):
         detail = "Pod QOS Class may not change as a result of resizing"
         yield fields.invalid(spec, qos_class(new.spec), detail)
@@ -68,11 +72,29 @@ def faults(new: Pod, old: Pod) -> Iterator[FieldError]:
             _with_old_size(one, before) if one.restart_policy == "Always" else one  # the others are over
             for one, before in zip(new.spec.init_containers, old.spec.init_containers, strict=True)
         ),
-        resources=old.spec.resources,
+        resources=_with_old_amounts(new.spec.resources, old.spec.resources),
     )
     if unsized != old.spec:
         detail = f"only cpu and memory resources are mutable\n{diff(old.spec, unsized)}"
         yield fields.forbidden(spec, detail)
+
+
+def _removed(mine: ResourceRequirements | None, its: ResourceRequirements | None, path: Path) -> Iterator[FieldError]:
+    """What a pod asks for as a whole cannot be given up."""
+    for side in ("limits", "requests"):
+        before, now = (getattr(one, side) if one is not None else {} for one in (its, mine))
+        if before.keys() - now.keys():
+            yield fields.forbidden(path.child(side), f"resource {side} cannot be removed")
+
+
+def _with_old_amounts(
+    mine: ResourceRequirements | None, its: ResourceRequirements | None
+) -> ResourceRequirements | None:
+    """A pod's own resources with the cpu and memory of before."""
+    if mine is None or its is None:
+        return its
+    limits, requests = _old_amounts(mine.limits, its.limits), _old_amounts(mine.requests, its.requests)
+    return replace(mine, limits=limits, requests=requests)
 
 
 def _order_faults(wire: str, mine: Sequence[Container], its: Sequence[Container]) -> Iterator[FieldError]:
