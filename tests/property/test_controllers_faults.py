@@ -17,8 +17,8 @@ from kaa.api.types.batch_v1 import Job
 from kaa.api.types.core_v1 import Pod
 from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta
 
-#: ``KAA_FAULT_SEEDS=1000 pytest tests/property/test_controllers_faults.py`` searches further.
-SEEDS = range(int(os.environ.get("KAA_FAULT_SEEDS", "12")))
+#: 1,000 runs in all; ``KAA_FAULT_SEEDS=2000 pytest tests/property/test_controllers_faults.py`` searches further.
+SEEDS = range(int(os.environ.get("KAA_FAULT_SEEDS", "250")))
 
 
 def pods_of(world: FaultWorld, app: str) -> list[Pod]:
