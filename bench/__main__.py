@@ -1,6 +1,6 @@
 """``python -m bench [section …]``: one table of what issue and REFERENCE.md ask, measured in one run; some two minutes.
 
-Sections: start idle pods node read watch write apply list many scheduler store. Each figure is a median; beside it stands what the Go
+Sections: start idle pods node read watch write apply list many controllers scheduler store. Each figure is a median; beside it stands what the Go
 implementation reached on this kind of machine. Absolute figures move with the machine and with what else runs on it.
 """
 
@@ -289,6 +289,23 @@ def _deployment(world: Cluster) -> tuple[float, float]:
     return ready, until(events, last_is_gone) - begin
 
 
+def controllers(world: Cluster) -> None:
+    """On a cluster of its own, whose node pretends to have room for 30,000 pods."""
+    from .controllers import KUBELET, measure
+
+    world.reset()
+    world.real, real = False, world.real
+    try:
+        world.up(kubelet=KUBELET)
+        world.make_user()
+        measure(world, row)
+        world.reset()
+    finally:
+        world.real = real
+    world.up()
+    world.make_user()
+
+
 def refuse(refused: int) -> None:
     if refused:
         raise RuntimeError(f"{refused} requests were refused")
@@ -321,7 +338,7 @@ def store(world: Cluster | None) -> None:
 #: In this order: what fills the memory comes after what measures it.
 SECTIONS: dict[str, Callable[[Any], None]] = {
     "start": start, "idle": idle, "pods": pods, "node": node, "read": read, "watch": watch, "write": write, "apply": apply, "list": list_,
-    "many": many,
+    "many": many, "controllers": controllers,
 }  # fmt: skip
 ALONE: dict[str, Callable[[Any], None]] = {"scheduler": scheduler, "store": store}
 

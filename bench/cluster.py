@@ -66,10 +66,14 @@ class Cluster:
             raise RuntimeError(f"kaa {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def up(self) -> float:
-        """Start it; returns how long that took, the command's own start included."""
+    def up(self, *, kubelet: str = "") -> float:
+        """Start it; returns how long that took, the command's own start included. ``kubelet``: a KubeletConfiguration."""
+        words = [] if self.real else ["--runtime", "simulated"]
+        if kubelet:
+            (self.folder / "kubelet.yaml").write_text(kubelet)
+            words += ["--kubelet-config", str(self.folder / "kubelet.yaml")]
         begin = time.perf_counter()
-        self.kaa("up", "--name", NAME, *(() if self.real else ("--runtime", "simulated")))
+        self.kaa("up", "--name", NAME, *words)
         return time.perf_counter() - begin
 
     def reset(self) -> None:
