@@ -178,6 +178,7 @@ class ContainerConfig:
     env: tuple[tuple[str, str], ...] = ()
     mounts: tuple[Mount, ...] = ()
     devices: tuple[Device, ...] = ()
+    cdi_devices: tuple[str, ...] = ()  #: ``vendor.com/class=name``, described by CDI specs on the node
     resources: Resources = Resources()
     security: Security = Security()
     stdin: bool = False

@@ -1,0 +1,113 @@
+"""Where on the machine everything that a container asks for should come from: merges the hints of all providers. Pure.
+
+    hints of each resource ── one of each, their nodes in common ──> the best such choice ── policy ──> admitted or not
+
+The idea: upstream tries every choice of one hint a resource, which is a product over resources. What a choice comes to depends
+only on its common nodes, on whether every hint was preferred, and on whether they were all equal: so choices are folded one
+resource after the other into that little state, and the number of states is bounded by the machine, not by the pod.
+Source: pkg/kubelet/cm/topologymanager (policy.go, policy_*.go, numa_info.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Literal
+
+import msgspec
+
+from .base import Hint
+
+PolicyName = Literal["none", "best-effort", "restricted", "single-numa-node"]
+Nodes = frozenset[int]
+NOWHERE = Hint(None, False)
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """``nodes``: the machine's NUMA nodes. ``distances`` {node: to each of them} decide between as many nodes, if given."""
+
+    name: PolicyName
+    nodes: Nodes
+    distances: Mapping[int, Sequence[int]] | None = None
+
+    def merge(self, given: Sequence[Mapping[str, Sequence[Hint] | None]]) -> tuple[Hint, bool]:
+        """The hint that all providers should follow, and whether the pod may be let in with it."""
+        if self.name == "none":
+            return NOWHERE, True
+        wanted = each_resource(given)
+        if self.name != "single-numa-node":
+            best = merged(wanted, self.nodes, self.distances)
+            return best, best.preferred or self.name == "best-effort"
+        best = merged([_on_one_node(hints) for hints in wanted], self.nodes)
+        return (Hint(None, best.preferred) if best.nodes == self.nodes else best), best.preferred
+
+
+def _on_one_node(hints: Sequence[Hint]) -> list[Hint]:
+    return [hint for hint in hints if hint.preferred and (hint.nodes is None or len(hint.nodes) == 1)]
+
+
+def each_resource(given: Iterable[Mapping[str, Sequence[Hint] | None]]) -> list[Sequence[Hint]]:
+    """The hints of every resource: whoever has no preference takes anything, whoever can serve from nowhere says so."""
+    made: list[Sequence[Hint]] = []
+    for hints in given:
+        for some in hints.values():
+            made.append((Hint(),) if some is None else some or (NOWHERE,))
+    return made
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    """What some choice of hints comes to: ``equal`` are the nodes that all of them name, if they all name the same."""
+
+    nodes: Nodes
+    preferred: bool
+    equal: Nodes | None
+
+
+def merged(
+    wanted: Sequence[Sequence[Hint]], nodes: Nodes, distances: Mapping[int, Sequence[int]] | None = None
+) -> Hint:
+    """The best choice of one hint a resource; all of the nodes, not preferred, where every choice comes to nothing."""
+    choices = {_Choice(nodes, True, None)}
+    for hints in wanted:
+        choices = {_with(choice, hint) for choice, hint in product(choices, hints)}
+    count = _most_needed(wanted)
+    found = [Hint(choice.nodes, choice.preferred) for choice in choices if choice.nodes]
+    return min(found, key=lambda hint: rank(hint, count, distances), default=Hint(nodes, False))
+
+
+def _with(choice: _Choice, hint: Hint) -> _Choice:
+    if hint.nodes is None:
+        return choice if hint.preferred else _Choice(choice.nodes, False, None)
+    preferred = choice.preferred and hint.preferred and choice.equal in (None, hint.nodes)
+    return _Choice(choice.nodes & hint.nodes, preferred, hint.nodes if preferred else None)
+
+
+def _most_needed(wanted: Sequence[Sequence[Hint]]) -> int:
+    """How many nodes the resource needs that needs most: choices that are not preferred should have so many."""
+    fewest = ([len(hint.nodes) for hint in hints if hint.nodes is not None] for hints in wanted)
+    return max((min(sizes) for sizes in fewest if sizes), default=0)
+
+
+def rank(hint: Hint, count: int, distances: Mapping[int, Sequence[int]] | None = None) -> tuple[float, ...]:
+    """Lower is better: preferred, few nodes, near each other, low numbers; without preference as near to ``count`` as can be."""
+    nodes = hint.nodes or frozenset()
+    size = len(nodes)
+    fit: tuple[float, ...] = (0, size)
+    if not hint.preferred:
+        fit = (1, 0, 0) if size == count else (1, 1, -size) if size < count else (1, 2, size)
+    return (*fit, _distance(nodes, distances), sum(1 << node for node in nodes))
+
+
+def _distance(nodes: Nodes, distances: Mapping[int, Sequence[int]] | None) -> float:
+    """The mean distance from each of the nodes to each."""
+    if distances is None or not nodes:
+        return 0.0
+    place = {node: at for at, node in enumerate(sorted(distances))}
+    return sum(distances[one][place[other]] for one in nodes for other in nodes) / len(nodes) ** 2
+
+
+def on_few_nodes(nodes: Iterable[int]) -> list[Nodes]:
+    """Every set of some of the nodes, small ones first: what a provider may look at for its hints."""
+    order = sorted(nodes)
+    sets = [frozenset(n for at, n in enumerate(order) if mask >> at & 1) for mask in range(1, 1 << len(order))]
+    return sorted(sets, key=lambda one: (len(one), sorted(one)))
