@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import structlog
 
 from kaa.api.types.core_v1 import Container as ContainerSpec
 from kaa.api.types.core_v1 import Node, Pod
@@ -16,11 +19,13 @@ from kaa.runtime.base import RuntimeFailure
 
 from . import admission
 from .admission import HostPort, Pending, Refusal
-from .cgroups import container_resources
+from .cgroups import CgroupManager, container_resources
 from .pod_host import PodHost
 from .pod_plan import Failure, PodView, is_resized, resize_key
 from .pressure import refused_under
+from .topology.base import NotGiven
 
+log = structlog.get_logger(__name__)
 _RETRY_S = 10.0
 
 
@@ -51,14 +56,24 @@ class Allocation:
         """Take room for the pod; or say why there is none, in which case it must not begin."""
         if self.taken or self._let_go:
             return None
-        asked = admission.requests_of(self.pod)
+        asked, refusal = admission.requests_of(self.pod), None
         if not view.sandboxes and self.pod.status.phase in (None, "", "Pending"):
             refusal = await self._refusal(asked)
-            if refusal is not None and not self.pod.metadata.deletion_timestamp:
-                self._let_go = True
-                self._say("Warning", refusal.reason, refusal.message)
-                return refusal
         self.taken = asked
+        if refusal is None and not self.pod.metadata.deletion_timestamp:
+            refusal = await self._hardware()
+        if refusal is not None and not self.pod.metadata.deletion_timestamp:
+            self.taken, self._let_go = {}, True
+            self._say("Warning", refusal.reason, refusal.message)
+            return refusal
+        return None
+
+    async def _hardware(self) -> Refusal | None:
+        """Take the CPUs, memory and devices that its containers are to have of their own."""
+        try:
+            await self._host.hardware.let_in(self.pod)
+        except NotGiven as err:
+            return Refusal(err.reason, err.message)
         return None
 
     async def _refusal(self, asked: Mapping[str, int]) -> Refusal | None:
@@ -87,6 +102,7 @@ class Allocation:
     def release(self) -> None:
         """Nothing of the pod runs any more."""
         self.taken, self._let_go = {}, True
+        self._host.hardware.release(self.pod.metadata.uid or "")
         self._host.freed()
 
     # ------------------------------------------------------------------------------------------------ resizing
@@ -95,8 +111,7 @@ class Allocation:
         """Give the pod the resources that it wants by now, if there is room; and see a change of them through."""
         before, self.pending = self.pending, None
         if self._wanted is not self.pod:
-            used = self._host.used(self.pod.metadata.uid or "")
-            self.pending = admission.pending(self._wanted, used, self._host.allocatable, static=self._static)
+            self.pending = self._pending()
             if self.pending is None:
                 await self._give()
             elif self.pending != before:
@@ -109,6 +124,14 @@ class Allocation:
             self.error = ""
         self.resizing = not resized
 
+    def _pending(self) -> Pending | None:
+        """Why the pod cannot have what it wants by now; None when it can."""
+        never = self._host.hardware.infeasible(self._wanted, self.pod)
+        if never and not self._static:
+            return Pending("Infeasible", never)
+        used = self._host.used(self.pod.metadata.uid or "")
+        return admission.pending(self._wanted, used, self._host.allocatable, static=self._static)
+
     async def _give(self) -> None:
         self.pod, self.taken = self._wanted, admission.requests_of(self._wanted)
         self.failures.clear()
@@ -120,12 +143,22 @@ class Allocation:
     async def _loosen(self) -> None:
         cgroups = self._host.config.cgroups
         if cgroups is not None:
-            await asyncio.to_thread(cgroups.loosen_pod, self.pod)
+            await asyncio.to_thread(cgroups.loosen_pod, self.pod, throttled=self.throttled)
 
     async def _tighten(self) -> None:
         cgroups = self._host.config.cgroups
         if cgroups is not None:
-            await asyncio.to_thread(cgroups.ensure_pod, self.pod, pids=self._host.config.pids_limit)
+            await self.ensure_cgroup(cgroups)
+
+    async def ensure_cgroup(self, cgroups: CgroupManager) -> str:
+        """The pod's cgroup with its limits; returns its path below the mount."""
+        pids = self._host.config.pids_limit
+        return await asyncio.to_thread(cgroups.ensure_pod, self.pod, pids=pids, throttled=self.throttled)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether its CPU limit is a quota: who has CPUs of its own may use them up."""
+        return not self._host.hardware.owns_cpus(self.pod)
 
     async def resize(self, container_id: str, spec: ContainerSpec) -> None:
         """Give a running container what it was allocated; memory that it uses is not taken from it."""
@@ -136,13 +169,29 @@ class Allocation:
         try:
             await self._check_memory(container_id, wanted.memory_limit_bytes)
             await self._loosen()
-            await host.runtime.update_resources(container_id, wanted)
+            await host.runtime.update_resources(container_id, host.hardware.pinned(self.pod, spec, wanted))
             self.failures.pop(key, None)
         except (RuntimeFailure, OSError) as err:
             if self.error != str(err):
                 self.error = str(err)
                 self._say("Warning", "ResizeError", admission.resize_text("error", self.pod, self.error))
             self.failures[key] = Failure("", self.error, host.clock.now() + _RETRY_S)
+
+    async def pin(self, view: PodView) -> float | None:
+        """Move what runs to the CPUs that it may use by now; returns when to try again what did not move."""
+        host, again_at = self._host, None
+        if host.hardware.cpus is None:
+            return None
+        for one in view.running():
+            cpus = host.hardware.given(self.pod, one).cpus
+            if one.resources is None or not cpus or one.resources.cpuset_cpus == cpus:
+                continue
+            try:
+                await host.runtime.update_resources(one.id, replace(one.resources, cpuset_cpus=cpus))
+            except (RuntimeFailure, OSError) as err:
+                log.warning("container not moved to its CPUs", container=one.name, cpus=cpus, error=str(err))
+                again_at = host.clock.now() + host.hardware.retry_s
+        return again_at
 
     async def _check_memory(self, container_id: str, limit: int | None) -> None:
         """Raises RuntimeFailure for a limit under what a container uses: the kernel would kill it."""

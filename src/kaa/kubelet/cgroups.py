@@ -185,8 +185,9 @@ def _of_containers(pod: Pod, side: Literal["limits", "requests"], resource: str)
     return max(running + sidecars, largest_init), complete
 
 
-def pod_limits(pod: Pod, *, pids: int | None = None) -> PodLimits:
-    cpu_limit = pod_amount(pod, "limits", "cpu")
+def pod_limits(pod: Pod, *, pids: int | None = None, throttled: bool = True) -> PodLimits:
+    """``throttled``: its CPU limit is a quota, as it is unless it has CPUs of its own."""
+    cpu_limit = pod_amount(pod, "limits", "cpu") if throttled else None
     memory = pod_amount(pod, "limits", "memory")
     return PodLimits(
         cpu_shares=shares(pod_amount(pod, "requests", "cpu") or 0),
@@ -215,10 +216,10 @@ class CgroupManager:
     def pod_cgroup(self, pod: Pod) -> str:
         return pod_cgroup(pod, self._root)
 
-    def ensure_pod(self, pod: Pod, *, pids: int | None = None) -> str:
+    def ensure_pod(self, pod: Pod, *, pids: int | None = None, throttled: bool = True) -> str:
         """Make a pod's cgroup with its limits; returns its path below the mount."""
         path = self.pod_cgroup(pod)
-        limits = pod_limits(pod, pids=pids)
+        limits = pod_limits(pod, pids=pids, throttled=throttled)
         if self.v2:
             self._make_v2(path)
             _write(self._mount / path[1:], _v2_values(limits))
@@ -230,9 +231,9 @@ class CgroupManager:
                     _write(folder, _v1_values(limits, controller))
         return path
 
-    def loosen_pod(self, pod: Pod) -> None:
+    def loosen_pod(self, pod: Pod, *, throttled: bool = True) -> None:
         """Let a pod have what it is allocated now, without taking anything yet: its containers have that still."""
-        path, limits = self.pod_cgroup(pod), pod_limits(pod)
+        path, limits = self.pod_cgroup(pod), pod_limits(pod, throttled=throttled)
         for folder, values in (
             [(self._mount / path[1:], _v2_values(limits))]
             if self.v2

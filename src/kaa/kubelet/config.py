@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kaa.api.types.core_v1 import Pod, Taint
 from kaa.runtime.base import DNS
@@ -13,6 +13,9 @@ from kaa.runtime.base import DNS
 from .cgroups import CgroupManager
 from .image_gc import Policy
 from .volumes.mounts import Mounter, PlainFolders
+
+if TYPE_CHECKING:
+    from .topology.settings import Settings
 
 
 class Recorder(Protocol):
@@ -111,3 +114,5 @@ class KubeletConfig:
     images: ImageCollection = field(default_factory=ImageCollection)
     log_max_bytes: int = 10 * 1024 * 1024  #: a container's log is rotated beyond it
     log_max_files: int = 5
+    topology: Settings | None = None  #: CPUs and memory of their own; None on nodes where all is shared
+    machine_root: Path = Path("/")  #: where the machine's ``sys`` is

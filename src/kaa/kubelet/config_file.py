@@ -7,6 +7,7 @@ Source: API reference "Kubelet Configuration (v1beta1)".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -42,7 +43,7 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
         )
     try:
         changes = {name: read(given[wire]) for wire, (name, read) in _TAKEN.items() if wire in given}
-        changes |= _reserved(given) | _eviction(given, config) | _images(given, config)
+        changes |= _reserved(given) | _eviction(given, config) | _images(given, config) | _topology(given)
         made = replace(config, **changes)
         if made.eviction is not None:
             pressure.thresholds(
@@ -127,6 +128,11 @@ def _reserved(given: Json) -> dict[str, Any]:
     for wire in ("systemReserved", "kubeReserved"):
         for name, amount in (given.get(wire) or {}).items():
             sums[name] = sums.get(name, Fraction(0)) + quantity.parse(amount)
+    if given.get("reservedSystemCPUs"):
+        from .topology.settings import reserved_cpus
+
+        listed = reserved_cpus(given, os.cpu_count() or 1)
+        sums |= {"cpu": Fraction(len(listed))} if listed else {}
     if not sums:
         return {}
     shown = {name: quantity.format_millis(int(amount * 1000)) for name, amount in sums.items()}
@@ -166,7 +172,19 @@ def _images(given: Json, config: KubeletConfig) -> dict[str, Any]:
     return {"images": made}
 
 
-_SPECIAL = frozenset(
+def _topology(given: Json) -> dict[str, Any]:
+    if not given.keys() & _OF_TOPOLOGY:
+        return {}
+    from .topology.settings import read_settings
+
+    return {"topology": read_settings(given, cpu_count=os.cpu_count() or 1)}
+
+
+_OF_TOPOLOGY = frozenset(
+    """cpuManagerPolicy cpuManagerPolicyOptions cpuManagerReconcilePeriod memoryManagerPolicy reservedMemory
+    reservedSystemCPUs topologyManagerPolicy topologyManagerPolicyOptions topologyManagerScope""".split()
+)
+_SPECIAL = _OF_TOPOLOGY | frozenset(
     """evictionHard evictionMaxPodGracePeriod evictionMinimumReclaim evictionPressureTransitionPeriod evictionSoft
     evictionSoftGracePeriod imageGCHighThresholdPercent imageGCLowThresholdPercent imageMinimumGCAge kubeReserved
     systemReserved""".split()
@@ -174,18 +192,17 @@ _SPECIAL = frozenset(
 _WITHOUT_EFFECT = frozenset(
     """address authentication authorization cgroupDriver cgroupRoot cgroupsPerQOS configMapAndSecretChangeDetectionStrategy
     containerLogMaxWorkers containerLogMonitorInterval containerRuntimeEndpoint contentType cpuCFSQuota cpuCFSQuotaPeriod
-    cpuManagerPolicy cpuManagerPolicyOptions cpuManagerReconcilePeriod crashLoopBackOff enableContentionProfiling
+    crashLoopBackOff enableContentionProfiling
     enableControllerAttachDetach enableDebugFlagsHandler enableDebuggingHandlers enableProfilingHandler enableServer
     enableSystemLogHandler enableSystemLogQuery enforceNodeAllocatable eventBurst eventRecordQPS failCgroupV1 failSwapOn
     featureGates fileCheckFrequency hairpinMode healthzBindAddress healthzPort httpCheckFrequency imageMaximumGCAge
     imagePullCredentialsVerificationPolicy imageServiceEndpoint iptablesDropBit iptablesMasqueradeBit kernelMemcgNotification
     kubeAPIBurst kubeAPIQPS kubeReservedCgroup kubeletCgroups localStorageCapacityIsolation logging makeIPTablesUtilChains
-    maxOpenFiles memoryManagerPolicy memorySwap memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
+    maxOpenFiles memorySwap memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
     nodeStatusUpdateFrequency oomScoreAdj podCIDR podLogsDir podsPerCore preloadedImagesVerificationAllowlist
-    protectKernelDefaults qosReserved readOnlyPort registryBurst registryPullQPS reservedMemory reservedSystemCPUs resolvConf
+    protectKernelDefaults qosReserved readOnlyPort registryBurst registryPullQPS resolvConf
     rotateCertificates runOnce runtimeRequestTimeout seccompDefault serverTLSBootstrap showHiddenMetricsForVersion
     shutdownGracePeriod shutdownGracePeriodByPodPriority shutdownGracePeriodCriticalPods singleProcessOOMKill
     staticPodURL staticPodURLHeader streamingConnectionIdleTimeout swap syncFrequency systemCgroups systemReservedCgroup
-    tlsCertFile tlsCipherSuites tlsCurvePreferences tlsMinVersion tlsPrivateKeyFile topologyManagerPolicy topologyManagerPolicyOptions
-    topologyManagerScope tracing userNamespaces volumePluginDir volumeStatsAggPeriod""".split()
+    tlsCertFile tlsCipherSuites tlsCurvePreferences tlsMinVersion tlsPrivateKeyFile tracing userNamespaces volumePluginDir volumeStatsAggPeriod""".split()
 )

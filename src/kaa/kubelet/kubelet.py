@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 
@@ -37,6 +37,7 @@ from .references import container_reference
 from .static_pods import HASH, MIRROR, Mirrors, host_process_pod, host_process_status, is_mirror, read_folder
 from .status_writer import StatusWriter
 from .tasks import Tasks
+from .topology.hardware import Hardware
 from .volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -59,6 +60,11 @@ class Kubelet:
         self.node = NodeKeeper(client, runtime, clock, config, recorder, self._pressure)
         if config.eviction is not None:
             self.evictor = Evictor(runtime, clock, config, config.eviction, self.workers, self.node.changed)
+        self.hardware = Hardware(self._alive)
+        if config.topology is not None:
+            from .topology.setup import set_up
+
+            set_up(self.hardware, config.topology, config, self.node.capacity, self._wake_all)
         objects = Objects(client, clock, self._objects_changed)
         self._host = PodHost(
             client=client,
@@ -80,6 +86,7 @@ class Kubelet:
             ports=self._ports,
             pressure=self._pressure,
             freed=self._freed,
+            hardware=self.hardware,
         )
         self._workers = Tasks("kubelet/worker")
         self._sandboxes: dict[str, str] = {}  #: {sandbox id: pod uid}
@@ -163,6 +170,11 @@ class Kubelet:
                 total.update(worker.allocation.taken)
         return total
 
+    def _alive(self) -> Collection[str] | None:
+        """Uids of this node's pods; None before all are known."""
+        known = self.pods.synced.is_set() and (self.config.static_pod_path is None or self._static_read)
+        return self.workers.keys() if known else None
+
     def _ports(self, uid: str) -> frozenset[HostPort]:
         others = (worker.allocation for worker in self.workers.values() if worker.uid != uid)
         return frozenset(port for other in others if other.taken for port in other.ports)
@@ -225,7 +237,7 @@ class Kubelet:
 
     async def clean(self) -> None:
         """Remove what belongs to no pod of this node: sandboxes, then folders, then cgroups."""
-        if not self.pods.synced.is_set() or (self.config.static_pod_path is not None and not self._static_read):
+        if self._alive() is None:
             return
         for sandbox in await self.runtime.list_sandboxes():
             if sandbox.uid not in self.workers:

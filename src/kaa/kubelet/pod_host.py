@@ -20,6 +20,7 @@ from .objects import Objects
 from .pod_plan import PodView
 from .probes import Prober
 from .status_writer import StatusWriter
+from .topology.hardware import Hardware
 from .volumes import Volumes
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class PodHost:
     ports: Callable[[str], frozenset[HostPort]]  #: the node's ports that they have
     pressure: Callable[[], frozenset[str]]  #: the conditions of pressure that hold on the node
     freed: Callable[[], None]  #: says that there may be room for what was deferred
+    hardware: Hardware  #: CPUs, memory and devices that containers are given
 
 
 def plain_sources(host: PodHost, pod: Pod, view: PodView) -> Sources:

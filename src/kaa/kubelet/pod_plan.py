@@ -214,7 +214,8 @@ def resources_to_change(pod: Pod, spec: ContainerSpec, current: Container) -> tu
     if current.resources is None:
         return ()
     has, wanted = current.resources, container_resources(pod, spec, memory_capacity_bytes=0)
-    cpu = (has.cpu_shares, has.cpu_quota_us) != (wanted.cpu_shares, wanted.cpu_quota_us)
+    quota = wanted.cpu_quota_us if has.cpu_quota_us == -1 else has.cpu_quota_us  # none, with CPUs of its own
+    cpu = (has.cpu_shares, quota) != (wanted.cpu_shares, wanted.cpu_quota_us)
     memory = has.memory_limit_bytes != wanted.memory_limit_bytes
     return (*(("cpu",) if cpu else ()), *(("memory",) if memory else ()))
 

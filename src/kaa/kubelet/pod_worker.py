@@ -169,8 +169,10 @@ class PodWorker:
             if refusal is not None:
                 self._end_as(refusal.reason, f"Pod was rejected: {refusal.message}", grace_of(self.pod))
         self._decide_ending()
+        pin_at = None
         if self._ending is None:
             await self.allocation.settle(self.view)
+            pin_at = await self.allocation.pin(self.view)
         decided = plan(self._facts())
         await self._read_messages()
         if any(isinstance(action, Finish) for action in decided.actions):
@@ -181,7 +183,8 @@ class PodWorker:
         if self._refresh_volumes and self._volumes is not None and not self._gone and "volumes" not in self._tasks:
             self._refresh_volumes = False
             self._tasks.start("volumes", self._refresh())
-        return _earliest(decided.wake_at, self._deadline(), self._volumes.refresh_at if self._volumes else None)
+        refresh_at = self._volumes.refresh_at if self._volumes else None
+        return _earliest(decided.wake_at, self._deadline(), refresh_at, pin_at)
 
     async def _sleep_until(self, at: float | None) -> None:
         if self._wake.is_set():
@@ -427,7 +430,7 @@ class PodWorker:
             cgroups = self.host.config.cgroups
             parent = ""
             if cgroups is not None:
-                parent = await asyncio.to_thread(cgroups.ensure_pod, self.pod, pids=self.host.config.pids_limit)
+                parent = await self.allocation.ensure_cgroup(cgroups)
             handler = await self._handler()
             config = sandbox_config(self.pod, self.host.config, action.attempt, parent, handler)
             await self.host.runtime.run_sandbox(config)
@@ -502,6 +505,7 @@ class PodWorker:
             memory_capacity_bytes=host.memory_capacity_bytes,
             pid_target=self._pid_target(spec),
         )
+        config = host.hardware.equipped(self.pod, spec, config)
         container_id = await host.runtime.create_container(sandbox.id, config)
         self._event("Normal", "Created", "Container created", container=spec.name)
         try:

@@ -14,13 +14,9 @@ import msgspec
 from kaa.api import quantity
 from kaa.api.durations import parse_seconds
 
-from .cpu_lists import read_list
+from .cpu_lists import Cpus, read_list, write_list
 
 TOPOLOGY_POLICIES = ("none", "best-effort", "restricted", "single-numa-node")
-FIELDS = frozenset(
-    """cpuManagerPolicy cpuManagerPolicyOptions cpuManagerReconcilePeriod memoryManagerPolicy reservedMemory
-    reservedSystemCPUs topologyManagerPolicy topologyManagerPolicyOptions topologyManagerScope""".split()
-)
 _MOST_NODES = 8
 
 Json = Mapping[str, Any]
@@ -66,7 +62,7 @@ def read_settings(given: Json, *, cpu_count: int) -> Settings | None:
     made = Settings(
         cpus=_one_of(given.get("cpuManagerPolicy") or "none", ("none", "static")),
         cpu_options=_cpu_options(given, gates),
-        reserved_cpus=_reserved_cpus(given, cpu_count),
+        reserved_cpus=write_list(reserved_cpus(given, cpu_count)),
         memory=_one_of(given.get("memoryManagerPolicy") or "None", ("None", "Static")),
         reserved_memory=_reserved_memory(given.get("reservedMemory") or ()),
         topology=_topology_policy(given.get("topologyManagerPolicy") or "none"),
@@ -107,11 +103,11 @@ def _scope(name: str) -> Any:
 # ------------------------------------------------------------------------------------------------------ reservations
 
 
-def _reserved_cpus(given: Json, cpu_count: int) -> str:
-    """The list; empty, as upstream has it, when it names CPUs that this machine has not."""
+def reserved_cpus(given: Json, cpu_count: int) -> Cpus:
+    """CPUs that are kept from pods by name; none, as upstream has it, when this machine has not all of them."""
     text = given.get("reservedSystemCPUs") or ""
     if not text:
-        return ""
+        return frozenset()
     if given.get("systemReservedCgroup") or given.get("kubeReservedCgroup"):
         raise SettingsError(
             "can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup)"
@@ -121,7 +117,7 @@ def _reserved_cpus(given: Json, cpu_count: int) -> str:
         cpus = read_list(text)
     except ValueError as err:
         raise SettingsError(f"unable to parse reservedSystemCPUs (--reserved-cpus) {text}, error: {err}") from None
-    return text if max(cpus) < cpu_count else ""
+    return cpus if max(cpus) < cpu_count else frozenset()
 
 
 def _reserved_memory(rows: Sequence[Json]) -> dict[int, dict[str, int]]:
