@@ -15,7 +15,7 @@ import structlog
 
 from kaa.api.types.core_v1 import Container as ContainerSpec
 from kaa.api.types.core_v1 import Node, Pod
-from kaa.runtime.base import RuntimeFailure
+from kaa.runtime.base import Resources, RuntimeFailure
 
 from . import admission
 from .admission import HostPort, Pending, Refusal
@@ -162,10 +162,7 @@ class Allocation:
 
     async def resize(self, container_id: str, spec: ContainerSpec) -> None:
         """Give a running container what it was allocated; memory that it uses is not taken from it."""
-        host, key = self._host, resize_key(container_id)
-        wanted = container_resources(
-            self.pod, spec, memory_capacity_bytes=host.memory_capacity_bytes, pids_limit=host.config.pids_limit
-        )
+        host, key, wanted = self._host, resize_key(container_id), self._resources(spec)
         try:
             await self._check_memory(container_id, wanted.memory_limit_bytes)
             await self._loosen()
@@ -184,14 +181,26 @@ class Allocation:
             return None
         for one in view.running():
             cpus = host.hardware.given(self.pod, one).cpus
-            if one.resources is None or not cpus or one.resources.cpuset_cpus == cpus:
+            has = one.resources or self._wanted_of(one.name)
+            if not cpus or has.cpuset_cpus == cpus:
                 continue
             try:
-                await host.runtime.update_resources(one.id, replace(one.resources, cpuset_cpus=cpus))
+                await host.runtime.update_resources(one.id, replace(has, cpuset_cpus=cpus))
             except (RuntimeFailure, OSError) as err:
                 log.warning("container not moved to its CPUs", container=one.name, cpus=cpus, error=str(err))
                 again_at = host.clock.now() + host.hardware.retry_s
         return again_at
+
+    def _resources(self, spec: ContainerSpec) -> Resources:
+        host = self._host
+        return container_resources(
+            self.pod, spec, memory_capacity_bytes=host.memory_capacity_bytes, pids_limit=host.config.pids_limit
+        )
+
+    def _wanted_of(self, name: str) -> Resources:
+        """For a runtime that does not tell what a container has: what it should have."""
+        every = (*self.pod.spec.init_containers, *self.pod.spec.containers)
+        return next((self._resources(spec) for spec in every if spec.name == name), Resources())
 
     async def _check_memory(self, container_id: str, limit: int | None) -> None:
         """Raises RuntimeFailure for a limit under what a container uses: the kernel would kill it."""

@@ -125,7 +125,8 @@ def _reserved_memory(rows: Sequence[Json]) -> dict[int, dict[str, int]]:
     for row in rows:
         node = int(row.get("numaNode") or 0)
         of = made.setdefault(node, {})
-        for name, text in (row.get("limits") or {}).items():
+        for name, amount in (row.get("limits") or {}).items():
+            text = str(amount)
             if name != "memory" and not name.startswith("hugepages-"):
                 raise SettingsError(
                     f'the limit type "{name}" for NUMA node {node} is not supported, only'

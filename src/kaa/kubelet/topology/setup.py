@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import ceil
-from pathlib import Path
 
 from kaa.api import quantity
 
@@ -25,10 +24,9 @@ def set_up(
     config: KubeletConfig,
     capacity: Mapping[str, str],
     changed: Callable[[], None],
-    root: Path = Path("/"),
 ) -> None:
-    """Add what ``settings`` ask for. ``root``: where the machine's ``sys`` is. Raises SettingsError, InvalidState."""
-    machine = read_machine(root, memory_bytes=quantity.whole(capacity["memory"]))
+    """Add what ``settings`` ask for; ``changed`` is called whenever the CPUs that all share do. Raises SettingsError, InvalidState."""
+    machine = read_machine(config.machine_root, memory_bytes=quantity.whole(capacity["memory"]))
     hardware.retry_s = settings.retry_s
     hardware.policy, hardware.scope = policy_of(settings, machine), settings.scope
     if settings.cpus == "static":
