@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import containerd_lab
@@ -383,6 +383,25 @@ def test_usage_and_resources(run: Callable[..., None]) -> None:
         assert use.container_id == container_id
         assert use.memory_bytes >= 0
         assert min(await runtime.image_fs_bytes()) >= 0
+
+    run(body)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU cannot be parted")
+def test_cpus_and_memory_nodes_at_creation_and_while_it_runs(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime = subject.runtime
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        given = Resources(cpu_shares=512, cpu_quota_us=-1, cpu_period_us=100_000, cpuset_cpus="1", cpuset_mems="0")
+        container_id = await runtime.create_container(sandbox_id, container_config(resources=given))
+        await runtime.start_container(container_id)
+        for cpus in ("1", "0", "0-1"):
+            given = replace(given, cpuset_cpus=cpus)
+            await runtime.update_resources(container_id, given)
+            assert (await runtime.container(container_id)).resources == given
+            if subject.real:
+                done = await runtime.exec_sync(container_id, ("grep", "allowed_list", "/proc/1/status"), 5)
+                assert [line.split()[1] for line in done.stdout.decode().splitlines()] == [cpus, "0"]
 
     run(body)
 

@@ -65,6 +65,9 @@ def test_a_cpu_of_its_own(lab: Lab) -> None:
     assert len(own) == 1
     assert own <= ALL - {0}
     assert allowed(kube, "db", "Mems") == {0}
+    quota = "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || true"
+    assert kube.sh("db", quota).split()[0] in ("max", "-1")
+    assert kube.sh("half", quota).split()[0] == "10000"
     until(lambda: allowed(kube, "web") == allowed(kube, "half") == ALL - own, "the others have the rest")
     kube.apply(pod("late"))
     kube.ready("late")

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 import kaa
 from kaa.api.types.core_v1 import Container, Pod, ResourceRequirements
+from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import KubeletConfig
 from kaa.kubelet.config_file import ConfigFileError, configured
 from kaa.kubelet.topology.base import Given, Hint, NotGiven
@@ -213,6 +214,49 @@ def test_what_is_a_pods_own_is_not_resized(play: Play, settings: Settings, amoun
         )
 
     play(story, settings, reserved={"cpu": "500m", "memory": "1Gi"})
+
+
+def test_a_pod_that_failed_before_asks_for_nothing(play: Play) -> None:
+    async def story(world: World) -> None:
+        await start(world, guaranteed("big", asking(cpu="3")), guaranteed("late", asking(cpu="1")))
+        before = world.pod("late").status
+        await world.restart()
+        assert world.pod("late").status == before
+        assert list(world.kubelet.hardware.cpus.holders()) == ["uid-big"]  # type: ignore[union-attr]
+
+    play(story, replace(STATIC, reserved_cpus="0"), reserved={})
+
+
+def test_a_disk_that_is_full_holds_up_who_comes_and_nobody_who_goes(play: Play, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await start(world, guaranteed("db", asking(cpu="2")))
+        obstacle = tmp_path / "kubelet/.cpu_manager_state.new"
+        obstacle.mkdir()
+        world.client.ask_delete("db", world.clock.now(), 0)
+        await world.until(lambda: not world.exists("db"))
+        await start(world, guaranteed("next", asking(cpu="2")))
+        assert world.pod("next").status.phase in (None, "Pending")
+        obstacle.rmdir()
+        await world.advance(10)
+        assert await cpus(world, "next") == "2-3"
+
+    play(story)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_cgroup_of_a_pod_with_cpus_of_its_own_has_no_quota(tmp_path: Path, version: str) -> None:
+    if version == "v2":
+        (tmp_path / "cgroup.controllers").write_text("cpu memory pids cpuset")
+    for controller in ("cpu", "memory", "pids"):
+        (tmp_path / controller).mkdir()
+    pod, cgroups = guaranteed("db", asking(cpu="2")), CgroupManager(tmp_path)
+    place, name = (tmp_path, "cpu.max") if version == "v2" else (tmp_path / "cpu", "cpu.cfs_quota_us")
+    told = {}
+    for throttled in (True, False):
+        path = cgroups.ensure_pod(pod, throttled=throttled)
+        told[throttled] = (place / path[1:] / name).read_text()
+    expected = ("200000 100000", "max 100000") if version == "v2" else ("200000", "-1")
+    assert (told[True], told[False]) == expected
 
 
 class Cards:

@@ -42,7 +42,7 @@ class Allocation:
         self.resizing = False  #: what its containers have is not yet what it was given
         self.error = ""
         self.failures: dict[str, Failure] = {}
-        self._let_go = False
+        self._let_in = self._let_go = False
 
     def update(self, pod: Pod) -> None:
         self._wanted, self.pod = pod, admission.with_resources(pod, self.pod)
@@ -54,19 +54,25 @@ class Allocation:
 
     async def let_in(self, view: PodView) -> Refusal | None:
         """Take room for the pod; or say why there is none, in which case it must not begin."""
-        if self.taken or self._let_go:
+        if self._let_in or self._let_go:
             return None
         asked, refusal = admission.requests_of(self.pod), None
-        if not view.sandboxes and self.pod.status.phase in (None, "", "Pending"):
+        if not self.taken and not view.sandboxes and self.pod.status.phase in (None, "", "Pending"):
             refusal = await self._refusal(asked)
-        self.taken = asked
-        if refusal is None and not self.pod.metadata.deletion_timestamp:
+        self.taken = self.taken or asked
+        if refusal is None and self._begins(view):
             refusal = await self._hardware()
         if refusal is not None and not self.pod.metadata.deletion_timestamp:
             self.taken, self._let_go = {}, True
             self._say("Warning", refusal.reason, refusal.message)
             return refusal
+        self._let_in = True
         return None
+
+    def _begins(self, view: PodView) -> bool:
+        """Whether containers are still to be made: those that run keep what they have."""
+        over = self.pod.metadata.deletion_timestamp or self.pod.status.phase in ("Succeeded", "Failed")
+        return not over and not view.running()
 
     async def _hardware(self) -> Refusal | None:
         """Take the CPUs, memory and devices that its containers are to have of their own."""

@@ -64,7 +64,7 @@ class Kubelet:
         if config.topology is not None:
             from .topology.setup import set_up
 
-            set_up(self.hardware, config.topology, config, self.node.capacity, self._wake_all)
+            set_up(self.hardware, config.topology, config, self.node.capacity, self._cpus_changed)
         objects = Objects(client, clock, self._objects_changed)
         self._host = PodHost(
             client=client,
@@ -174,6 +174,12 @@ class Kubelet:
         """Uids of this node's pods; None before all are known."""
         known = self.pods.synced.is_set() and (self.config.static_pod_path is None or self._static_read)
         return self.workers.keys() if known else None
+
+    def _cpus_changed(self) -> None:
+        """Whatever runs may have to move to other CPUs."""
+        for worker in self.workers.values():
+            if worker.view.running():
+                worker.wake()
 
     def _ports(self, uid: str) -> frozenset[HostPort]:
         others = (worker.allocation for worker in self.workers.values() if worker.uid != uid)

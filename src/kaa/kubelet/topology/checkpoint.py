@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import structlog
 
+log = structlog.get_logger(__name__)
 S = TypeVar("S", bound="State")
 
 
@@ -152,6 +154,14 @@ def load(path: Path, kind: type[S], policy: str) -> S | None:
 
 
 _ADVICE = 'please drain this node and delete the checkpoint file "{}" before restarting Kubelet'
+
+
+def try_to_save(path: Path, state: State) -> None:
+    """Write what was taken back. A file that says more than is held does no harm: who is gone is looked for."""
+    try:
+        save(path, state)
+    except OSError as err:
+        log.warning("state not saved", path=str(path), error=str(err))
 
 
 def save(path: Path, state: State) -> None:

@@ -16,7 +16,7 @@ from kaa.api.types.core_v1 import Container, Pod
 
 from .asked import WHOLE_POD, containers, is_plain_init, largest, own_cpus
 from .base import Given, Hint, NotGiven
-from .checkpoint import CpuState, InvalidState, load, save
+from .checkpoint import CpuState, InvalidState, load, save, try_to_save
 from .cpu_lists import Cpus, read_list, write_list
 from .machine import Machine
 from .policy import on_few_nodes
@@ -81,7 +81,7 @@ class StaticCpus:
             except ValueError as err:
                 raise InvalidState(f"could not parse the CPUs of {self._file}: {err}") from err
             self._check()
-        self._save()
+        save(self._file, _state(self.shared, self._own))
 
     def _check(self) -> None:
         """Whether what the file says can be, on this machine and with these reservations. Raises InvalidState."""
@@ -89,7 +89,7 @@ class StaticCpus:
         if not shared and not self._own:
             self.shared = self._pool
             return
-        if not shared:
+        if not shared and not self._options.strict_cpu_reservation:
             raise InvalidState("default cpuset cannot be empty")
         both = reserved & shared
         if self._options.strict_cpu_reservation and both:
@@ -115,10 +115,6 @@ class StaticCpus:
                 f'current set of available CPUs "{write_list(self._pool)}" doesn\'t match with CPUs in state'
                 f' "{write_list(known)}"'
             )
-
-    def _save(self) -> None:
-        entries = {uid: {name: write_list(cpus) for name, cpus in of.items()} for uid, of in self._own.items()}
-        save(self._file, CpuState(policy_name=POLICY, default_cpu_set=write_list(self.shared), entries=entries))
 
     # ------------------------------------------------------------------------------------------------ what there is
 
@@ -200,9 +196,9 @@ class StaticCpus:
             found = self._choose(count, where, self._reusable(pod))
         except NotEnough as err:
             raise unexpected(err) from None
-        self._own.setdefault(uid, {})[container.name] = found
-        self.shared -= found
-        self._save()
+        own = {**self._own, uid: {**self._own.get(uid, {}), container.name: found}}
+        save(self._file, _state(self.shared - found, own))
+        self.shared, self._own = self.shared - found, own
         self._changed()
 
     def _check_cores(self, count: int) -> None:
@@ -257,5 +253,10 @@ class StaticCpus:
         had = self._own.pop(pod_uid, None)
         if had is not None:
             self.shared = self.shared.union(*had.values())
-            self._save()
+            try_to_save(self._file, _state(self.shared, self._own))
             self._changed()
+
+
+def _state(shared: Cpus, own: Mapping[str, Mapping[str, Cpus]]) -> CpuState:
+    entries = {uid: {name: write_list(cpus) for name, cpus in of.items()} for uid, of in own.items()}
+    return CpuState(policy_name=POLICY, default_cpu_set=write_list(shared), entries=entries)

@@ -20,7 +20,7 @@ from kaa.api.types.core_v1 import Container, Pod
 
 from .asked import WHOLE_POD, containers, is_plain_init, may_own, requested
 from .base import Given, Hint
-from .checkpoint import Block, InvalidState, MemoryState, MemoryTable, NodeState, load, save
+from .checkpoint import Block, InvalidState, MemoryState, MemoryTable, NodeState, load, save, try_to_save
 from .cpu_lists import write_list
 from .cpus import unexpected
 from .machine import MEMORY, Machine
@@ -62,7 +62,7 @@ class StaticMemory:
             if not same_states(dict(found.machine_state), expected):
                 raise InvalidState("[memorymanager] the expected machine state is different from the real one")
             self._nodes = dict(found.machine_state)
-        self._save()
+        save(self._file, self._state())
 
     def _replayed(self) -> State:
         """What would be left of the machine, were every block given out again."""
@@ -83,8 +83,8 @@ class StaticMemory:
                     nodes = reserve(nodes, block, block.size)
         return nodes
 
-    def _save(self) -> None:
-        save(self._file, MemoryState(policy_name=POLICY, machine_state=self._nodes, entries=self._blocks))
+    def _state(self) -> MemoryState:
+        return MemoryState(policy_name=POLICY, machine_state=self._nodes, entries=self._blocks)
 
     # ------------------------------------------------------------------------------------------------ what there is
 
@@ -172,7 +172,7 @@ class StaticMemory:
         self._take_from_init(pod, container.name, blocks)
         self._nodes = nodes_left
         self._blocks.setdefault(uid, {})[container.name] = blocks
-        self._save()
+        save(self._file, self._state())
 
     def _where(self, pod: Pod, asked: Mapping[str, int], where: Hint) -> Nodes:
         """The nodes of the hint, or more where those are too small. Raises NotGiven."""
@@ -223,7 +223,7 @@ class StaticMemory:
         for blocks in had.values():
             for block in blocks:
                 self._nodes = free(self._nodes, block)
-        self._save()
+        try_to_save(self._file, self._state())
 
 
 # ------------------------------------------------------------------------------------------------------------ pure parts
