@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kaa.api.protobuf_structs import Message
 from kaa.api.protobuf_values import Malformed
 from kaa.runtime.base import (
     DNS,
@@ -23,7 +24,6 @@ from kaa.runtime.cri import convert
 from kaa.runtime.cri import messages as cri
 from kaa.runtime.cri.events import CREATED, ENDED, GONE, RUNNING, Key, Tracker
 from kaa.runtime.cri.streams import exit_code
-from kaa.runtime.cri.wire import Message
 
 IMAGE = Image("sha256:aa", (), (), 1, user="nobody:nogroup")
 

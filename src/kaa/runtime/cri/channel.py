@@ -11,9 +11,9 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
+from ...api.protobuf_structs import Message
 from ..base import NotFoundError, RuntimeFailure
 from .messages import Empty
-from .wire import Message
 
 M = TypeVar("M", bound=Message)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from .wire import Message
+from ...api.protobuf_structs import Message
 
 Texts = Mapping[str, str]
 

@@ -5,7 +5,8 @@
         readonly: Annotated[bool, 3] = False
 
 Texts, bytes, integers and enums (both plain ints), booleans, messages (``X | None``), lists (tuples) and maps of texts are
-all that the CRI has and we use. Fields with a zero are not written, as proto3 has it; unknown ones are passed over.
+all that the gRPC interfaces of a node have: CRI, device plugins, DRA. Fields with a zero are not written, as proto3 has it;
+unknown ones are passed over. A map of messages is a list of messages, its key field 1 and its value field 2.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from ...api.protobuf_values import BYTES, VARINT, Malformed, read_varint, sized, skip, varint
+from .protobuf_values import BYTES, VARINT, Malformed, read_varint, sized, skip, varint
 
 _SIGN = 1 << 64
 
