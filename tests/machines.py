@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kubelet_world import make_container, make_pod
 
 from kaa.api.types.core_v1 import Container, Pod, ResourceRequirements
+from kaa.kubelet.topology.base import Given, Hint, NotGiven
 from kaa.kubelet.topology.cpu_lists import write_list
 from kaa.kubelet.topology.machine import Cpu, Machine
+from kaa.runtime.base import Device, Mount
 
 GI = 1 << 30
 
@@ -83,3 +86,35 @@ def asking(name: str = "main", cpu: str = "1", memory: str = "1Gi", **more: Any)
 
 def guaranteed(name: str = "db", *containers: Container, init: tuple[Container, ...] = (), **fields: Any) -> Pod:
     return make_pod(name, containers=containers or (asking(),), init_containers=init, **fields)
+
+
+class Cards:
+    """A provider of a card that there is one of, on node 1."""
+
+    def __init__(self) -> None:
+        self.holder = ""
+        self.asked: list[str] = []
+
+    def hints(self, pod: Pod, container: Container) -> Mapping[str, Sequence[Hint] | None]:
+        return {"example.com/card": [Hint(frozenset({1})), Hint(frozenset({0, 1}), False)]}
+
+    async def allocate(self, pod: Pod, container: Container, where: Hint) -> None:
+        self.asked.append(f"{pod.metadata.name}/{container.name} {sorted(where.nodes or ())}")
+        if self.holder not in ("", pod.metadata.uid):
+            raise NotGiven("UnexpectedAdmissionError", "no card left")
+        self.holder = pod.metadata.uid or ""
+
+    def given(self, pod: Pod, container: Container) -> Given:
+        if pod.metadata.uid != self.holder:
+            return Given()
+        return Given(
+            env={"CARD": "0", "HOME": "/card"},
+            mounts=(Mount("/dev/cards", "/cards"),),
+            devices=(Device("/dev/null", "/dev/card0"),),
+            annotations={"card": "0"},
+            cdi_devices=("example.com/card=0",),
+        )
+
+    def release(self, pod_uid: str) -> None:
+        if pod_uid == self.holder:
+            self.holder = ""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cluster_lab import BOX, E2E, Kubectl, Lab, pod, until
 
+from kaa.kubelet.pod_resources.messages import Empty, ListPodResourcesResponse
 from kaa.kubelet.topology.cpu_lists import read_list
 from kaa.kubelet.topology.machine import read_machine
 from kaa.runtime.oci.build import busybox_archive
@@ -53,6 +54,20 @@ def allowed(kube: Kubectl, name: str, what: str = "Cpus") -> frozenset[int]:
     return read_list(text.split()[1])
 
 
+def told(lab: Lab) -> dict[str, tuple[int, ...]]:
+    """{pod: its own CPUs}, as the node tells monitors."""
+    import grpc
+
+    socket = lab.home / lab.name / "kubelet/pod-resources/kubelet.sock"
+    with grpc.insecure_channel(f"unix:{socket}") as channel:
+        ask = channel.unary_unary(
+            "/v1.PodResourcesLister/List",
+            request_serializer=Empty.encode,
+            response_deserializer=ListPodResourcesResponse.decode,
+        )
+        return {pod.name: pod.containers[0].cpu_ids for pod in ask(Empty(), timeout=10).pod_resources}
+
+
 def test_a_cpu_of_its_own(lab: Lab) -> None:
     kube = standing(lab, "kubeReserved: {cpu: 500m}\n")
     kube.apply([pod("web"), pod("half", **amounts("100m"))])
@@ -84,6 +99,7 @@ def test_a_cpu_of_its_own(lab: Lab) -> None:
         assert allowed(kube, name) == ALL - own
     state = json.loads((lab.home / lab.name / "kubelet/cpu_manager_state").read_text())
     assert [list(of.values()) for of in state["entries"].values()] == [[str(*own)]]
+    assert told(lab) == {"db": tuple(own), "web": (), "half": (), "late": (), "after": ()}
 
     kube("delete pod db --now")
     until(lambda: allowed(kube, "web") == allowed(kube, "after") == ALL, "the others have all again")

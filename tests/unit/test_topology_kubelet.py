@@ -6,21 +6,20 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kubelet_world import World, make_pod
-from machines import GI, asking, guaranteed, machine, write_sys
+from machines import GI, Cards, asking, guaranteed, machine, write_sys
 from msgspec.structs import replace
 
 import kaa
-from kaa.api.types.core_v1 import Container, Pod, ResourceRequirements
+from kaa.api.types.core_v1 import Pod, ResourceRequirements
 from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import KubeletConfig
 from kaa.kubelet.config_file import ConfigFileError, configured
-from kaa.kubelet.topology.base import Given, Hint, NotGiven
 from kaa.kubelet.topology.machine import Machine
 from kaa.kubelet.topology.settings import CpuOptions, Settings
 from kaa.runtime.base import Device, Mount, Resources, RuntimeFailure
@@ -257,38 +256,6 @@ def test_the_cgroup_of_a_pod_with_cpus_of_its_own_has_no_quota(tmp_path: Path, v
         told[throttled] = (place / path[1:] / name).read_text()
     expected = ("200000 100000", "max 100000") if version == "v2" else ("200000", "-1")
     assert (told[True], told[False]) == expected
-
-
-class Cards:
-    """A provider of a card that there is one of, on node 1."""
-
-    def __init__(self) -> None:
-        self.holder = ""
-        self.asked: list[str] = []
-
-    def hints(self, pod: Pod, container: Container) -> Mapping[str, Sequence[Hint] | None]:
-        return {"example.com/card": [Hint(frozenset({1})), Hint(frozenset({0, 1}), False)]}
-
-    async def allocate(self, pod: Pod, container: Container, where: Hint) -> None:
-        self.asked.append(f"{pod.metadata.name}/{container.name} {sorted(where.nodes or ())}")
-        if self.holder not in ("", pod.metadata.uid):
-            raise NotGiven("UnexpectedAdmissionError", "no card left")
-        self.holder = pod.metadata.uid or ""
-
-    def given(self, pod: Pod, container: Container) -> Given:
-        if pod.metadata.uid != self.holder:
-            return Given()
-        return Given(
-            env={"CARD": "0", "HOME": "/card"},
-            mounts=(Mount("/dev/cards", "/cards"),),
-            devices=(Device("/dev/null", "/dev/card0"),),
-            annotations={"card": "0"},
-            cdi_devices=("example.com/card=0",),
-        )
-
-    def release(self, pod_uid: str) -> None:
-        if pod_uid == self.holder:
-            self.holder = ""
 
 
 def test_every_provider_gives_its_part(play: Play) -> None:

@@ -190,6 +190,7 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         cgroups=None if simulated else CgroupManager(root=config.cgroup_root),
         mounter=PlainFolders() if simulated else SystemMounter(),
         network_probes=not simulated,
+        pod_resources=not simulated,
         eviction=None if simulated else Eviction(hard={"memory.available": "100Mi"}),
         images=ImageCollection(Policy(high=100, low=100)),  # the disk is its owner's, as kind has it
     )

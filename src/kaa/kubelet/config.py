@@ -116,3 +116,4 @@ class KubeletConfig:
     log_max_files: int = 5
     topology: Settings | None = None  #: CPUs and memory of their own; None on nodes where all is shared
     machine_root: Path = Path("/")  #: where the machine's ``sys`` is
+    pod_resources: bool = False  #: monitors on the node may ask who has which CPUs, memory and devices

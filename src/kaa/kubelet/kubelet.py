@@ -31,6 +31,7 @@ from .log_rotation import orphan_logs, remove_logs, rotate_logs
 from .node import NodeKeeper
 from .objects import Objects
 from .pod_host import PodHost
+from .pod_resources.service import PodResourcesService
 from .pod_worker import PodWorker
 from .probes import Prober
 from .references import container_reference
@@ -104,6 +105,9 @@ class Kubelet:
                 tasks.create_task(self._host.statuses.run(), name="kubelet/statuses")
                 tasks.create_task(self._services.run(), name="kubelet/services")
                 tasks.create_task(self.node.run(), name="kubelet/node")
+                if self.config.pod_resources:
+                    service = PodResourcesService(self.config.root, self.hardware, self._running)
+                    tasks.create_task(service.run(), name="kubelet/pod-resources")
                 await self._services.synced.wait()
                 tasks.create_task(self.pods.run(), name="kubelet/pods")
                 tasks.create_task(self._keep_static(), name="kubelet/static-pods")
@@ -174,6 +178,10 @@ class Kubelet:
         """Uids of this node's pods; None before all are known."""
         known = self.pods.synced.is_set() and (self.config.static_pod_path is None or self._static_read)
         return self.workers.keys() if known else None
+
+    def _running(self) -> list[Pod]:
+        """Pods that were let in and have not ended."""
+        return [worker.pod for worker in self.workers.values() if worker.allocation.taken]
 
     def _cpus_changed(self) -> None:
         """Whatever runs may have to move to other CPUs."""
