@@ -108,6 +108,7 @@ def test_what_a_pod_had_that_went_unseen_is_given_to_the_next(play: Play) -> Non
         await world.client.delete(Pod, "db", "default")
         world.kubelet = world.make()
         await world.start()
+        assert list(world.kubelet.hardware.cpus.holders()) == []  # type: ignore[union-attr]
         await start(world, guaranteed("next", asking(cpu="3")))
         assert await cpus(world, "next") == "1-3"
 

@@ -182,11 +182,11 @@ class Allocation:
 
     async def pin(self, view: PodView) -> float | None:
         """Move what runs to the CPUs that it may use by now; returns when to try again what did not move."""
-        host, again_at = self._host, None
-        if host.hardware.cpus is None:
+        host, again_at, given = self._host, None, self._host.hardware.cpus
+        if given is None:
             return None
         for one in view.running():
-            cpus = host.hardware.given(self.pod, one).cpus
+            cpus = given.of(self.pod.metadata.uid or "", one.name)
             has = one.resources or self._wanted_of(one.name)
             if not cpus or has.cpuset_cpus == cpus:
                 continue

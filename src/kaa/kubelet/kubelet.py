@@ -253,6 +253,7 @@ class Kubelet:
         """Remove what belongs to no pod of this node: sandboxes, then folders, then cgroups."""
         if self._alive() is None:
             return
+        self.hardware.forget_the_gone()
         for sandbox in await self.runtime.list_sandboxes():
             if sandbox.uid not in self.workers:
                 log.info("orphan sandbox removed", pod=f"{sandbox.namespace}/{sandbox.name}", sandbox=sandbox.id)

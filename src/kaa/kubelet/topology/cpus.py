@@ -247,7 +247,11 @@ class StaticCpus:
         )
 
     def given(self, pod: Pod, container: Container) -> Given:
-        return Given(cpus=write_list(self.own(pod.metadata.uid or "", container.name) or self.shared))
+        return Given(cpus=self.of(pod.metadata.uid or "", container.name))
+
+    def of(self, uid: str, container: str) -> str:
+        """The list of CPUs that a container may use: its own, else those that all share."""
+        return write_list(self.own(uid, container) or self.shared)
 
     def release(self, pod_uid: str) -> None:
         had = self._own.pop(pod_uid, None)

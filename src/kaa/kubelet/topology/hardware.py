@@ -60,7 +60,7 @@ class Hardware:
         if not self.providers:
             return
         async with self._one_by_one:
-            self._forget_the_gone()
+            self.forget_the_gone()
             try:
                 await self._take(pod)
             except BaseException:
@@ -85,7 +85,8 @@ class Hardware:
             raise NotGiven("TopologyAffinityError", "Resources cannot be allocated with Topology locality")
         return best
 
-    def _forget_the_gone(self) -> None:
+    def forget_the_gone(self) -> None:
+        """Take back what pods have that are no more: a kubelet that was away did not see their end."""
         alive = self._alive()
         if alive is None:
             return

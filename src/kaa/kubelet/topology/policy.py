@@ -11,7 +11,6 @@ Source: pkg/kubelet/cm/topologymanager (policy.go, policy_*.go, numa_info.go).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from typing import Literal
 
 import msgspec
@@ -55,31 +54,40 @@ def each_resource(given: Iterable[Mapping[str, Sequence[Hint] | None]]) -> list[
     return made
 
 
-class _Choice(msgspec.Struct, frozen=True):
-    """What some choice of hints comes to: ``equal`` are the nodes that all of them name, if they all name the same."""
-
-    nodes: Nodes
-    preferred: bool
-    equal: Nodes | None
+#: What some choice of hints comes to: (nodes in common, whether all are preferred, the nodes that all of them name if they name
+#: the same), nodes as bits; -1 for no name yet, and where it no longer matters.
+_Choice = tuple[int, bool, int]
+_UNNAMED = -1
 
 
 def merged(
     wanted: Sequence[Sequence[Hint]], nodes: Nodes, distances: Mapping[int, Sequence[int]] | None = None
 ) -> Hint:
     """The best choice of one hint a resource; all of the nodes, not preferred, where every choice comes to nothing."""
-    choices = {_Choice(nodes, True, None)}
+    choices: set[_Choice] = {(_bits(nodes), True, _UNNAMED)}
     for hints in wanted:
-        choices = {_with(choice, hint) for choice, hint in product(choices, hints)}
+        of_one = {(_UNNAMED if hint.nodes is None else _bits(hint.nodes), hint.preferred) for hint in hints}
+        choices = {_with(choice, *hint) for choice in choices for hint in of_one}
     count = _most_needed(wanted)
-    found = [Hint(choice.nodes, choice.preferred) for choice in choices if choice.nodes]
+    found = {Hint(_from_bits(bits), preferred) for bits, preferred, _ in choices if bits}
     return min(found, key=lambda hint: rank(hint, count, distances), default=Hint(nodes, False))
 
 
-def _with(choice: _Choice, hint: Hint) -> _Choice:
-    if hint.nodes is None:
-        return choice if hint.preferred else _Choice(choice.nodes, False, None)
-    preferred = choice.preferred and hint.preferred and choice.equal in (None, hint.nodes)
-    return _Choice(choice.nodes & hint.nodes, preferred, hint.nodes if preferred else None)
+def _with(choice: _Choice, bits: int, preferred: bool) -> _Choice:
+    common, all_preferred, equal = choice
+    if bits != _UNNAMED:
+        common &= bits
+        preferred = preferred and equal in (_UNNAMED, bits)
+        equal = bits
+    return (common, True, equal) if all_preferred and preferred else (common, False, _UNNAMED)
+
+
+def _bits(nodes: Iterable[int]) -> int:
+    return sum(1 << node for node in nodes)
+
+
+def _from_bits(bits: int) -> Nodes:
+    return frozenset(node for node in range(bits.bit_length()) if bits >> node & 1)
 
 
 def _most_needed(wanted: Sequence[Sequence[Hint]]) -> int:
@@ -95,7 +103,7 @@ def rank(hint: Hint, count: int, distances: Mapping[int, Sequence[int]] | None =
     fit: tuple[float, ...] = (0, size)
     if not hint.preferred:
         fit = (1, 0, 0) if size == count else (1, 1, -size) if size < count else (1, 2, size)
-    return (*fit, _distance(nodes, distances), sum(1 << node for node in nodes))
+    return (*fit, _distance(nodes, distances), _bits(nodes))
 
 
 def _distance(nodes: Nodes, distances: Mapping[int, Sequence[int]] | None) -> float:
