@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from kaa.api.types.core_v1 import Pod, Taint
 from kaa.runtime.base import DNS
 
 from .cgroups import CgroupManager
 from .image_gc import Policy
+from .images.records import Policy as VerificationPolicy
 from .volumes.mounts import Mounter, PlainFolders
 
 if TYPE_CHECKING:
@@ -71,6 +74,17 @@ class ImageCollection:
     period_s: float = 300.0
 
 
+class ImagePulls(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may have images, and how fast they are pulled (0 a second: no limit)."""
+
+    per_second: float = 0.0
+    burst: int = 10
+    verification: VerificationPolicy = "NeverVerifyPreloadedImages"
+    allowlist: tuple[str, ...] = ()
+    provider_config: Path | None = None  #: the CredentialProviderConfig
+    provider_programs: Path | None = None  #: the folder of the programs that it names
+
+
 @dataclass(frozen=True, slots=True)
 class KubeletConfig:
     """Paths are absolute; ``root``, ``pod_log_root`` and the cgroup root are this kubelet's alone: it cleans them.
@@ -112,6 +126,7 @@ class KubeletConfig:
     housekeeping_s: float = 60.0
     eviction: Eviction | None = field(default_factory=Eviction)  #: None on nodes that only pretend
     images: ImageCollection = field(default_factory=ImageCollection)
+    pulls: ImagePulls = field(default_factory=ImagePulls)
     log_max_bytes: int = 10 * 1024 * 1024  #: a container's log is rotated beyond it
     log_max_files: int = 5
     topology: Settings | None = None  #: CPUs and memory of their own; None on nodes where all is shared

@@ -21,6 +21,7 @@ MESSAGE_PATH, MESSAGE_POLICY = (
     "io.kubernetes.container.terminationMessagePath",
     "io.kubernetes.container.terminationMessagePolicy",
 )
+EMPTY: Mapping[str, str] = {}
 _PROPAGATION = {"HostToContainer": "host_to_container", "Bidirectional": "bidirectional"}
 
 
@@ -80,8 +81,12 @@ def container_config(
     pod_dir: Path,
     memory_capacity_bytes: int,
     pid_target: str = "",
+    image_volumes: Mapping[str, str] = EMPTY,
 ) -> ContainerConfig:
-    """Put a container together. Makes the files it mounts (hosts, termination log). Raises ConfigError."""
+    """Put a container together. Makes the files it mounts (hosts, termination log). Raises ConfigError.
+
+    Args:   image_volumes: {volume: id of the image that it is}.
+    """
     confined = security.security(pod, spec, seccomp_root=str(config.root / "seccomp"))
     security.check_non_root(pod, spec, confined, image.user)
     env = environment(pod, spec, sources)
@@ -105,7 +110,7 @@ def container_config(
         args=args,
         working_dir=spec.working_dir or "",
         env=env,
-        mounts=_mounts(pod, spec, action.attempt, config, dict(env), volumes, pod_dir, sources),
+        mounts=_mounts(pod, spec, action.attempt, config, dict(env), volumes, pod_dir, sources, image_volumes),
         resources=container_resources(
             pod, spec, memory_capacity_bytes=memory_capacity_bytes, pids_limit=config.pids_limit
         ),
@@ -134,10 +139,14 @@ def _mounts(
     volumes: Mapping[str, Path],
     pod_dir: Path,
     sources: Sources,
+    image_volumes: Mapping[str, str],
 ) -> tuple[Mount, ...]:
     made = []
     kept = {v.name for v in pod.spec.volumes if v.config_map or v.secret or v.downward_api or v.projected}
     for mount in spec.volume_mounts:  # what the kubelet itself writes (``kept``), a container only reads
+        if mount.name in image_volumes:
+            made.append(_image_mount(mount, env, image_volumes[mount.name]))
+            continue
         if mount.name not in volumes:
             raise ConfigError(f'cannot find volume "{mount.name}" to mount into container "{spec.name}"')
         path = volumes[mount.name]
@@ -163,6 +172,12 @@ def _mounts(
     file.chmod(0o666)
     made.append(Mount(str(file), message_path))
     return tuple(made)
+
+
+def _image_mount(mount: VolumeMount, env: Mapping[str, str], image_id: str) -> Mount:
+    """An image's files, which the runtime finds: the kubelet has no path to look at."""
+    path = mount.mount_path if mount.mount_path.startswith("/") else "/" + mount.mount_path
+    return Mount("", path, read_only=True, image=image_id, image_sub_path=_inner(mount, env))
 
 
 def _inner(mount: VolumeMount, env: Mapping[str, str]) -> str:

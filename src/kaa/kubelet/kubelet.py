@@ -26,7 +26,7 @@ from kaa.runtime.base import Runtime, RuntimeFailure
 from .admission import HostPort
 from .config import KubeletConfig, Recorder
 from .evictor import Evictor
-from .images import Images
+from .images.wiring import node_images
 from .log_rotation import orphan_logs, remove_logs, rotate_logs
 from .node import NodeKeeper
 from .objects import Objects
@@ -73,9 +73,7 @@ class Kubelet:
             clock=clock,
             config=config,
             recorder=recorder,
-            images=Images(
-                runtime, clock, serialize=config.serialize_image_pulls, parallel=config.max_parallel_image_pulls
-            ),
+            images=node_images(client, runtime, clock, config),
             volumes=Volumes(client, clock, objects, config.root, config.mounter),
             objects=objects,
             prober=Prober(runtime, clock, self._wake, self._unhealthy, network=config.network_probes),

@@ -14,7 +14,7 @@ import structlog
 
 from kaa.api.clock import parse_time
 from kaa.api.errors import ApiError, NotFound
-from kaa.api.types.core_v1 import Pod
+from kaa.api.types.core_v1 import Pod, Secret
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.api.types.node_v1 import RuntimeClass
 from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
@@ -469,6 +469,7 @@ class PodWorker:
             await self._start_container(action, spec)
             self._failures.pop(action.name, None)
         except ImageError as err:
+            self._event("Warning", "Failed", f"Error: {err.reason}", container=action.name)
             self._failures[action.name] = Failure(err.reason, str(err), err.retry_at)
         except (ConfigError, VolumeError) as err:
             self._failed(action.name, "CreateContainerConfigError", err)
@@ -483,11 +484,12 @@ class PodWorker:
         host, sandbox = self.host, self.view.sandbox
         assert sandbox is not None
         secrets = await pull_secrets(host, self.pod)
+        image_volumes = await self._image_volumes(spec, secrets)
         image = await host.images.ensure(
             spec.image or "",
             spec.image_pull_policy,
             secrets,
-            user=self.uid,
+            pod=self.pod,
             say=partial(self._event, container=spec.name),
         )
         volumes = await self._ready_volumes()
@@ -504,6 +506,7 @@ class PodWorker:
             pod_dir=host.volumes.pod_dir(self.uid),
             memory_capacity_bytes=host.memory_capacity_bytes,
             pid_target=self._pid_target(spec),
+            image_volumes=image_volumes,
         )
         config = host.hardware.equipped(self.pod, spec, config)
         container_id = await host.runtime.create_container(sandbox.id, config)
@@ -518,6 +521,17 @@ class PodWorker:
         self._wake.set()
         if spec.lifecycle is not None and spec.lifecycle.post_start is not None:
             await self._post_start(spec, container_id, sandbox)
+
+    async def _image_volumes(self, spec: Any, secrets: list[Secret]) -> dict[str, str]:
+        """{volume: image id} of the images that a container mounts, pulled."""
+        mounted = {mount.name for mount in spec.volume_mounts}
+        found = {}
+        for volume in self.pod.spec.volumes:
+            if volume.image is not None and volume.name in mounted:
+                wanted, policy = volume.image.reference or "", volume.image.pull_policy
+                image = await self.host.images.ensure(wanted, policy, secrets, pod=self.pod, say=self._event)
+                found[volume.name] = image.id
+        return found
 
     async def _post_start(self, spec: Any, container_id: str, sandbox: Sandbox) -> None:
         try:

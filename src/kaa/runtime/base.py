@@ -44,13 +44,19 @@ class SandboxState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A host path (or ``tmpfs``) seen inside a container."""
+    """A host path (or ``tmpfs``) seen inside a container; or, with ``image``, what an image holds.
+
+    An image's id stands in place of a host path; it is read only, nothing in it can be executed, and a sub path that it does
+    not have fails the container's creation with a message that begins with ``ImageVolumeMountFailed``.
+    """
 
     host_path: str
     container_path: str
     read_only: bool = False
     recursive_read_only: bool = False
     propagation: Literal["private", "host_to_container", "bidirectional"] = "private"
+    image: str = ""
+    image_sub_path: str = ""  #: relative to the image's root
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,7 @@ class Container:
     log_path: str = ""  #: absolute
     pid: int = 0
     resources: Resources | None = None  #: what it was given last; None where the runtime does not tell
+    volume_images: tuple[str, ...] = ()  #: ids of the images that it mounts
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 

@@ -182,6 +182,7 @@ class SimulatedRuntime:
             created_at=self._clock.now(),
             log_path=log_path,
             resources=config.resources,
+            volume_images=tuple(mount.image for mount in config.mounts if mount.image),
             labels=dict(config.labels),
             annotations=dict(config.annotations),
         )

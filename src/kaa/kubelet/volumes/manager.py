@@ -65,6 +65,8 @@ class Volumes:
         """Make every volume of a pod true. Raises VolumeError for the first that cannot be."""
         made = Prepared()
         for volume in pod.spec.volumes:
+            if volume.image is not None:  # the runtime's to mount
+                continue
             try:
                 made.paths[volume.name] = await self._one(pod, volume, sources, made)
             except (PayloadError, ConfigError, ApiError, OSError, ValueError) as err:

@@ -164,6 +164,9 @@ def container_message(config: ContainerConfig, image: Image, namespaces: Namespa
 
 
 def _mount(mount: Mount) -> cri.Mount:
+    if mount.image:
+        spec, inner = cri.ImageSpec(mount.image), mount.image_sub_path
+        return cri.Mount(container_path=mount.container_path, readonly=True, image=spec, image_sub_path=inner)
     return cri.Mount(
         container_path=mount.container_path,
         host_path=mount.host_path,
@@ -280,6 +283,7 @@ def container(
         log_path=status.log_path,
         pid=pid,
         resources=given if given is not None else resources(told) if told else None,
+        volume_images=tuple(one.image.image for one in status.mounts if one.image is not None),
         labels=plain_labels(row.labels),
         annotations=dict(row.annotations),
     )

@@ -221,6 +221,8 @@ class Mount(Message, frozen=True):
     selinux_relabel: Annotated[bool, 4] = False
     propagation: Annotated[int, 5] = 0
     recursive_read_only: Annotated[bool, 8] = False
+    image: Annotated[ImageSpec | None, 9] = None
+    image_sub_path: Annotated[str, 10] = ""
 
 
 class Device(Message, frozen=True):
@@ -295,6 +297,12 @@ class ContainerResources(Message, frozen=True):
     linux: Annotated[LinuxContainerResources | None, 1] = None
 
 
+class MountedImage(Message, frozen=True):
+    """Of a container's mounts, what is read again."""
+
+    image: Annotated[ImageSpec | None, 9] = None
+
+
 class ContainerStatus(Message, frozen=True):
     id: Annotated[str, 1] = ""
     metadata: Annotated[ContainerMetadata, 2] = ContainerMetadata()
@@ -307,6 +315,7 @@ class ContainerStatus(Message, frozen=True):
     image_ref: Annotated[str, 9] = ""
     reason: Annotated[str, 10] = ""
     message: Annotated[str, 11] = ""
+    mounts: Annotated[tuple[MountedImage, ...], 14] = ()
     log_path: Annotated[str, 15] = ""
     resources: Annotated[ContainerResources | None, 16] = None
     image_id: Annotated[str, 17] = ""

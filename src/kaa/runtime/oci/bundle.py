@@ -239,7 +239,8 @@ def _standard_mounts(privileged: bool) -> list[Spec]:
 def _bind(mount: Mount, read_only_root: bool, added: bool) -> Spec:
     if mount.host_path == "tmpfs":
         return {"destination": mount.container_path, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev"]}
-    guarded = ["nosuid", "noexec", "nodev"] if mount.container_path == "/dev/shm" and added else []
+    own_shm = mount.container_path == "/dev/shm" and added
+    guarded = ["nosuid", "noexec", "nodev"] if own_shm or mount.image else []
     mode = "ro" if mount.read_only or (added and read_only_root and mount.container_path != "/dev/shm") else "rw"
     options = ["rbind", _PROPAGATION[mount.propagation], mode, *guarded]
     if mount.recursive_read_only:

@@ -143,8 +143,18 @@ class Containers:
 
     # ------------------------------------------------------------------------------------------------ creation
 
-    async def create(self, sandbox: SandboxRecord, config: ContainerConfig, image: ImageRecord, facts: Facts) -> str:
-        """Make the root and the bundle; ``facts`` lack the root, the cgroup, the user and devices, which are found here."""
+    async def create(
+        self,
+        sandbox: SandboxRecord,
+        config: ContainerConfig,
+        image: ImageRecord,
+        facts: Facts,
+        volumes: dict[str, tuple[str, ...]],
+    ) -> str:
+        """Make the root and the bundle; ``facts`` lack the root, the cgroup, the user and devices, which are found here.
+
+        Args:   volumes: {id of an image that is mounted: its layers}.
+        """
         container_id = f"{self.clock.random.getrandbits(256):064x}"
         parent = sandbox.config.cgroup_parent or f"/kaa/{sandbox.id}"
         log_folder = sandbox.config.log_directory
@@ -156,6 +166,7 @@ class Containers:
             image_id=image.id,
             image_ref=image.digests[0] if image.digests else image.id,
             chain=image.chain,
+            volumes=volumes,
             stop_signal=config.stop_signal or image.config.stop_signal or "SIGTERM",
             cgroup_path=f"{parent.rstrip('/')}/{container_id}",
             log_path=os.path.join(log_folder, config.log_path) if config.log_path and log_folder else "",
@@ -179,7 +190,11 @@ class Containers:
 
         def build() -> None:
             rootfs = self.snapshots.prepare(record.id, record.chain)
-            write_bundle(self.bundle(record.id), rootfs, record, image, facts)
+            shown = {
+                image_id: self.snapshots.show(record.id, str(number), chain)
+                for number, (image_id, chain) in enumerate(record.volumes.items())
+            }
+            write_bundle(self.bundle(record.id), rootfs, record, image, facts, shown)
             if record.log_path:
                 os.makedirs(os.path.dirname(record.log_path), exist_ok=True)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,10 +19,26 @@ from .files import write_atomic
 from .images import ImageRecord
 from .state import ContainerRecord
 
+#: How a message begins that says why an image could not be mounted. Source: cri-api pkg/errors.
+IMAGE_VOLUME_FAILED = "ImageVolumeMountFailed"
 
-def write_bundle(bundle: Path, rootfs: Path, record: ContainerRecord, image: ImageRecord, facts: Facts) -> None:
-    """Look up the user in the container's own files, make missing mount sources, write ``config.json``. Blocks."""
-    config = record.config
+
+def write_bundle(
+    bundle: Path,
+    rootfs: Path,
+    record: ContainerRecord,
+    image: ImageRecord,
+    facts: Facts,
+    shown: Mapping[str, Path] | None = None,
+) -> None:
+    """Look up the user in the container's own files, make missing mount sources, write ``config.json``. Blocks.
+
+    Args:   shown: {id of an image that is mounted: where its files are}.
+    """
+    mounts = tuple(
+        image_mount(mount, shown[mount.image]) if shown and mount.image else mount for mount in record.config.mounts
+    )
+    config = replace(record.config, mounts=mounts)
     user = resolve_user(config, image.config, read_inside(rootfs, "etc/passwd"), read_inside(rootfs, "etc/group"))
     for mount in config.mounts:
         prepare_source(mount)
@@ -55,7 +73,18 @@ def write_bundle(bundle: Path, rootfs: Path, record: ContainerRecord, image: Ima
 
 def read_inside(rootfs: Path, name: str) -> str:
     """A small file of a container, its links followed inside the container only; empty when missing."""
-    place, todo, hops = str(rootfs), name.split("/")[::-1], 0
+    path = resolve_inside(rootfs, name)
+    if path is None or not os.path.isfile(path) or os.path.getsize(path) > 1 << 20:
+        return ""
+    return Path(path).read_text(errors="replace")
+
+
+def resolve_inside(root: Path, name: str) -> str | None:
+    """Where a path of a tree really is, its links followed as they lead with ``root`` for ``/``; None: too many links.
+
+    Nobody may change the tree meanwhile.
+    """
+    place, todo, hops = str(root), name.split("/")[::-1], 0
     done: list[str] = []
     while todo:
         part = todo.pop()
@@ -68,16 +97,23 @@ def read_inside(rootfs: Path, name: str) -> str:
         if os.path.islink(path):
             hops += 1
             if hops > 40:
-                return ""
+                return None
             target = os.readlink(path)
             done = [] if target.startswith("/") else done
             todo.extend(target.split("/")[::-1])
         else:
             done.append(part)
-    path = "/".join([place, *done])
-    if not os.path.isfile(path) or os.path.getsize(path) > 1 << 20:
-        return ""
-    return Path(path).read_text(errors="replace")
+    return "/".join([place, *done])
+
+
+def image_mount(mount: Mount, root: Path) -> Mount:
+    """The mount with the host path of what it shows. Raises RuntimeFailure when the image lacks its sub path."""
+    path = resolve_inside(root, mount.image_sub_path)
+    if path is None or not os.path.exists(path):
+        raise RuntimeFailure(
+            f"{IMAGE_VOLUME_FAILED}: sub path {mount.image_sub_path!r} does not exist in the image volume"
+        )
+    return replace(mount, host_path=path, read_only=True)
 
 
 def prepare_source(mount: Mount) -> None:

@@ -45,7 +45,7 @@ def parse_reference(text: str) -> Reference:
     Raises: ValueError, in the words of the distribution grammar.
     """
     if _HEX_ID.fullmatch(text):
-        raise ValueError("invalid repository name, cannot specify 64-byte hexadecimal strings")
+        raise ValueError(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     rest, _, digest = text.partition("@")
     if "@" in text and not _DIGEST.fullmatch(digest):
         raise ValueError("invalid reference format")
@@ -54,16 +54,19 @@ def parse_reference(text: str) -> Reference:
     if colon and not _TAG.fullmatch(tag):
         raise ValueError("invalid reference format")
     if path != path.lower():
-        raise ValueError("invalid reference format: repository name must be lowercase")
+        raise ValueError(f"invalid reference format: repository name ({_in_hub(registry, path)}) must be lowercase")
     if not _PATH.fullmatch(path) or not _REGISTRY.fullmatch(registry):
         raise ValueError("invalid reference format")
-    if registry == DEFAULT_REGISTRY and "/" not in path:
-        path = f"library/{path}"
+    path = _in_hub(registry, path)
     if not tag and not digest:
         tag = "latest"
     if len(f"{registry}/{path}") > 255:
         raise ValueError("repository name must not be more than 255 characters")
     return Reference(registry, path, tag, digest)
+
+
+def _in_hub(registry: str, path: str) -> str:
+    return f"library/{path}" if registry == DEFAULT_REGISTRY and "/" not in path else path
 
 
 def _split_registry(text: str) -> tuple[str, str]:

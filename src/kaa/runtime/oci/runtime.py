@@ -56,6 +56,7 @@ from .detect import find_conmon, find_engine, kernel
 from .files import tree_size, write_atomic
 from .images import ImageRecord, ImageStore
 from .linux import boot_id, in_own_thread, start_time
+from .prepare import IMAGE_VOLUME_FAILED
 from .registry import Puller
 from .snapshots import Snapshots
 from .state import Folder, ProcessRecord, SandboxRecord
@@ -282,7 +283,15 @@ class OciRuntime:
         image = self.images.find(config.image)
         if image is None:
             raise NotFoundError(f"image {config.image!r} not found")
-        return await self.containers.create(sandbox, config, image, self._facts(sandbox, config))
+        volumes = {mount.image: self._volume(mount.image) for mount in config.mounts if mount.image}
+        return await self.containers.create(sandbox, config, image, self._facts(sandbox, config), volumes)
+
+    def _volume(self, image_id: str) -> tuple[str, ...]:
+        """The layers of an image that a container mounts."""
+        image = self.images.find(image_id)
+        if image is None:
+            raise RuntimeFailure(f"{IMAGE_VOLUME_FAILED}: image {image_id!r} not found")
+        return image.chain
 
     def _facts(self, sandbox: SandboxRecord, config: ContainerConfig) -> Facts:
         machine, folder = kernel(), self._folder(sandbox.id)
@@ -410,7 +419,8 @@ class OciRuntime:
 
     async def _sweep_images(self) -> None:
         """Drop what no image and no container needs; also what a pull left that ended half way."""
-        used = [layer for live in self.containers.live.values() for layer in live.record.chain]
+        records = [live.record for live in self.containers.live.values()]
+        used = [layer for one in records for chain in (one.chain, *one.volumes.values()) for layer in chain]
         await self.threads.run(self.images.sweep, used)
 
     def _publish(self, kind: EventKind, sandbox_id: str) -> None:

@@ -15,13 +15,14 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from ..files import Trash
 from .files import remove_tree, tree_size, write_atomic
-from .linux import CLONE_FS, mount, unmount, unshare
+from .linux import CLONE_FS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, unmount, unshare
 from .unpack import ByteSource, LayerError, Limits, unpack_layer
 
 log = structlog.get_logger(__name__)
@@ -79,13 +80,24 @@ class Snapshots:
         folder = self.folder(chain_id)
         return (folder / "fs").is_dir() and (folder / "chain").read_text() == chain_id
 
+    def check_room(self, wanted_bytes: int) -> None:
+        """Raises LayerError when so many bytes would not fit on the disk: better now than when it is full."""
+        if wanted_bytes > _free(self.layers)[0]:
+            raise LayerError(f"no space left on device for {wanted_bytes} bytes of layers")
+
+    def _limits(self) -> Limits:
+        """What a layer may take: never the last of the disk, which others need to live."""
+        room, inodes = _free(self.layers)
+        total, entries = min(self.limits.total_bytes, room), min(self.limits.entries, inodes)
+        return replace(self.limits, total_bytes=total, entries=entries)
+
     def unpack(self, chain_id: str, source: ByteSource, *, digest: str = "", diff_id: str = "") -> None:
         """Unpack a layer under its chain id, checked. Raises LayerError. Doing it twice at once is harmless."""
         part = self.layers / f".{secrets.token_hex(8)}"
         (part / "fs").mkdir(parents=True)
         (part / "fs").chmod(0o755)
         try:
-            unpack_layer(source, part / "fs", digest=digest, diff_id=diff_id, limits=self.limits)
+            unpack_layer(source, part / "fs", digest=digest, diff_id=diff_id, limits=self._limits())
             write_atomic(part / "chain", chain_id.encode())
             size, inodes = tree_size(part / "fs")
             write_atomic(part / "size", f"{size} {inodes}".encode())
@@ -126,14 +138,37 @@ class Snapshots:
             data=f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work{self.options}",
         )
 
+    def show(self, container_id: str, name: str, chain: Sequence[str]) -> Path:
+        """Layers, lowest first, as one tree that is only read: an image that a container mounts. Call it as ``prepare``.
+
+        The empty layer at the bottom makes an overlay of an image of one layer too, so that no whiteout is ever seen.
+        """
+        base = self.writable / container_id / "images"
+        place, bottom = base / name, base / "empty"
+        for folder in (place, bottom):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not self.overlay:
+            for chain_id in chain:
+                apply_layer(self.folder(chain_id) / "fs", place)
+        elif chain:
+            unshare(CLONE_FS)
+            os.chdir(self.layers)
+            lower = ":".join([*(f"{self.folder(chain_id).name}/fs" for chain_id in reversed(chain)), str(bottom)])
+            flags = MS_RDONLY | MS_NOEXEC | MS_NOSUID | MS_NODEV
+            mount("overlay", str(place), "overlay", flags, data=f"lowerdir={lower}")
+        return place
+
     def upper(self, container_id: str) -> Path:
         """Where a container's own writes lie."""
         return self.writable / container_id / ("upper" if self.overlay else "rootfs")
 
     def release(self, container_id: str) -> None:
-        """Unmount and remove a container's root."""
+        """Unmount and remove a container's root, and the images that it mounted."""
         base = self.writable / container_id
         unmount(str(base / "rootfs"))
+        if (base / "images").is_dir():
+            for place in (base / "images").iterdir():
+                unmount(str(place))
         self._trash.put(base, root=self.writable)
 
     def sweep_layers(self, keep: Iterable[str]) -> None:
@@ -159,6 +194,13 @@ class Snapshots:
         total = [self._layer_size(layer) for layer in self.layers.iterdir()]
         total += [tree_size(self.upper(base.name)) for base in self.writable.iterdir()]
         return sum(size for size, _ in total), sum(inodes for _, inodes in total)
+
+
+def _free(folder: Path) -> tuple[int, int]:
+    """(bytes, inodes) that may still be taken of a disk: 95 % of what is free. Some file systems count no inodes."""
+    facts = os.statvfs(folder)
+    room = facts.f_bavail * facts.f_frsize * 95 // 100
+    return room, facts.f_favail * 95 // 100 if facts.f_files else 1 << 62
 
 
 def apply_layer(layer: Path, target: Path) -> None:

@@ -67,6 +67,7 @@ class ContainerRecord(msgspec.Struct):
     image_id: str = ""
     image_ref: str = ""
     chain: tuple[str, ...] = ()
+    volumes: dict[str, tuple[str, ...]] = {}  #: {id of an image that it mounts: chain}
     stop_signal: str = ""
     cgroup_path: str = ""
     log_path: str = ""
@@ -101,6 +102,7 @@ class ContainerRecord(msgspec.Struct):
             log_path=self.log_path,
             pid=self.process.pid if self.state is ContainerState.RUNNING else 0,
             resources=config.resources,
+            volume_images=tuple(self.volumes),
             labels=config.labels,
             annotations=config.annotations,
         )
