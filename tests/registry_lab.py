@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import tarfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,11 @@ class Registry:
     refuse_times: int = 0
     truncate_times: int = 0
     lie: str = ""  #: a digest answered with other bytes
+    answers: dict[str, web.Response] = field(default_factory=dict)  #: {tag or digest: what is said of it instead}
+    stall_times: int = 0  #: how often each blob and manifest stops coming in the middle
+    stalled: Counter[str] = field(default_factory=Counter)
+    ranges: bool = True
+    retry_after: str = "7"
     requests: list[str] = field(default_factory=list)
     port: int = 0
 
@@ -54,8 +61,11 @@ class Registry:
             return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
         if self.refuse_times:
             self.refuse_times -= 1
-            return web.Response(status=429, headers={"Retry-After": "7"})
+            return web.Response(status=429, headers={"Retry-After": self.retry_after})
         name = request.path.rpartition("/")[2]
+        if name in self.answers:
+            said = self.answers[name]
+            return web.Response(status=said.status, headers=said.headers, body=said.body)
         content = self.blobs.get(self.tags.get(name, name))
         if content is None:
             return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
@@ -64,10 +74,14 @@ class Registry:
         return await self._send(request, content)
 
     async def _send(self, request: web.Request, content: bytes) -> web.StreamResponse:
-        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
         response = web.StreamResponse(status=206 if start else 200)
         response.content_length = len(content) - start
         await response.prepare(request)
+        if self.stalled[request.path] < self.stall_times:
+            self.stalled[request.path] += 1
+            await response.write(content[start : start + len(content) // 3])
+            await asyncio.Event().wait()
         if "/blobs/" in request.path and self.truncate_times and len(content) > 3000:
             self.truncate_times -= 1
             await response.write(content[start : start + 1000])

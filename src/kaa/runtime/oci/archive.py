@@ -13,12 +13,12 @@ from typing import cast
 import msgspec
 
 from .images import ImageRecord, ImageStore, decode_config, digest_of
-from .manifest import Descriptor, Manifest, choose_platform, decode_manifest
+from .manifest import MAX_DOCUMENT_BYTES, Descriptor, Manifest, check_layers, choose_platform, decode_manifest
 from .reference import parse_reference
 from .snapshots import chain_ids
 from .unpack import ByteSource, LayerError
 
-_MAX_DOCUMENT_BYTES = 16 << 20
+_NESTED = 8  #: how deep indexes may lie in indexes
 _NAME, _TAG = "io.containerd.image.name", "org.opencontainers.image.ref.name"
 
 
@@ -90,16 +90,22 @@ class _Archive:
         self, entries: Sequence[Descriptor], named: dict[str, Sequence[str]]
     ) -> Iterator[tuple[_Pending, Sequence[str]]]:
         for entry in entries:
-            content = self.blob(entry.digest)
-            manifest = decode_manifest(content)
-            if manifest.is_index:
-                choice = choose_platform(manifest.manifests or ())
-                if choice is None:
-                    raise LayerError("no image in the archive is for this machine's platform")
-                content = self.blob(choice.digest)
-                manifest = decode_manifest(content)
+            content, manifest = self._manifest(entry)
             image = self._unpacked(content, manifest)
             yield image, self._names(entry) or named.get(image.id, ())
+
+    def _manifest(self, entry: Descriptor) -> tuple[bytes, Manifest]:
+        """What an entry names, or what is for this machine in the indexes that it leads to."""
+        for _ in range(_NESTED):
+            content = self.blob(entry.digest)
+            manifest = decode_manifest(content)
+            if not manifest.is_index:
+                return content, manifest
+            choice = choose_platform(manifest.manifests or ())
+            if choice is None:
+                raise LayerError("no image in the archive is for this machine's platform")
+            entry = choice
+        raise LayerError("the archive's indexes are nested too deep")
 
     @staticmethod
     def _names(entry: Descriptor) -> list[str]:
@@ -108,12 +114,10 @@ class _Archive:
         return [name] if _NAME in notes or "/" in name or ":" in name else []
 
     def _unpacked(self, content: bytes, manifest: Manifest) -> _Pending:
-        if manifest.config is None:
-            raise LayerError("the archive holds an index inside an index")
+        assert manifest.config is not None  # it is no index
         config = self.blob(manifest.config.digest)
         diff_ids = decode_config(config).rootfs.diff_ids
-        if len(diff_ids) != len(manifest.layers):
-            raise LayerError("the image's config and manifest count its layers differently")
+        check_layers(manifest.layers, diff_ids)
         for layer, diff_id, chain in zip(manifest.layers, diff_ids, chain_ids(diff_ids), strict=True):
             if not self.store.snapshots.has(chain):
                 self.store.snapshots.unpack(
@@ -125,8 +129,8 @@ class _Archive:
         """``docker save`` names no layer digests: the diff ids of the config vouch for them, and make the manifest."""
         config = self.read(entry.config)
         diff_ids = decode_config(config).rootfs.diff_ids
-        if len(diff_ids) != len(entry.layers):
-            raise LayerError("the image's config and manifest count its layers differently")
+        layers = [Descriptor(size=1)] * len(entry.layers)
+        check_layers(layers, diff_ids)
         layers = []
         for name, diff_id, chain in zip(entry.layers, diff_ids, chain_ids(diff_ids), strict=True):
             if not self.store.snapshots.has(chain):
@@ -169,7 +173,7 @@ class _Archive:
         return cast(ByteSource, file)
 
     def read(self, name: str) -> bytes:
-        if self.member(name).size > _MAX_DOCUMENT_BYTES:
+        if self.member(name).size > MAX_DOCUMENT_BYTES:
             raise LayerError(f"{name} in the archive is too large for a document")
         return self.open(name).read()
 

@@ -1,33 +1,26 @@
-"""Pulling images from registries: the OCI distribution protocol, over HTTP(S), with mirrors and credentials.
+"""Pulling images from registries, several at once: which host to ask, which manifest to take, layers in parallel.
 
-Every blob is checked against the digest that asked for it while it arrives; a connection that breaks is taken up where it
-broke. Layers come in parallel and go to a file first, for a layer above may only be unpacked when all of it is there.
-
-Source: OCI distribution-spec; the token protocol of the distribution project.
+Layers go to a file first, for a layer above may only be unpacked when all of it is there. ``remote`` speaks with the registry.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import hashlib
-import os
-import re
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from ...api.clock import Clock
 from ..base import ImageAuth, ImagePullError, PullProgress
-from .hosts import Endpoint, endpoints
+from .hosts import endpoints
 from .images import ImageRecord, ImageStore, decode_config, digest_of
-from .manifest import ACCEPT, Descriptor, choose_platform, decode_manifest
+from .manifest import Descriptor, Manifest, candidates, check_digest, check_layers, decode_manifest, runs_here
 from .reference import Reference, parse_reference
+from .remote import Progress, Refused, Remote
 from .snapshots import chain_ids
 from .work import Threads
 
@@ -37,43 +30,36 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PARALLEL_LAYERS = 4
-_ATTEMPTS = 6
-_MAX_DOCUMENT_BYTES = 16 << 20
-_CHUNK = 1 << 18
-_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-_LONGEST_WAIT_S = 30.0
-
-
-class _Refused(Exception):
-    """A registry's final answer; ``status`` 0 when it cannot be reached."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass
-class _Progress:
-    status: str = "resolving"
-    done: int = 0
-    total: int = 0
+_CONNECT_S, _SILENCE_S = 15.0, 60.0
+_NESTED = 8  #: how deep indexes may lie in indexes
+_MAX_MANIFESTS = 64  #: how many may be looked at to find the one for this machine
+_NO_MATCH = "no match for platform in manifest"
 
 
 @dataclass
 class _Pull:
     task: asyncio.Task[ImageRecord]
-    progress: _Progress
+    progress: Progress
     waiting: int = 0
 
 
 class Puller:
-    """Pulls, several at once; two pulls of one name share the work."""
+    """Pulls, several at once; two pulls of one name with the same credentials share the work."""
 
-    def __init__(self, store: ImageStore, threads: Threads, clock: Clock, hosts: Path | None = None) -> None:
-        """``hosts``: the folder of hosts files."""
-        self.store, self.threads, self.clock, self.hosts = store, threads, clock, hosts
+    def __init__(
+        self,
+        store: ImageStore,
+        threads: Threads,
+        clock: Clock,
+        hosts: Path | None = None,
+        *,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
+        """``hosts``: the folder of hosts files; ``silence_s``: how long a connection may say nothing."""
+        self.store, self.threads, self.clock, self.hosts, self.silence_s = store, threads, clock, hosts, silence_s
         self._running: dict[str, _Pull] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._numbers = itertools.count()
 
     @property
     def busy(self) -> bool:
@@ -88,7 +74,7 @@ class Puller:
         key = f"{wanted} {digest_of(msgspec.json.encode(auth))}"
         pull = self._running.get(key)
         if pull is None:
-            progress = _Progress()
+            progress = Progress()
             task = asyncio.create_task(self._pull(wanted, auth, progress), name=f"runtime/pull {wanted}")
             pull = self._running[key] = _Pull(task, progress)
         pull.waiting += 1
@@ -118,59 +104,58 @@ class Puller:
         if self._session:
             await self._session.close()
 
-    async def _pull(self, wanted: Reference, auth: ImageAuth, progress: _Progress) -> ImageRecord:
+    async def _pull(self, wanted: Reference, auth: ImageAuth, progress: Progress) -> ImageRecord:
+        failed = f'failed to pull and unpack image "{wanted}"'
         try:
             places = await self.threads.run(endpoints, self.hosts, wanted.registry)
             session = await self._http()
             remotes = [Remote(session, self.clock, place, wanted, auth) for place in places]
-            top = await _first(
-                [remote for remote in remotes if (remote.endpoint.pull if wanted.digest else remote.endpoint.resolve)],
-                lambda remote: remote.manifest(wanted.wanted, wanted.digest),
-            )
+            try:
+                top = await _first(
+                    [one for one in remotes if (one.endpoint.pull if wanted.digest else one.endpoint.resolve)],
+                    lambda remote: remote.resolve(wanted.wanted, wanted.digest),
+                )
+            except (Refused, OSError) as err:
+                raise Refused(f'failed to resolve reference "{wanted}": {err}') from err
             return await _first(
-                [remote for remote in remotes if remote.endpoint.pull],
+                [one for one in remotes if one.endpoint.pull],
                 lambda remote: self._pull_from(remote, wanted, top, progress),
             )
-        except (_Refused, ValueError) as err:
-            raise ImagePullError(f"failed to pull and unpack image {str(wanted)!r}: {err}") from err
+        except (Refused, ValueError, OSError) as err:
+            raise ImagePullError(f"{failed}: {err}") from err
 
     async def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
             import aiohttp  # 100 ms and more: only a node that pulls pays for it
 
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self.silence_s)
             self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=True)
         return self._session
 
-    async def _pull_from(self, remote: Remote, wanted: Reference, top: bytes, progress: _Progress) -> ImageRecord:
+    async def _pull_from(self, remote: Remote, wanted: Reference, top: bytes, progress: Progress) -> ImageRecord:
         """Bring what the manifest or index ``top`` names; its digests hold, wherever they are asked for."""
-        content, manifest = top, decode_manifest(top)
-        if manifest.is_index:
-            choice = choose_platform(manifest.manifests or ())
-            if choice is None:
-                raise _Refused("no match for platform in manifest: not found")
-            content = await remote.document("manifests", choice.digest, choice.digest)
-            manifest = decode_manifest(content)
-        if manifest.config is None:
-            raise _Refused("the registry answered with an index inside an index")
-        config = await remote.document("blobs", manifest.config.digest, manifest.config.digest)
+        found = await _Chooser(remote).choose(top)
+        if found is None:
+            what = _NO_MATCH if decode_manifest(top).is_index else f"{_NO_MATCH} {digest_of(top)}"
+            raise Refused(f"{what}: not found")
+        content, manifest, config = found
         await self._layers(remote, manifest.layers, config, progress)
         digest = f"{wanted.name}@{digest_of(top)}"
         names = [f"{wanted.name}:{wanted.tag}"] if wanted.tag and not wanted.digest else []
         size = manifest.size_bytes + len(content)
         return await self.threads.run(self.store.add, content, config, size, names, [digest])
 
-    async def _layers(self, remote: Remote, layers: tuple[Descriptor, ...], config: bytes, progress: _Progress) -> None:
+    async def _layers(self, remote: Remote, layers: tuple[Descriptor, ...], config: bytes, progress: Progress) -> None:
         """Fetch what is missing, in parallel, and unpack each layer as it arrives: none depends on another."""
         diff_ids = decode_config(config).rootfs.diff_ids
-        if len(diff_ids) != len(layers):
-            raise _Refused("the image's config and manifest count its layers differently")
+        check_layers(layers, diff_ids)
         wanted = [
             (layer, diff_id, chain)
             for layer, diff_id, chain in zip(layers, diff_ids, chain_ids(diff_ids), strict=True)
             if not self.store.snapshots.has(chain)
         ]
-        progress.status, progress.total = "downloading", sum(layer.size for layer, _, _ in wanted)
+        progress.status, progress.done, progress.total = "downloading", 0, sum(layer.size for layer, _, _ in wanted)
+        self.store.snapshots.check_room(progress.total)
         gate = asyncio.Semaphore(_PARALLEL_LAYERS)
         tasks = [
             asyncio.create_task(self._layer(gate, remote, *parts, progress), name=f"runtime/layer {parts[0].digest}")
@@ -184,9 +169,9 @@ class Puller:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _layer(
-        self, gate: asyncio.Semaphore, remote: Remote, layer: Descriptor, diff_id: str, chain: str, progress: _Progress
+        self, gate: asyncio.Semaphore, remote: Remote, layer: Descriptor, diff_id: str, chain: str, progress: Progress
     ) -> None:
-        path = self.store.root / "downloads" / f"{layer.digest.partition(':')[2]}-{chain[7:19]}"
+        path = self.store.root / "downloads" / f"{layer.digest.partition(':')[2]}-{next(self._numbers)}"
         async with gate:
             await self.threads.run(lambda: path.parent.mkdir(parents=True, exist_ok=True))
             try:
@@ -200,185 +185,44 @@ class Puller:
             self.store.snapshots.unpack(chain, file, digest=digest, diff_id=diff_id)
 
 
+class _Chooser:
+    """Finds this machine's image below a manifest or index, which may hold indexes itself."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote, self._left = remote, _MAX_MANIFESTS
+
+    async def choose(
+        self, content: bytes, entry: Descriptor | None = None, depth: int = 0
+    ) -> tuple[bytes, Manifest, bytes] | None:
+        """(manifest as it came, manifest, config); None when nothing is for this machine. Raises Refused, ValueError.
+
+        Args:   entry: how an index names ``content``; a platform in it is believed, without one the config says it.
+        """
+        manifest = decode_manifest(content)
+        if manifest.config is not None:
+            config = await self._remote.fetch("config", manifest.config)
+            named = entry is not None and entry.platform is not None
+            return (content, manifest, config) if named or runs_here(decode_config(config)) else None
+        if depth >= _NESTED:
+            raise Refused("indexes are nested too deep")
+        for one in candidates(manifest.manifests or ()):
+            self._left -= 1
+            if self._left < 0:
+                raise Refused("the index has too many manifests that may be for this machine")
+            check_digest(one.digest)
+            inner = await self._remote.fetch("manifest", one)
+            found = await self.choose(inner, one, depth + 1)
+            if found is not None:
+                return found
+        return None
+
+
 async def _first(remotes: Sequence[Remote], ask: Callable[[Remote], Awaitable[T]]) -> T:
-    """The first good answer. Raises _Refused as the last that was asked did."""
-    refusal: Exception = _Refused("no host of the hosts file may be asked for this")
+    """The first good answer. Raises Refused as the last that was asked did."""
+    refusal: Exception = Refused("no host of the hosts file may be asked for this")
     for remote in remotes:
         try:
             return await ask(remote)
-        except (_Refused, ValueError, OSError) as err:
+        except (Refused, ValueError, OSError) as err:
             refusal = err
-    raise _Refused(str(refusal)) from refusal
-
-
-class Remote:
-    """One repository at one endpoint: requests with the credentials it asks for, repeated while that may help."""
-
-    def __init__(
-        self, session: aiohttp.ClientSession, clock: Clock, endpoint: Endpoint, reference: Reference, auth: ImageAuth
-    ) -> None:
-        self.session, self.clock, self.endpoint, self.path, self.auth = session, clock, endpoint, reference.path, auth
-        self.query = {"ns": reference.registry} if endpoint.proxy else {}
-        self.authorization = f"Bearer {auth.registry_token}" if auth.registry_token else ""
-
-    async def manifest(self, name: str, digest: str) -> bytes:
-        """A manifest or index that can be read. Raises _Refused, ValueError."""
-        content = await self.document("manifests", name, digest)
-        decode_manifest(content)
-        return content
-
-    async def document(self, kind: str, name: str, digest: str) -> bytes:
-        """A manifest or config, checked against ``digest`` when that is known."""
-        async with self._get(f"/{self.path}/{kind}/{name}", {"Accept": ACCEPT}) as answer:
-            content = b""
-            async for chunk in answer.content.iter_chunked(_CHUNK):
-                content += chunk
-                if len(content) > _MAX_DOCUMENT_BYTES:
-                    raise _Refused(f"{kind} {name} is larger than a document may be")
-        if digest and digest_of(content) != digest:
-            raise _Refused(f"{kind} {name} hashes to {digest_of(content)}")
-        return content
-
-    async def download(self, blob: Descriptor, path: Path, threads: Threads, progress: _Progress) -> None:
-        """Fetch a blob into a file; after a broken connection go on from where it broke."""
-        import aiohttp
-
-        hasher, done = hashlib.sha256(), 0
-        with await threads.run(path.open, "wb") as file:
-            for attempt in range(_ATTEMPTS):
-                try:
-                    headers = {"Range": f"bytes={done}-"} if done else {}
-                    async with self._get(f"/{self.path}/blobs/{blob.digest}", headers) as answer:
-                        if done and answer.status != 206:
-                            progress.done -= done
-                            hasher, done = hashlib.sha256(), 0
-                            await threads.run(file.truncate, 0)
-                            file.seek(0)
-                        async for chunk in answer.content.iter_chunked(_CHUNK):
-                            await threads.run(file.write, chunk)
-                            hasher.update(chunk)
-                            done += len(chunk)
-                            progress.done += len(chunk)
-                            if done > blob.size > 0:
-                                raise _Refused(f"blob {blob.digest} is larger than the {blob.size} bytes announced")
-                    if done >= blob.size:
-                        break
-                except aiohttp.ClientError as err:
-                    if attempt + 1 == _ATTEMPTS:
-                        raise _Refused(f"blob {blob.digest}: {err}") from err
-                await self.clock.sleep(self._delay(attempt))
-        found = f"sha256:{hasher.hexdigest()}"
-        if found != blob.digest:
-            raise _Refused(f"blob {blob.digest} hashes to {found} ({done} of {blob.size} bytes)")
-
-    @contextlib.asynccontextmanager
-    async def _get(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A successful answer. Raises _Refused with the registry's own words."""
-        import aiohttp
-
-        asked, url = False, f"{self.endpoint.url}{path}"
-        for attempt in range(_ATTEMPTS):
-            sent = [*self.endpoint.headers, *headers.items()]
-            if self.authorization:
-                sent = [pair for pair in sent if pair[0].lower() != "authorization"]
-                sent.append(("Authorization", self.authorization))
-            try:
-                answer = await self.session.get(url, headers=sent, params=self.query, ssl=self.endpoint.tls)
-            except (aiohttp.ClientError, TimeoutError) as err:
-                if attempt >= 2:
-                    raise _Refused(f'failed to do request: Get "{url}": {_trouble(err)}') from err
-                await self.clock.sleep(self._delay(attempt))
-                continue
-            try:
-                if answer.status < 300:
-                    yield answer
-                    return
-                if answer.status == 401 and not asked:
-                    asked = True
-                    await self._authorize(answer.headers.getall("WWW-Authenticate", []))
-                elif answer.status in _TRANSIENT and attempt + 1 < _ATTEMPTS:
-                    await self.clock.sleep(self._delay(attempt, answer.headers.get("Retry-After", "")))
-                else:
-                    raise _Refused(await self._words(answer), answer.status)
-            finally:
-                answer.release()
-        raise _Refused(f"{self.endpoint.url} does not answer")
-
-    def _delay(self, attempt: int, asked: str = "") -> float:
-        wait = float(asked) if asked.isdigit() else 0.25 * 2**attempt * (1 + self.clock.random.random())
-        return min(wait, _LONGEST_WAIT_S)
-
-    async def _words(self, answer: aiohttp.ClientResponse) -> str:
-        """What went wrong, as containerd says it where that is known."""
-        name = f"{self.endpoint.host}/{self.path}"
-        body = (await answer.content.read(4096)).decode(errors="replace")
-        if answer.status == 404:
-            return f"failed to resolve reference {name!r}: not found"
-        if answer.status in (401, 403):
-            return (
-                f"failed to resolve reference {name!r}: pull access denied, repository does not exist or may require "
-                f"authorization: {answer.status} {answer.reason}"
-            )
-        return (
-            f"unexpected status from GET request to {answer.url}: {answer.status} {answer.reason} {body[:200]}".strip()
-        )
-
-    async def _authorize(self, challenges: list[str]) -> None:
-        """Answer ``WWW-Authenticate``: a token from the realm it names, or plain basic authentication."""
-        for challenge in challenges:
-            scheme, parameters = parse_challenge(challenge)
-            if scheme == "bearer" and "realm" in parameters:
-                self.authorization = f"Bearer {await self._token(parameters)}"
-                return
-            if scheme == "basic" and self.auth.username:
-                self.authorization = self._basic()
-                return
-        raise _Refused(f"{self.endpoint.url} wants credentials: 401 Unauthorized", 401)
-
-    def _basic(self) -> str:
-        plain = f"{self.auth.username}:{self.auth.password}"
-        return f"Basic {base64.b64encode(plain.encode()).decode()}"
-
-    async def _token(self, challenge: Mapping[str, str]) -> str:
-        scope = challenge.get("scope") or f"repository:{self.path}:pull"
-        fields = {"service": challenge.get("service", ""), "scope": scope}
-        if self.auth.identity_token:
-            grant = {"grant_type": "refresh_token", "refresh_token": self.auth.identity_token, "client_id": "kaa"}
-            request = self.session.post(challenge["realm"], data={**fields, **grant}, ssl=self.endpoint.tls)
-        else:
-            headers = {"Authorization": self._basic()} if self.auth.username else {}
-            request = self.session.get(challenge["realm"], params=fields, headers=headers, ssl=self.endpoint.tls)
-        import aiohttp
-
-        try:
-            async with request as answer:
-                body = await answer.content.read(_MAX_DOCUMENT_BYTES)
-                if answer.status != 200:
-                    raise _Refused(f"failed to fetch token: unexpected status: {answer.status} {answer.reason}", 401)
-        except aiohttp.ClientError as err:
-            raise _Refused(f"failed to fetch token: {err}") from err
-        found: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
-        token = found.get("token") or found.get("access_token")
-        if not isinstance(token, str):
-            raise _Refused("failed to fetch token: the answer holds none", 401)
-        return token
-
-
-def parse_challenge(text: str) -> tuple[str, dict[str, str]]:
-    """``Bearer realm="…",service="…"`` as (``bearer``, {"realm": …})."""
-    scheme, _, rest = text.partition(" ")
-    found = re.findall(r'(\w+)=(?:"([^"]*)"|([^\s,]+))', rest)
-    return scheme.lower(), {key.lower(): quoted or bare for key, quoted, bare in found}
-
-
-def _trouble(err: Exception) -> str:
-    """Why a request never arrived, in the words of Go's HTTP client, for these end in events that people search for."""
-    import aiohttp
-
-    if not isinstance(err, aiohttp.ClientConnectorError):
-        return str(err) or "timed out"
-    if isinstance(err.os_error, socket.gaierror):
-        return f"dial tcp: lookup {err.host}: no such host"
-    if err.os_error.errno is None:  # several addresses, several reasons
-        return str(err)
-    return f"dial tcp {err.host}:{err.port}: connect: {os.strerror(err.os_error.errno).lower()}"
+    raise Refused(str(refusal)) from refusal
