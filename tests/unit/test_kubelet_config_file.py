@@ -35,6 +35,11 @@ evictionPressureTransitionPeriod: 10s
 evictionMaxPodGracePeriod: 30
 imageGCHighThresholdPercent: 90
 imageMinimumGCAge: 5m
+imageMaximumGCAge: 240h
+registryPullQPS: 2
+registryBurst: 4
+imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages
+preloadedImagesVerificationAllowlist: [docker.io/library/*, reg.io/a]
 systemReserved: {cpu: 500m, memory: 1Gi}
 kubeReserved: {cpu: 250m}
 registerWithTaints: [{key: a, value: b, effect: NoSchedule}]
@@ -50,6 +55,9 @@ cgroupDriver: systemd
     assert made.eviction.soft_grace_s == {"memory.available": 90.0}
     assert (made.eviction.transition_s, made.eviction.max_grace_s) == (10.0, 30.0)
     assert (made.images.policy.high, made.images.policy.low, made.images.policy.min_age_s) == (90, 80, 300.0)
+    assert made.images.policy.max_age_s == 864_000
+    assert (made.pulls.per_second, made.pulls.burst, made.pulls.verification) == (2, 4, "NeverVerifyAllowlistedImages")
+    assert made.pulls.allowlist == ("docker.io/library/*", "reg.io/a")
     assert {name: quantity.parse(amount) for name, amount in made.reserved.items()} == {
         "cpu": quantity.parse("750m"),
         "memory": quantity.parse("1Gi"),
@@ -66,7 +74,36 @@ cgroupDriver: systemd
         (HEAD + "maxPods: many\n", "invalid configuration: 'many' is no integer"),
         (HEAD + "evictionHard: {memory.free: 1Gi}\n", "unknown eviction signals: memory.free"),
         (HEAD + "evictionSoft: {memory.available: 1Gi}\n", "without a grace period"),
-        (HEAD + "imageGCLowThresholdPercent: 90\n", "imageGCLowThresholdPercent must be less"),
+        (
+            HEAD + "imageGCLowThresholdPercent: 90\n",
+            "imageGCLowThresholdPercent (--image-gc-low-threshold) 90 must be less than imageGCHighThresholdPercent "
+            "(--image-gc-high-threshold) 85",
+        ),
+        (
+            HEAD + "imageGCHighThresholdPercent: 101\n",
+            "imageGCHighThresholdPercent (--image-gc-high-threshold) 101 must be between 0 and 100, inclusive",
+        ),
+        (HEAD + "imageMaximumGCAge: -1s\n", "imageMaximumGCAge -1s must not be negative"),
+        (HEAD + "imageMaximumGCAge: 1m\n", "imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s"),
+        (HEAD + "maxParallelImagePulls: 0\n", "maxParallelImagePulls 0 must be a positive number"),
+        (
+            HEAD + "maxParallelImagePulls: 2\nserializeImagePulls: true\n",
+            "maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) set to false",
+        ),
+        (HEAD + "registryPullQPS: -1\n", "RegistryPullQPS (--registry-qps) -1 must not be a negative number"),
+        (HEAD + "registryBurst: -1\n", "RegistryBurst (--registry-burst) -1 must not be a negative number"),
+        (HEAD + "imagePullCredentialsVerificationPolicy: Perhaps\n", 'option "Perhaps" specified for imagePull'),
+        (
+            HEAD + "preloadedImagesVerificationAllowlist: [a.io/b]\n",
+            "can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVerificationPolicy` is not "
+            '"NeverVerifyAllowlistedImages"',
+        ),
+        (
+            HEAD
+            + "imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages\n"
+            + 'preloadedImagesVerificationAllowlist: ["a.io/*/b"]\n',
+            "not a valid wildcard pattern, only patterns ending with '/*' are allowed: a.io/*/b",
+        ),
         (HEAD + "imageMinimumGCAge: soon\n", 'time: invalid duration "soon"'),
         (HEAD + "registerWithTaints: [1]\n", "invalid configuration"),
         (

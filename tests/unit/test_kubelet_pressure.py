@@ -17,7 +17,7 @@ from kaa.kubelet import image_gc, pressure
 from kaa.kubelet.config import Eviction
 from kaa.kubelet.measure import observe, tree_bytes
 from kaa.kubelet.pressure import MEMORY, NODE_FS, SIGNALS, Observation, Threshold, Usage, Verdict
-from kaa.runtime.base import ContainerUsage, Image
+from kaa.runtime.base import Container, ContainerState, ContainerUsage, Image
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -128,6 +128,29 @@ def test_images_go_longest_unused_first_down_to_the_low_mark() -> None:
     assert [one.id for one in chosen] == ["sha256:old"]
     everything = image_gc.to_remove(images, records, used, 1000.0, 10**9, 120.0)
     assert [one.id for one in everything] == ["sha256:old", "sha256:new"]
+
+
+def test_images_that_nobody_used_for_too_long_go_in_any_case() -> None:
+    images = [image("old", 30), image("used", 40), image("late", 20), image("new", 10)]
+    records = image_gc.observe({}, images[:3], frozenset({"sha256:late"}), 0.0)
+    records = image_gc.observe(records, images, frozenset({"sha256:late"}), 500.0)
+
+    def gone(now: float, max_age_s: float) -> list[str]:
+        return [one.id[7:] for one in image_gc.too_old(images, records, frozenset({"sha256:used"}), now, max_age_s)]
+
+    assert gone(600.0, 600.0) == []
+    assert gone(601.0, 600.0) == ["old"]
+    assert gone(1200.0, 600.0) == ["old", "late", "new"]
+    assert gone(1e9, 0.0) == []
+
+
+def test_images_that_containers_mount_are_in_use() -> None:
+    def made(**facts: Any) -> Container:
+        given = {"id": "c", "sandbox_id": "s", "name": "n", "attempt": 0, "state": ContainerState.EXITED}
+        return Container(**{**given, "image": "a", "image_ref": "r", "created_at": 0.0, **facts})
+
+    containers = [made(image_id="sha256:a", volume_images=("sha256:v", "sha256:w")), made(image_id="sha256:b")]
+    assert image_gc.in_use(containers) == {"sha256:a", "sha256:b", "sha256:v", "sha256:w"}
 
 
 # -------------------------------------------------------------------------------------------------------- the loop

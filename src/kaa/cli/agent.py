@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import existing, which_cluster
+from .options import credential_providers, existing, which_cluster
 
 
 @click.command("agent", short_help="Run a node's agent in the foreground.")
@@ -15,9 +15,18 @@ from .options import existing, which_cluster
     metavar="ENDPOINT",
     help="Where the CRI runtime of this cluster listens now.  [default: as `kaa up` was told]",
 )
+@credential_providers
 @click.option("--log-files", is_flag=True, help="Log to files, one a component, instead of standard error.")
 @click.option("--hold", is_flag=True, hidden=True, help="Wait until standard input ends before doing anything.")
-def command(name: str, data_dir: str, container_runtime_endpoint: str, log_files: bool, hold: bool) -> None:
+def command(
+    name: str,
+    data_dir: str,
+    container_runtime_endpoint: str,
+    image_credential_provider_config: str,
+    image_credential_provider_bin_dir: str,
+    log_files: bool,
+    hold: bool,
+) -> None:
     """Run the kubelet, the service proxy and the DNS of this machine's node, until interrupted. Containers stay."""
     from kaa.cluster.lean import leave_out
 
@@ -33,4 +42,8 @@ def command(name: str, data_dir: str, container_runtime_endpoint: str, log_files
         from kaa.cluster.lifecycle import with_endpoint
 
         config = with_endpoint(config, container_runtime_endpoint)
+    if image_credential_provider_config or image_credential_provider_bin_dir:
+        from kaa.cluster.lifecycle import with_credential_providers
+
+        config = with_credential_providers(config, image_credential_provider_config, image_credential_provider_bin_dir)
     run(node.serve(config), config, "kubelet", log_files=log_files)

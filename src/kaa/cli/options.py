@@ -23,6 +23,22 @@ def which_cluster(function: F) -> F:
     )
 
 
+def credential_providers(function: F) -> F:
+    """``--image-credential-provider-config`` and ``--image-credential-provider-bin-dir``, as a kubelet has them."""
+    function = click.option(
+        "--image-credential-provider-bin-dir",
+        default="",
+        metavar="DIR",
+        help="Where the programs are that know credentials for images.",
+    )(function)
+    return click.option(
+        "--image-credential-provider-config",
+        default="",
+        metavar="PATH",
+        help="A CredentialProviderConfig, or a folder of them: which program is asked for which images.",
+    )(function)
+
+
 def existing(name: str, data_dir: str) -> ClusterConfig:
     """The cluster that the options name. Raises ConfigError when there is none."""
     folder: Path = data_dir_of(name, data_dir)

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from .options import which_cluster
+from .options import credential_providers, which_cluster
 
 
 @click.command("up", short_help="Start a cluster, or bring it back.")
@@ -42,6 +42,7 @@ from .options import which_cluster
     metavar="FILE",
     help="A KubeletConfiguration (kubelet.config.k8s.io/v1beta1) for the node; it is kept.",
 )
+@credential_providers
 @click.option(
     "--listen",
     multiple=True,
@@ -59,6 +60,8 @@ def command(
     runtime: str | None,
     container_runtime_endpoint: str,
     kubelet_config: str | None,
+    image_credential_provider_config: str,
+    image_credential_provider_bin_dir: str,
     listen: tuple[str, ...],
     timeout: float,
 ) -> None:
@@ -82,6 +85,7 @@ def command(
             runtime=runtime,
             container_runtime_endpoint=container_runtime_endpoint,
             kubelet_config=kubelet_config or "",
+            credential_providers=(image_credential_provider_config, image_credential_provider_bin_dir),
             listen=listen,
             timeout_s=timeout,
             progress=lambda text: status.update(text),

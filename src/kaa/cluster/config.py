@@ -39,6 +39,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     node_ip: str = ""
     runtime: RuntimeKind = "oci"
     container_runtime_endpoint: str = ""  #: of runtime ``cri``: ``unix:///run/containerd/containerd.sock``
+    credential_providers: tuple[str, str] | None = None  #: their configuration, and the folder of their programs
     listen: tuple[str, ...] = ("127.0.0.1",)
     domain: str = DOMAIN
     node_mask: int = 24  #: how long the prefix of a node's pods is

@@ -63,6 +63,7 @@ def up(
     runtime: str | None = None,
     container_runtime_endpoint: str = "",
     kubelet_config: str = "",
+    credential_providers: tuple[str, str] = ("", ""),
     listen: tuple[str, ...] = (),
     timeout_s: float = 60.0,
     progress: Progress = lambda text: None,
@@ -73,6 +74,7 @@ def up(
         config = _decide(name, folder, port, runtime, container_runtime_endpoint, listen)
         if kubelet_config:
             config = _take_kubelet_config(config, Path(kubelet_config))
+        config = with_credential_providers(config, *credential_providers)
         progress("certificates")
         with processes.Gate() as gate:  # they load their code while we make what they will read
             started = [part for part in PARTS if _start(config, part, gate)]
@@ -155,6 +157,27 @@ def _with_room(config: ClusterConfig, pods: int) -> ClusterConfig:
         )
     config = msgspec.structs.replace(config, node_mask=mask)
     write_config(config)
+    return config
+
+
+def with_credential_providers(config: ClusterConfig, file: str, programs: str) -> ClusterConfig:
+    """The cluster with the programs that know credentials for images, kept. Raises ConfigError for what it could not use."""
+    if not (file or programs):
+        return config
+    if not (file and programs):
+        raise ConfigError(
+            "--image-credential-provider-config and --image-credential-provider-bin-dir must be set together"
+        )
+    from kaa.kubelet.images.provider_config import read_providers
+
+    try:
+        read_providers(Path(file).absolute(), Path(programs).absolute())
+    except ValueError as err:
+        raise ConfigError(f"--image-credential-provider-config {file}: {err}") from err
+    wanted = (str(Path(file).absolute()), str(Path(programs).absolute()))
+    if wanted != config.credential_providers:
+        config = msgspec.structs.replace(config, credential_providers=wanted)
+        write_config(config)
     return config
 
 

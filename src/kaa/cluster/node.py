@@ -21,7 +21,7 @@ from kaa.client.http import HttpClient
 from kaa.client.informer import Informers
 from kaa.kubelet.auth import DelegatedAuth
 from kaa.kubelet.cgroups import CgroupManager
-from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, KubeletConfig
+from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, ImagePulls, KubeletConfig
 from kaa.kubelet.image_gc import Policy
 from kaa.kubelet.kubelet import Kubelet
 from kaa.kubelet.resolv import parse_resolv_conf, pod_dns
@@ -192,9 +192,17 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         network_probes=not simulated,
         pod_resources=not simulated,
         eviction=None if simulated else Eviction(hard={"memory.available": "100Mi"}),
+        pulls=_pulls(config),
         images=ImageCollection(Policy(high=100, low=100)),  # the disk is its owner's, as kind has it
     )
     return _as_the_file_says(made, config)
+
+
+def _pulls(config: ClusterConfig) -> ImagePulls:
+    if config.credential_providers is None:
+        return ImagePulls()
+    file, programs = map(Path, config.credential_providers)
+    return ImagePulls(provider_config=file, provider_programs=programs)
 
 
 def _as_the_file_says(made: KubeletConfig, config: ClusterConfig) -> KubeletConfig:

@@ -23,6 +23,9 @@ from kaa.api.types.core_v1 import Taint
 
 from . import pressure
 from .config import Eviction, ImageCollection, KubeletConfig
+from .image_gc import Policy
+from .images.records import POLICIES, check_pattern
+from .pod_plan import go_duration
 
 API_VERSION, KIND = "kubelet.config.k8s.io/v1beta1", "KubeletConfiguration"
 
@@ -43,7 +46,8 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
         )
     try:
         changes = {name: read(given[wire]) for wire, (name, read) in _TAKEN.items() if wire in given}
-        changes |= _reserved(given) | _eviction(given, config) | _images(given, config) | _topology(given)
+        changes |= _reserved(given) | _eviction(given, config) | _images(given, config) | _pulls(given, config)
+        changes |= _topology(given)
         made = replace(config, **changes)
         if made.eviction is not None:
             pressure.thresholds(
@@ -161,15 +165,75 @@ def _images(given: Json, config: KubeletConfig) -> dict[str, Any]:
     for wire, name in (("imageGCHighThresholdPercent", "high"), ("imageGCLowThresholdPercent", "low")):
         if wire in given:
             changes[name] = _number(given[wire])
-    if "imageMinimumGCAge" in given:
-        changes["min_age_s"] = _seconds(given["imageMinimumGCAge"])
+    for wire, name in (("imageMinimumGCAge", "min_age_s"), ("imageMaximumGCAge", "max_age_s")):
+        if wire in given:
+            changes[name] = _seconds(given[wire])
     policy = msgspec.structs.replace(config.images.policy, **changes)
-    if not 0 <= policy.low <= policy.high <= 100:
-        raise ValueError(
-            "imageGCLowThresholdPercent must be less than imageGCHighThresholdPercent, both within 0 and 100"
-        )
+    _check_ages(policy)
+    high, low = (
+        "imageGCHighThresholdPercent (--image-gc-high-threshold)",
+        "imageGCLowThresholdPercent (--image-gc-low-threshold)",
+    )
+    for name, percent in ((high, policy.high), (low, policy.low)):
+        if not 0 <= percent <= 100:
+            raise ValueError(f"{name} {percent} must be between 0 and 100, inclusive")
+    if policy.low >= policy.high:
+        raise ValueError(f"{low} {policy.low} must be less than {high} {policy.high}")
     made: ImageCollection = replace(config.images, policy=policy)
     return {"images": made}
+
+
+def _check_ages(policy: Policy) -> None:
+    """Source: pkg/kubelet/apis/config/validation."""
+    if policy.max_age_s < 0:
+        raise ValueError(f"imageMaximumGCAge -{go_duration(-policy.max_age_s)} must not be negative")
+    youngest, oldest = (go_duration(age) for age in (policy.min_age_s, policy.max_age_s))
+    if policy.max_age_s and policy.max_age_s <= policy.min_age_s:
+        raise ValueError(f"imageMaximumGCAge {oldest} must be greater than imageMinimumGCAge {youngest}")
+
+
+def _pulls(given: Json, config: KubeletConfig) -> dict[str, Any]:
+    """How images are pulled, and who may have those that are there."""
+    most = given.get("maxParallelImagePulls")
+    if most is not None and _number(most) < 1:
+        raise ValueError(f"maxParallelImagePulls {most} must be a positive number")
+    if given.get("serializeImagePulls") and (most or 1) > 1:
+        raise ValueError(
+            "maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) set to false"
+        )
+    changes: dict[str, Any] = {}
+    for wire, option, name in (
+        ("registryPullQPS", "--registry-qps", "per_second"),
+        ("registryBurst", "--registry-burst", "burst"),
+    ):
+        if wire in given:
+            if _number(given[wire]) < 0:
+                shown = wire[0].upper() + wire[1:]
+                raise ValueError(f"{shown} ({option}) {given[wire]} must not be a negative number")
+            changes[name] = given[wire]
+    changes |= _verification(given)
+    return {"pulls": msgspec.structs.replace(config.pulls, **changes)} if changes else {}
+
+
+def _verification(given: Json) -> dict[str, Any]:
+    policy = given.get("imagePullCredentialsVerificationPolicy") or "NeverVerifyPreloadedImages"
+    allowlist = _texts(given.get("preloadedImagesVerificationAllowlist") or ())
+    if policy not in POLICIES:
+        known = ", ".join(_shown(one) for one in POLICIES)
+        raise ValueError(
+            f'option "{policy}" specified for imagePullCredentialsVerificationPolicy; must be one of {known}'
+        )
+    if allowlist and policy != "NeverVerifyAllowlistedImages":
+        raise ValueError(
+            "can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVerificationPolicy` is not "
+            '"NeverVerifyAllowlistedImages"'
+        )
+    for pattern in allowlist:
+        try:
+            check_pattern(pattern)
+        except ValueError as err:
+            raise ValueError(f"preloadedImagesVerificationAllowlist: {err}") from None
+    return {"verification": policy, "allowlist": allowlist}
 
 
 def _topology(given: Json) -> dict[str, Any]:
@@ -186,7 +250,8 @@ _OF_TOPOLOGY = frozenset(
 )
 _SPECIAL = _OF_TOPOLOGY | frozenset(
     """evictionHard evictionMaxPodGracePeriod evictionMinimumReclaim evictionPressureTransitionPeriod evictionSoft
-    evictionSoftGracePeriod imageGCHighThresholdPercent imageGCLowThresholdPercent imageMinimumGCAge kubeReserved
+    evictionSoftGracePeriod imageGCHighThresholdPercent imageGCLowThresholdPercent imageMaximumGCAge imageMinimumGCAge
+    imagePullCredentialsVerificationPolicy kubeReserved preloadedImagesVerificationAllowlist registryBurst registryPullQPS
     systemReserved""".split()
 )
 _WITHOUT_EFFECT = frozenset(
@@ -195,12 +260,12 @@ _WITHOUT_EFFECT = frozenset(
     crashLoopBackOff enableContentionProfiling
     enableControllerAttachDetach enableDebugFlagsHandler enableDebuggingHandlers enableProfilingHandler enableServer
     enableSystemLogHandler enableSystemLogQuery enforceNodeAllocatable eventBurst eventRecordQPS failCgroupV1 failSwapOn
-    featureGates fileCheckFrequency hairpinMode healthzBindAddress healthzPort httpCheckFrequency imageMaximumGCAge
-    imagePullCredentialsVerificationPolicy imageServiceEndpoint iptablesDropBit iptablesMasqueradeBit kernelMemcgNotification
+    featureGates fileCheckFrequency hairpinMode healthzBindAddress healthzPort httpCheckFrequency
+    imageServiceEndpoint iptablesDropBit iptablesMasqueradeBit kernelMemcgNotification
     kubeAPIBurst kubeAPIQPS kubeReservedCgroup kubeletCgroups localStorageCapacityIsolation logging makeIPTablesUtilChains
     maxOpenFiles memorySwap memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
-    nodeStatusUpdateFrequency oomScoreAdj podCIDR podLogsDir podsPerCore preloadedImagesVerificationAllowlist
-    protectKernelDefaults qosReserved readOnlyPort registryBurst registryPullQPS resolvConf
+    nodeStatusUpdateFrequency oomScoreAdj podCIDR podLogsDir podsPerCore
+    protectKernelDefaults qosReserved readOnlyPort resolvConf
     rotateCertificates runOnce runtimeRequestTimeout seccompDefault serverTLSBootstrap showHiddenMetricsForVersion
     shutdownGracePeriod shutdownGracePeriodByPodPriority shutdownGracePeriodCriticalPods singleProcessOOMKill
     staticPodURL staticPodURLHeader streamingConnectionIdleTimeout swap syncFrequency systemCgroups systemReservedCgroup

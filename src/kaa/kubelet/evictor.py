@@ -6,7 +6,7 @@ What is decided stands in ``pressure`` and ``image_gc``; this is the loop around
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -29,7 +29,10 @@ _HARD_GRACE_S = 1.0
 
 
 class Evictor:
-    """``conditions`` are those that hold now; ``changed`` is called when they are others."""
+    """``conditions`` are those that hold now; ``changed`` is called when they are others.
+
+    ``forget_images`` is told after a collection which images (ids) there were at what time: the rest is gone.
+    """
 
     def __init__(
         self,
@@ -39,10 +42,11 @@ class Evictor:
         eviction: Eviction,
         workers: Mapping[str, PodWorker],
         changed: Callable[[], None],
+        forget_images: Callable[[frozenset[str], float], Awaitable[None]],
         look: Callable[[], dict[str, Observation]] | None = None,
     ) -> None:
         self._runtime, self._clock, self._config, self._workers = runtime, clock, config, workers
-        self._changed = changed
+        self._changed, self._forget_images = changed, forget_images
         self._look = look or (lambda: observe(config.root))
         self._eviction = eviction
         self._thresholds = pressure.thresholds(eviction.hard, eviction.soft, eviction.soft_grace_s, eviction.reclaim)
@@ -100,13 +104,23 @@ class Evictor:
             await self._remove_images(free, policy.min_age_s)
 
     async def _remove_images(self, free: int, min_age_s: float) -> None:
-        images = [one for one in await self._runtime.list_images() if not one.pinned]
-        used = frozenset(one.image_id for one in await self._runtime.list_containers())
-        now = self._clock.now()
+        """Remove what nobody used for too long, then as much more as is to be freed."""
+        now, held = self._clock.now(), await self._runtime.list_images()
+        images = [one for one in held if not one.pinned]
+        used = image_gc.in_use(await self._runtime.list_containers())
         self._records = image_gc.observe(self._records, images, used, now)
-        for image in image_gc.to_remove(images, self._records, used, now, free, min_age_s):
-            log.info("image removed: its disk is full", image=image.id, bytes=image.size_bytes)
+        old = image_gc.too_old(images, self._records, used, now, self._config.images.policy.max_age_s)
+        left = [image for image in images if image not in old]
+        free -= sum(image.size_bytes for image in old)
+        doomed = image_gc.to_remove(left, self._records, used, now, free, min_age_s)
+        for image, why in (
+            *((one, "not used for too long") for one in old),
+            *((one, "its disk is full") for one in doomed),
+        ):
+            log.info("image removed", image=image.id, bytes=image.size_bytes, why=why)
             await self._runtime.remove_image(image.id)
+        kept = {image.id for image in held} - {image.id for image in (*old, *doomed)}
+        await self._forget_images(frozenset(kept), now)
 
     # ------------------------------------------------------------------------------------------------ pods
 

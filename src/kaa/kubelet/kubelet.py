@@ -59,8 +59,10 @@ class Kubelet:
         self._services: Informer[Service] = Informer(client, Service, clock)
         self.evictor: Evictor | None = None
         self.node = NodeKeeper(client, runtime, clock, config, recorder, self._pressure)
+        images = node_images(client, runtime, clock, config)
         if config.eviction is not None:
-            self.evictor = Evictor(runtime, clock, config, config.eviction, self.workers, self.node.changed)
+            changed, forget = self.node.changed, images.forget
+            self.evictor = Evictor(runtime, clock, config, config.eviction, self.workers, changed, forget)
         self.hardware = Hardware(self._alive)
         if config.topology is not None:
             from .topology.setup import set_up
@@ -73,7 +75,7 @@ class Kubelet:
             clock=clock,
             config=config,
             recorder=recorder,
-            images=node_images(client, runtime, clock, config),
+            images=images,
             volumes=Volumes(client, clock, objects, config.root, config.mounter),
             objects=objects,
             prober=Prober(runtime, clock, self._wake, self._unhealthy, network=config.network_probes),
