@@ -19,6 +19,7 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
+_DEEPEST, _PASSES = 100, 1_000_000
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -128,7 +129,12 @@ def _open_same_mount(folder: int, name: str, shown: str, mount: int) -> int:
     return inner
 
 
-def _remove(folder: int, name: str, shown: str, mount: int) -> None:
+def _remove(folder: int, name: str, shown: str, mount: int, top: int = -1, depth: int = 0) -> None:
+    """Remove an entry of an open folder.
+
+    Neither the stack nor the open files bound how deep a tree may be: of what lies too deep, folders are moved up into the
+    tree's own ``top`` first, and removed from there in another pass.
+    """
     try:
         is_folder = stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
         if not is_folder:
@@ -138,11 +144,24 @@ def _remove(folder: int, name: str, shown: str, mount: int) -> None:
     except FileNotFoundError:
         return
     try:
-        for entry in os.listdir(inner):
-            _remove(inner, entry, f"{shown}/{entry}", mount)
+        for _ in range(_PASSES if depth == 0 else 1):
+            entries = os.listdir(inner)
+            for entry in entries:
+                if depth < _DEEPEST or not _lift(inner, entry, top):
+                    _remove(inner, entry, f"{shown}/{entry}", mount, inner if depth == 0 else top, depth + 1)
+            if not entries:
+                break
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=folder)
+
+
+def _lift(folder: int, name: str, top: int) -> bool:
+    """Move a folder up to ``top``; False for what is none."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        return False
+    os.rename(name, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=top)
+    return True
 
 
 _ESCAPES = {b" ": b"\\040", b"\t": b"\\011", b"\n": b"\\012"}

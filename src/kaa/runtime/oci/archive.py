@@ -5,7 +5,9 @@ Layers go from the archive straight into snapshots, hashed on the way; no copy i
 
 from __future__ import annotations
 
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -18,6 +20,17 @@ from .reference import parse_reference
 from .snapshots import chain_ids
 from .unpack import ByteSource, LayerError
 
+#: What the standard library's reader makes of archives that are none.
+_BROKEN = (
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    ValueError,
+)
 _NESTED = 8  #: how deep indexes may lie in indexes
 _NAME, _TAG = "io.containerd.image.name", "org.opencontainers.image.ref.name"
 
@@ -42,7 +55,9 @@ def import_archive(path: Path, store: ImageStore, names: Sequence[str] = ()) -> 
             if names and len({record.id for record, _ in found}) != 1:
                 raise LayerError("names can be given to an archive of one image only")
             return [store.add(*parts) for parts in _entries(found, names)]
-    except tarfile.TarError as err:
+    except LayerError:
+        raise
+    except _BROKEN as err:
         raise LayerError(f"{path} is not an image archive: {err}") from err
 
 

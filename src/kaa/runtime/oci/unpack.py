@@ -14,24 +14,19 @@ import contextlib
 import hashlib
 import os
 import stat
-import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
 
 from .files import remove_tree
+from .tar import CHUNK, ByteSource, Entry, LayerError, TarReader
 
-CHUNK = 1 << 18
-_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+__all__ = ["ByteSource", "LayerError", "Limits", "unpack_layer"]
+
+_WHITEOUT, _OPAQUE, _META = ".wh.", ".wh..wh..opq", ".wh..wh."
 _XATTR = "SCHILY.xattr."
 _HARMLESS_DEVICES = frozenset({(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)})
 _MAX_LINKS = 255
-_MAX_HEADER_BYTES = 1 << 20
-
-
-class LayerError(ValueError):
-    """The layer is broken, lies about its digest, or tries to leave its folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +36,6 @@ class Limits:
     total_bytes: int = 64 << 30
     entries: int = 2_000_000
     path_bytes: int = 4096
-
-
-class ByteSource(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class Hashing:
@@ -98,10 +89,30 @@ class _Plain:
         self.source, self.head = source, head
 
     def read(self, size: int = -1, /) -> bytes:
+        size = size if size > 0 else CHUNK
         if self.head:
-            head, self.head = self.head, b""
+            head, self.head = self.head[:size], self.head[size:]
             return head
-        return self.source.read(size if size > 0 else CHUNK)
+        return self.source.read(size)
+
+
+class _Zstd:
+    """A zstd stream of any number of frames."""
+
+    def __init__(self, source: ByteSource, head: bytes) -> None:
+        import zstandard  # loaded only for images that use it
+
+        self._error: type[Exception] = zstandard.ZstdError
+        self._reader: ByteSource = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+            _Plain(source, head),  # type: ignore[arg-type]  # it wants no more than read()
+            read_across_frames=True,
+        )
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._reader.read(size)
+        except self._error as err:
+            raise LayerError(f"layer cannot be read: {err}") from err
 
 
 def decompressed(source: ByteSource) -> ByteSource:
@@ -110,13 +121,7 @@ def decompressed(source: ByteSource) -> ByteSource:
     if head[:2] == b"\x1f\x8b":
         return _Gunzip(source, head)
     if head[:4] == b"\x28\xb5\x2f\xfd":
-        import zstandard  # loaded only for images that use it
-
-        reader: ByteSource = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
-            _Plain(source, head),  # type: ignore[arg-type]  # it wants no more than read()
-            read_across_frames=True,
-        )
-        return reader
+        return _Zstd(source, head)
     return _Plain(source, head)
 
 
@@ -132,11 +137,10 @@ def unpack_layer(
     packed = Hashing(source)
     plain = Hashing(decompressed(packed), limits.total_bytes)
     try:
-        with tarfile.open(mode="r|", fileobj=cast(Any, _Blocks(plain)), bufsize=CHUNK, tarinfo=_Entry) as archive:
-            _Unpacker(target, limits).run(archive)
+        _Unpacker(TarReader(plain), target, limits).run()
         found = plain.drain()
         stored = packed.drain()
-    except (tarfile.TarError, zlib.error, EOFError) as err:
+    except zlib.error as err:
         raise LayerError(f"layer cannot be read: {err}") from err
     if digest and stored != digest:
         raise LayerError(f"layer hashes to {stored}, not to {digest}")
@@ -145,51 +149,27 @@ def unpack_layer(
     return found
 
 
-class _Blocks:
-    """Full reads for tarfile, which takes a short one for the end."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self.source = source
-
-    def read(self, size: int = -1, /) -> bytes:
-        parts, missing = [], size
-        while missing > 0 and (data := self.source.read(missing)):
-            parts.append(data)
-            missing -= len(data)
-        return b"".join(parts)
-
-
-class _Entry(tarfile.TarInfo):
-    """Refuses extended headers that would fill the memory before any limit is looked at."""
-
-    def _proc_member(self, archive: Any) -> Any:
-        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"X")
-        if self.type in extended and self.size > _MAX_HEADER_BYTES:
-            raise LayerError("layer has an oversized header")
-        return super()._proc_member(archive)  # type: ignore[misc]  # the hook exists, untyped
-
-
 class _Unpacker:
-    def __init__(self, root: Path, limits: Limits) -> None:
-        self.root, self.limits = str(root), limits
+    def __init__(self, reader: TarReader, root: Path, limits: Limits) -> None:
+        self.reader, self.root, self.limits = reader, str(root), limits
+        self.room = limits.total_bytes
         self.real: dict[str, str] = {"": self.root}  #: {folder as named: where it really is}
         self.times: list[tuple[str, float]] = []
         self.written: set[str] = set()  #: paths of this layer, which an opaque marker must not remove
 
-    def run(self, archive: tarfile.TarFile) -> None:
-        for count, entry in enumerate(archive):
+    def run(self) -> None:
+        for count, entry in enumerate(self.reader):
             if count >= self.limits.entries:
                 raise LayerError(f"layer has more than {self.limits.entries} entries")
-            self.one(archive, entry)
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every entry
+            self.one(entry)
         for path, mtime in reversed(self.times):
             with contextlib.suppress(FileNotFoundError):
                 os.utime(path, (mtime, mtime), follow_symlinks=False)
 
-    def one(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
+    def one(self, entry: Entry) -> None:
         parts = _parts(entry.name, self.limits.path_bytes)
         if not parts:
-            if entry.isdir():
+            if entry.is_folder:
                 self.describe(self.root, entry)
             return
         folder, name = self.folder(parts[:-1]), parts[-1]
@@ -197,17 +177,19 @@ class _Unpacker:
             os.setxattr(folder, "trusted.overlay.opaque", b"y")
             return
         path = f"{folder}/{name}"
+        if name.startswith(_META):  # what aufs kept for itself
+            return
         if name.startswith(_WHITEOUT):
             self.whiteout(folder, name.removeprefix(_WHITEOUT))
             return
         if len(os.fsencode(name)) > 255:
             raise LayerError(f"layer has a name that is too long: {name[:40]}…")
         self.clear(path, entry)
-        self.make(archive, entry, path)
+        self.make(entry, path)
         self.written.add(path)
 
     def whiteout(self, folder: str, name: str) -> None:
-        if name in ("", ".", "..") or name.startswith(_WHITEOUT):
+        if name in ("", ".", ".."):
             raise LayerError(f"layer has a bad whiteout: {name}")
         path = f"{folder}/{name}"
         if path not in self.written:
@@ -253,73 +235,88 @@ class _Unpacker:
                 done.append(part)
         return "/".join([self.root, *done])
 
-    def clear(self, path: str, entry: tarfile.TarInfo | None) -> None:
+    def clear(self, path: str, entry: Entry | None) -> None:
         """Make room at ``path``; a folder stays when a folder comes."""
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:
             return
         if stat.S_ISDIR(mode):
-            if entry is not None and entry.isdir():
+            if entry is not None and entry.is_folder:
                 return
             remove_tree(Path(path))
         else:
             os.unlink(path)
         self.real = {"": self.root}
 
-    def make(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
-        if entry.isdir():
+    def make(self, entry: Entry, path: str) -> None:
+        if entry.is_folder:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-        elif entry.isreg():
-            self.regular(archive, entry, path)
-        elif entry.issym():
-            os.symlink(entry.linkname, path)
+        elif entry.is_file:
+            self.regular(entry, path)
+        elif entry.is_symlink:
+            if not entry.link or len(os.fsencode(entry.link)) >= self.limits.path_bytes:
+                raise LayerError(f"layer has a link to nowhere: {entry.name}")
+            os.symlink(entry.link, path)
             self.real = {"": self.root}
-        elif entry.islnk():
+        elif entry.is_link:
             self.hard_link(entry, path)
             return
-        elif entry.isfifo():
+        elif entry.is_fifo:
             os.mkfifo(path, 0o600)
-        elif entry.ischr() and (entry.devmajor, entry.devminor) in _HARMLESS_DEVICES:
-            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(entry.devmajor, entry.devminor))
+        elif entry.is_character_device and (entry.major, entry.minor) in _HARMLESS_DEVICES:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(entry.major, entry.minor))
         else:
             raise LayerError(f"layer has a device or unknown entry: {entry.name}")
         self.describe(path, entry)
 
-    def regular(self, archive: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
+    def regular(self, entry: Entry, path: str) -> None:
+        """A file; of a sparse one the holes stay holes, but count."""
+        self.room -= entry.real_size
+        if self.room < 0:
+            raise LayerError(f"layer is larger than {self.limits.total_bytes} bytes")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb", buffering=0) as file:
-            source = archive.extractfile(entry)
-            left = entry.size
-            while source is not None and left and (data := source.read(min(left, CHUNK))):
-                file.write(data)
-                left -= len(data)
-        if left:
-            raise LayerError("layer is truncated")
+        try:
+            if entry.sparse is not None:
+                os.truncate(fd, entry.real_size)
+            for offset, length in ((0, entry.real_size),) if entry.sparse is None else entry.sparse:
+                self._fill(fd, offset, length)
+        finally:
+            os.close(fd)
 
-    def hard_link(self, entry: tarfile.TarInfo, path: str) -> None:
-        parts = _parts(entry.linkname, self.limits.path_bytes)
+    def _fill(self, fd: int, at: int, length: int) -> None:
+        end = at + length
+        while at < end:
+            data = memoryview(self.reader.read(min(end - at, CHUNK)))
+            while data:
+                done = os.pwrite(fd, data, at)
+                data, at = data[done:], at + done
+
+    def hard_link(self, entry: Entry, path: str) -> None:
+        parts = _parts(entry.link, self.limits.path_bytes)
         if not parts:
             raise LayerError(f"layer has a bad hard link: {entry.name}")
         target = f"{self.folder(parts[:-1])}/{parts[-1]}"
+        if parts[-1].startswith(_WHITEOUT):
+            raise LayerError(f"layer has a bad hard link: {entry.name}")
         try:
             os.link(target, path, follow_symlinks=False)
         except (FileNotFoundError, PermissionError) as err:
-            raise LayerError(f"layer has a hard link to nothing: {entry.name} -> {entry.linkname}") from err
+            raise LayerError(f"layer has a hard link to nothing: {entry.name} -> {entry.link}") from err
 
-    def describe(self, path: str, entry: tarfile.TarInfo) -> None:
+    def describe(self, path: str, entry: Entry) -> None:
         """Owner, mode, xattrs and times; the owner first, for changing it clears setuid and capabilities."""
         os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
-        if entry.issym():
+        if entry.is_symlink:
             os.utime(path, (entry.mtime, entry.mtime), follow_symlinks=False)
             return
         os.chmod(path, entry.mode & 0o7777)
-        for key, value in entry.pax_headers.items():
+        for key, value in entry.pax.items():
             name = key.removeprefix(_XATTR)
             if name != key and (name == "security.capability" or name.startswith("user.")):
                 os.setxattr(path, name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False)
-        if entry.isdir():
+        if entry.is_folder:
             self.times.append((path, entry.mtime))
         else:
             os.utime(path, (entry.mtime, entry.mtime))
