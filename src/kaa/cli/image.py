@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,14 @@ def command() -> None:
 
 def _ask(name: str, data_dir: str, **request: Any) -> Any:
     """The agent's last word; progress is shown on the way."""
-    from rich.console import Console
-
     from kaa.cluster.images import ask
 
     config = existing(name, data_dir)
-    console = Console(stderr=True, highlight=False)
     try:
-        with console.status(f"{request['verb']} {request.get('image') or request.get('path') or ''}") as status:
+        with _progress(f"{request['verb']} {request.get('image') or request.get('path') or ''}") as show:
             for answer in ask(config.run_dir / "agent.sock", **request):
                 if "progress" in answer:
-                    step = answer["progress"]
-                    total = f" of {step['of'] / 1e6:.1f}" if step["of"] else ""
-                    status.update(f"{step['status']} {step['bytes'] / 1e6:.1f}{total} MB")
+                    show(answer["progress"])
                 elif "error" in answer:
                     raise click.ClickException(answer["error"])
                 else:
@@ -37,6 +34,24 @@ def _ask(name: str, data_dir: str, **request: Any) -> Any:
     except (ConnectionError, FileNotFoundError):
         raise click.ClickException(f"the agent of cluster {name} does not run; `kaa up` starts it") from None
     raise click.ClickException("the agent ended before it answered; see `kaa logs kubelet`")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A line on a terminal, gone at the end: what is done, and of a pull a bar, its bytes and their speed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True, highlight=False)
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def show(step: dict[str, Any]) -> None:
+            bar.update(task, description=f"{what}: {step['status']}", completed=step["bytes"], total=step["of"] or None)
+
+        yield show
 
 
 @command.command("import")
