@@ -20,6 +20,7 @@ from kaa.runtime.base import (
     ContainerState,
     EventKind,
     Image,
+    Mount,
     NotFoundError,
     Resources,
     Runtime,
@@ -42,6 +43,7 @@ class Subject:
     folder: Path
     real: bool
     own_images: frozenset[str] = frozenset()
+    image_volumes: bool = True  #: containerd mounts images since 2.1
 
 
 Factory = Callable[[Path], AbstractAsyncContextManager[Subject]]
@@ -94,7 +96,7 @@ async def cri(folder: Path) -> AsyncIterator[Subject]:
     runtime = CriRuntime(daemon.endpoint, SystemClock(), owner="contract")
     await runtime.start()
     try:
-        yield Subject(runtime, folder, real=True, own_images=frozenset({containerd_lab.PAUSE}))
+        yield Subject(runtime, folder, real=True, own_images=frozenset({containerd_lab.PAUSE}), image_volumes=False)
     finally:
         for sandbox in await runtime.list_sandboxes():
             await runtime.remove_sandbox(sandbox.id)
@@ -421,5 +423,35 @@ def test_images_are_listed_and_removed(run: Callable[..., None]) -> None:
         for _ in range(2):
             await runtime.remove_image(image.id)
         assert await images(subject) == []
+
+    run(body)
+
+
+def test_an_image_is_mounted(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        runtime = subject.runtime
+        image = await runtime.image("busybox")
+        assert image is not None
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        mounts = (
+            Mount("", "/data", read_only=True, image=image.id),
+            Mount("", "/part", image=image.id, image_sub_path="bin"),
+        )
+        if not subject.image_volumes:
+            with pytest.raises(RuntimeFailure, match="failed to generate spec"):
+                await runtime.start_container(
+                    await runtime.create_container(sandbox_id, container_config(mounts=mounts))
+                )
+            return
+        container_id = await runtime.create_container(sandbox_id, container_config(mounts=mounts))
+        await runtime.start_container(container_id)
+        script = "test -s /data/bin/busybox && test -s /part/busybox && ! touch /data/x /part/x && ! /part/busybox true"
+        assert (await runtime.exec_sync(container_id, ("sh", "-c", script), 5)).exit_code == 0
+        assert (await runtime.container(container_id)).volume_images == (image.id,)
+        none = container_config(name="none", mounts=(Mount("", "/data", image="sha256:" + "0" * 64),))
+        with pytest.raises(RuntimeFailure, match=r"^ImageVolumeMountFailed: "):
+            await runtime.create_container(sandbox_id, none)
+        await runtime.remove_image(image.id)
+        assert (await runtime.exec_sync(container_id, ("ls", "/data/bin/busybox"), 5)).exit_code == 0
 
     run(body)

@@ -83,6 +83,8 @@ def test_one_that_does_not_come_holds_back_who_mounts_it(tmp_path: Path) -> None
             return state.waiting
 
         assert (waiting().reason, waiting().message) == ("ErrImagePull", "manifest unknown")
+        lacks = "Unable to retrieve some image pull secrets (regcred); attempting to pull the image may not succeed."
+        assert ("web", "FailedToRetrieveImagePullSecret", lacks) in world.events.said
         await world.advance(3)
         assert (waiting().reason, waiting().message) == (
             "ImagePullBackOff",

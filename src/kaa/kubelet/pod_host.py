@@ -79,7 +79,7 @@ async def container_sources(host: PodHost, pod: Pod, view: PodView, spec: Any) -
 
 async def pull_secrets(host: PodHost, pod: Pod) -> list[Secret]:
     """The secrets that the pod pulls its images with; those that do not exist are left out."""
-    names = [ref.name or "" for ref in pod.spec.image_pull_secrets]
+    names = [ref.name for ref in pod.spec.image_pull_secrets if ref.name]
     found = await _fetched(host, pod, Secret, set(names))
     return [found[name] for name in names if name in found]
 

@@ -483,7 +483,7 @@ class PodWorker:
     async def _start_container(self, action: StartContainer, spec: Any) -> None:
         host, sandbox = self.host, self.view.sandbox
         assert sandbox is not None
-        secrets = await pull_secrets(host, self.pod)
+        secrets = await self._pull_secrets()
         image_volumes = await self._image_volumes(spec, secrets)
         image = await host.images.ensure(
             spec.image or "",
@@ -521,6 +521,17 @@ class PodWorker:
         self._wake.set()
         if spec.lifecycle is not None and spec.lifecycle.post_start is not None:
             await self._post_start(spec, container_id, sandbox)
+
+    async def _pull_secrets(self) -> list[Secret]:
+        """The secrets that the pod pulls with, and a word about those that are not there."""
+        found = await pull_secrets(self.host, self.pod)
+        held = {secret.metadata.name for secret in found}
+        names = [ref.name for ref in self.pod.spec.image_pull_secrets if ref.name]
+        if missing := ", ".join(name for name in names if name not in held):
+            text = f"Unable to retrieve some image pull secrets ({missing})"
+            full = f"{text}; attempting to pull the image may not succeed."
+            self._event("Warning", "FailedToRetrieveImagePullSecret", full)
+        return found
 
     async def _image_volumes(self, spec: Any, secrets: list[Secret]) -> dict[str, str]:
         """{volume: image id} of the images that a container mounts, pulled."""

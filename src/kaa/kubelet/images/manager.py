@@ -131,14 +131,13 @@ class Images:
         present = await self._present(image, reference, chosen, say)
         if present is None and chosen == "Never":
             raise self._never(f'Container image "{image}" is not present with pull policy of Never', say)
-        credentials = await self._credentials(image, secrets, pod)
+        credentials = list[Credential]()
+        if present is None or self._records.must_pull(image, present.id, ()):
+            credentials = await self._credentials(image, secrets, pod)
         if present is not None:
             if not self._records.must_pull(image, present.id, credentials):
-                say(
-                    "Normal",
-                    "Pulled",
-                    f'Container image "{image}" already present on machine and can be accessed by the pod',
-                )
+                there = "already present on machine and can be accessed by the pod"
+                say("Normal", "Pulled", f'Container image "{image}" {there}')
                 return present
             if chosen == "Never":
                 lacks = "does not have the proper credentials to access the image"
