@@ -180,6 +180,8 @@ def test_security_of_container_goes_before_pods() -> None:
         (0, "", "container's runAsUser breaks non-root policy"),
         (None, "", "container has runAsNonRoot and image will run as root"),
         (None, "0:0", "container has runAsNonRoot and image will run as root"),
+        (None, "00", "container has runAsNonRoot and image will run as root"),
+        (None, "²", "image has non-numeric user"),
         (None, "nginx", r"image has non-numeric user \(nginx\), cannot verify user is non-root"),
         (None, "101", ""),
         (5, "root", ""),

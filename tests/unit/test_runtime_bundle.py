@@ -69,7 +69,38 @@ def test_users_are_looked_up_in_the_image(security: Security, image_user: str, e
     assert resolve_user(config(security=security), ImageConfig(user=image_user), PASSWD, GROUP) == expected
 
 
-@pytest.mark.parametrize("user", ["nobody-here", "web:nothing"])
+@pytest.mark.parametrize(
+    ("user", "passwd", "group", "expected"),
+    [
+        pytest.param(
+            "1000", "1000:x:0:0::/:/bin/sh\n", "", User(1000, 0, (0,), "/"), id="root by the name of a number"
+        ),
+        pytest.param("7:1000", "", "1000:x:0:\n", User(7, 1000, (1000,), "/"), id="a group by the name of a number"),
+        pytest.param("007", "a:x:7:8::/a:/bin/sh\n", "", User(7, 8, (8,), "/a"), id="zeros before a number"),
+        pytest.param(
+            "a",
+            "a:x:b:0::/:/\na:x:-1:0::/:/\na:x:\u0663:0::/:/\na:x:5:6::/:/",
+            "",
+            User(5, 6, (6,), "/"),
+            id="rows that are none",
+        ),
+        pytest.param(
+            "a", f"a:x:{1 << 40}:0::/:/\na:x:1:2::/:/", "g:x:9z:a", User(1, 2, (2,), "/"), id="ids beyond all"
+        ),
+        pytest.param("a", "a:x:1:2::/:/\u2028a:x:0:0::/:/", "", User(1, 2, (2,), "/"), id="lines end at newlines only"),
+    ],
+)
+def test_accounts_that_an_enemy_wrote(user: str, passwd: str, group: str, expected: User) -> None:
+    assert resolve_user(config(), ImageConfig(user=user), passwd, group) == expected
+
+
+@pytest.mark.parametrize("user", ["4294967295", "4294967296", "9" * 5000, "0:2147483648"])
+def test_ids_that_are_none_are_refused(user: str) -> None:
+    with pytest.raises(RuntimeFailure, match="uids and gids must be in range 0-2147483647"):
+        resolve_user(config(), ImageConfig(user=user), PASSWD, GROUP)
+
+
+@pytest.mark.parametrize("user", ["nobody-here", "web:nothing", "-1", "²", "0x0", "+0"])
 def test_unknown_users_are_refused(user: str) -> None:
     with pytest.raises(RuntimeFailure, match="unable to find"):
         resolve_user(config(), ImageConfig(user=user), PASSWD, GROUP)

@@ -82,9 +82,9 @@ def check_non_root(pod: Pod, container: Container, confined: Security, image_use
             raise ConfigError(f"container's runAsUser breaks non-root policy ({who})")
         return
     name = image_user.split(":")[0]
-    if name in ("", "0"):
+    if not name.strip("0"):
         raise ConfigError(f"container has runAsNonRoot and image will run as root ({who})")
-    if not name.isdigit():
+    if not (name.isascii() and name.isdigit()):
         raise ConfigError(
             f"container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root ({who})"
         )

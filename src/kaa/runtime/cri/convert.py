@@ -181,7 +181,7 @@ def _security(security: Security, image: Image, namespaces: cri.NamespaceOption)
     user, username = security.user, security.username
     if security.group is not None and user is None and not username:
         own = image.user.partition(":")[0]
-        user, username = (int(own or 0), "") if own.isdigit() or not own else (None, own)
+        user, username = (int(own or 0), "") if not own or (own.isascii() and own.isdigit()) else (None, own)
     return cri.LinuxContainerSecurityContext(
         capabilities=cri.Capability(security.add_capabilities, security.drop_capabilities),
         privileged=security.privileged,

@@ -310,11 +310,14 @@ def seccomp_spec(name: str, privileged: bool, facts: Facts, held: frozenset[str]
 def resolve_user(config: ContainerConfig, image: ImageConfig, passwd: str, group: str) -> User:
     """Who runs the container: the config's ids, its user name, or the image's ``user[:group]``, read in the image's files.
 
-    Raises: RuntimeFailure when a name is in neither file.
+    What is a number is an id, whoever bears it as a name in the image's files: else an image could call its root ``1000``.
+
+    Raises: RuntimeFailure when a name is in neither file, or an id is none.
+    Source: moby/sys user GetExecUser.
     """
     security = config.security
-    accounts = [line.split(":") for line in passwd.splitlines() if line.count(":") >= 6]
-    groups = [line.split(":") for line in group.splitlines() if line.count(":") >= 3]
+    accounts = [row for row in _rows(passwd, 7) if _is_id(row[2]) and _is_id(row[3])]
+    groups = [row for row in _rows(group, 4) if _is_id(row[2])]
     if security.user is not None:
         wanted, wanted_group = str(security.user), ""
     elif security.username:
@@ -322,10 +325,11 @@ def resolve_user(config: ContainerConfig, image: ImageConfig, passwd: str, group
     else:
         wanted, _, wanted_group = (image.user or "").partition(":")
     wanted = wanted or "0"
-    account = next((row for row in accounts if row[0] == wanted or (wanted.isdigit() and row[2] == wanted)), None)
-    if account is None and not wanted.isdigit():
+    number = _id(wanted)
+    account = next((row for row in accounts if (row[0] == wanted if number is None else int(row[2]) == number)), None)
+    if account is None and number is None:
         raise RuntimeFailure(f"unable to find user {wanted}: no matching entries in passwd file")
-    uid = int(account[2]) if account else int(wanted)
+    uid = int(account[2]) if account else number or 0
     gid = int(account[3]) if account else 0
     if wanted_group:
         gid = _group_id(wanted_group, groups)
@@ -336,10 +340,28 @@ def resolve_user(config: ContainerConfig, image: ImageConfig, passwd: str, group
     return User(uid, gid, tuple(extra), (account[5] if account else "") or "/")
 
 
+def _rows(text: str, columns: int) -> list[list[str]]:
+    return [line.split(":") for line in text.split("\n") if line.count(":") >= columns - 1]
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 11 and int(text) < 1 << 31
+
+
+def _id(text: str) -> int | None:
+    """The id that a text is; None for a name. Raises RuntimeFailure for a number that is no id."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    if not _is_id(text):
+        raise RuntimeFailure(f"uids and gids must be in range 0-{(1 << 31) - 1}")
+    return int(text)
+
+
 def _group_id(wanted: str, groups: Sequence[Sequence[str]]) -> int:
+    number = _id(wanted)
+    if number is not None:
+        return number
     for row in groups:
         if row[0] == wanted:
             return int(row[2])
-    if wanted.isdigit():
-        return int(wanted)
     raise RuntimeFailure(f"unable to find group {wanted}: no matching entries in group file")
