@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import tarfile
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
+
+from kaa.api.clock import SystemClock
+from kaa.runtime.oci.build import image_archive
+from kaa.runtime.oci.images import ImageStore
+from kaa.runtime.oci.registry import Puller
+from kaa.runtime.oci.snapshots import Snapshots
+from kaa.runtime.oci.work import Threads
 
 
 @dataclass
@@ -28,6 +37,8 @@ class Registry:
     stall_times: int = 0  #: how often each blob and manifest stops coming in the middle
     stalled: Counter[str] = field(default_factory=Counter)
     ranges: bool = True
+    hold: asyncio.Event | None = None  #: layers wait for it
+    held: int = 0  #: how many do
     retry_after: str = "7"
     requests: list[str] = field(default_factory=list)
     port: int = 0
@@ -78,6 +89,9 @@ class Registry:
         response = web.StreamResponse(status=206 if start else 200)
         response.content_length = len(content) - start
         await response.prepare(request)
+        if self.hold is not None and "/blobs/" in request.path and content[:1] != b"{":
+            self.held += 1
+            await self.hold.wait()
         if self.stalled[request.path] < self.stall_times:
             self.stalled[request.path] += 1
             await response.write(content[start : start + len(content) // 3])
@@ -90,3 +104,64 @@ class Registry:
             return response
         await response.write(content[start:])
         return response
+
+
+class QuickClock(SystemClock):
+    """Back-off takes no time, but is noted."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=1)
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.sleep(0)
+
+
+@dataclass
+class World:
+    registry: Registry
+    store: ImageStore
+    puller: Puller
+    clock: QuickClock
+    name: str
+    folder: Path
+
+
+def in_world(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
+    """Runs a test's body with a registry, a store and a puller; looks that nothing half done is left."""
+
+    def runner(body: Callable[[World], Awaitable[None]]) -> None:
+        async def main() -> None:
+            registry, clock, threads = Registry(), QuickClock(), Threads()
+            server = web.Server(registry.answer)
+            runner = web.ServerRunner(server, shutdown_timeout=0.01)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            registry.port = runner.addresses[0][1]
+            snapshots = Snapshots(tmp_path / "store")
+            snapshots.open()
+            store = ImageStore(tmp_path / "store" / "images", snapshots)
+            store.open()
+            hosts = tmp_path / "registries"
+            (hosts / "docker.io").mkdir(parents=True)
+            (hosts / "docker.io" / "hosts.toml").write_text(f'[host."http://127.0.0.1:{registry.port}"]')
+            puller = Puller(store, threads, clock, hosts, silence_s=0.2)
+            try:
+                await body(World(registry, store, puller, clock, f"127.0.0.1:{registry.port}/a/b:1", tmp_path))
+            finally:
+                await puller.close()
+                await runner.cleanup()
+                threads.close()
+            assert not list((tmp_path / "store" / "images" / "downloads").glob("*"))
+            assert not list((tmp_path / "store" / "layers").glob(".*"))
+
+        asyncio.run(main())
+
+    return runner
+
+
+def make_archive(world: World, name: str = "image") -> Path:
+    noise = os.urandom(20_000)
+    return image_archive(world.folder / f"{name}.tar", ["x.io/a/b:1"], files={"bin/x": (noise, 0o755)}, user="33")
