@@ -179,7 +179,17 @@ def test_images_that_are_wrong(run: Callable[..., None], change: Change, words: 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff", b'{"schemaVersion":2,"config":7}', b"<html>", b"[" * 100_000]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"schemaVersion":2,"config":7}',
+        b"<html>",
+        pytest.param(b"[" * 100_000, id="deep"),
+    ],
 )
 def test_manifests_that_are_none(run: Callable[..., None], content: bytes) -> None:
     async def body(world: World) -> None:
