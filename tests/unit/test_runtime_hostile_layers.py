@@ -249,6 +249,14 @@ def test_what_a_layer_may_take(root: Path) -> None:
     assert not (root / "zeros").exists() or (root / "zeros").stat().st_size == 0
     with pytest.raises(LayerError, match="larger than"):  # what is passed over counts as well
         unpack(gzip.compress(header(b"x", b"g", octal(1 << 20)) + bytes(1 << 20)) * 3, root, total_bytes=1 << 20)
+    with pytest.raises(LayerError, match="more than 10 entries"):  # folders that nobody names count
+        unpack(pax(record(b"path", b"d/" * 20 + b"f")) + file() + END, root, entries=10)
+    with pytest.raises(LayerError, match="larger than 40960 bytes"):  # the smallest file takes a block
+        unpack(b"".join(file(b"%d" % n) for n in range(11)) + END, root, total_bytes=40960)
+    with pytest.raises(LayerError, match="no space left on device"):
+        unpack(header(b"big", b"0", octal(1 << 25)) + bytes(1 << 25) + END, root, reserve_bytes=1 << 60)
+    with pytest.raises(LayerError, match="no space left on device"):
+        unpack(b"".join(file(b"%d" % n, bytes(1 << 16)) for n in range(250)) + END, root, reserve_bytes=1 << 60)
     with pytest.raises(LayerError, match="more than 10 entries"):
         unpack(b"".join(file(b"%d" % n) for n in range(11)) + END, root, entries=10)
 
@@ -346,6 +354,21 @@ def test_an_xattr_that_only_the_host_may_set_is_left_out(root: Path) -> None:
     headers = b"".join(record(b"SCHILY.xattr." + key, b"y") for key in keys)
     unpack(pax(headers) + header(b"d/", b"5") + END, root)
     assert os.listxattr(root / "d") == ["user.x"]
+
+
+def test_what_a_fifo_cannot_hold_is_left_out(root: Path) -> None:
+    unpack(pax(record(b"SCHILY.xattr.user.x", b"y")) + header(b"p", b"6") + END, root)
+    assert stat.S_ISFIFO(os.lstat(root / "p").st_mode)
+
+
+def test_long_names_do_not_fill_the_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many folders that what is known of them is forgotten on the way: all come with their times nevertheless."""
+    monkeypatch.setattr("kaa.runtime.oci.unpack._KNOWN_FOLDERS", 3)
+    monkeypatch.setattr("kaa.runtime.oci.unpack._KNOWN_TIMES", 3)
+    entries = [header(b"%d" % n, b"5", mtime=b"5") + file(b"%d/f" % n, mtime=b"6") for n in range(20)]
+    unpack(b"".join(entries) + file(b"1/.wh.f") + END, root)
+    assert {os.stat(root / str(n) / "f").st_mtime for n in range(20)} == {6}
+    assert os.stat(root / "19").st_mtime == 5
 
 
 def test_a_tree_deeper_than_any_stack_is_removed_again(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class Snapshots:
         """What a layer may take: never the last of the disk, which others need to live."""
         room, inodes = _free(self.layers)
         total, entries = min(self.limits.total_bytes, room), min(self.limits.entries, inodes)
-        return replace(self.limits, total_bytes=total, entries=entries)
+        return replace(self.limits, total_bytes=total, entries=entries, reserve_bytes=room // 19)
 
     def unpack(self, chain_id: str, source: ByteSource, *, digest: str = "", diff_id: str = "") -> None:
         """Unpack a layer under its chain id, checked. Raises LayerError. Doing it twice at once is harmless."""

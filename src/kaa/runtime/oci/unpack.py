@@ -11,6 +11,7 @@ Source: OCI image-spec layer.md; overlayfs.rst of the kernel.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -26,14 +27,18 @@ __all__ = ["ByteSource", "LayerError", "Limits", "unpack_layer"]
 _WHITEOUT, _OPAQUE, _META = ".wh.", ".wh..wh..opq", ".wh..wh."
 _XATTR = "SCHILY.xattr."
 _HARMLESS_DEVICES = frozenset({(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)})
-_MAX_LINKS = 255
+_MAX_LINKS = 40  #: as the kernel has it
+_BLOCK = 4096  #: what the smallest file takes of a disk
+_LOOK_EVERY = 16 << 20  #: bytes between two looks at the disk
+_KNOWN_FOLDERS, _KNOWN_TIMES = 4096, 16384  #: so that an enemy's long names do not fill the memory
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one layer may unpack to."""
+    """What one layer may unpack to: bytes on disk, files and folders; and how much of the disk must stay free meanwhile."""
 
     total_bytes: int = 64 << 30
+    reserve_bytes: int = 0
     entries: int = 2_000_000
     path_bytes: int = 4096
 
@@ -152,19 +157,43 @@ def unpack_layer(
 class _Unpacker:
     def __init__(self, reader: TarReader, root: Path, limits: Limits) -> None:
         self.reader, self.root, self.limits = reader, str(root), limits
-        self.room = limits.total_bytes
+        self.room, self.unseen, self.count = limits.total_bytes, 0, 0
         self.real: dict[str, str] = {"": self.root}  #: {folder as named: where it really is}
         self.times: list[tuple[str, float]] = []
-        self.written: set[str] = set()  #: paths of this layer, which an opaque marker must not remove
+        self.written: set[int] = set()  #: hashes of this layer's paths, which a whiteout must not remove
 
     def run(self) -> None:
-        for count, entry in enumerate(self.reader):
-            if count >= self.limits.entries:
-                raise LayerError(f"layer has more than {self.limits.entries} entries")
+        for entry in self.reader:
+            self.spend(entry.real_size)
             self.one(entry)
+        self.set_times()
+
+    def spend(self, size: int) -> None:
+        """Count a file or folder of so many bytes. Raises LayerError when it is one too many."""
+        self.count += 1
+        if self.count > self.limits.entries:
+            raise LayerError(f"layer has more than {self.limits.entries} entries")
+        taken = _BLOCK + size
+        self.room -= taken
+        self.unseen += taken
+        if self.room < 0:
+            raise LayerError(f"layer is larger than {self.limits.total_bytes} bytes")
+        if self.unseen >= _LOOK_EVERY:
+            self.look()
+
+    def look(self) -> None:
+        """Others fill the disk as well: see what is left."""
+        self.unseen = 0
+        facts = os.statvfs(self.root)
+        if facts.f_bavail * facts.f_frsize < self.limits.reserve_bytes:
+            raise LayerError("no space left on device")
+
+    def set_times(self) -> None:
+        """Folders' times come last, for what is made in them changes them."""
         for path, mtime in reversed(self.times):
             with contextlib.suppress(FileNotFoundError):
                 os.utime(path, (mtime, mtime), follow_symlinks=False)
+        self.times.clear()
 
     def one(self, entry: Entry) -> None:
         parts = _parts(entry.name, self.limits.path_bytes)
@@ -186,13 +215,13 @@ class _Unpacker:
             raise LayerError(f"layer has a name that is too long: {name[:40]}…")
         self.clear(path, entry)
         self.make(entry, path)
-        self.written.add(path)
+        self.written.add(hash(path))
 
     def whiteout(self, folder: str, name: str) -> None:
         if name in ("", ".", ".."):
             raise LayerError(f"layer has a bad whiteout: {name}")
         path = f"{folder}/{name}"
-        if path not in self.written:
+        if hash(path) not in self.written:
             self.clear(path, None)
             os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0))
 
@@ -201,6 +230,8 @@ class _Unpacker:
         key = "/".join(parts)
         known = self.real.get(key)
         if known is None:
+            if len(self.real) > _KNOWN_FOLDERS:
+                self.real = {"": self.root}
             known = self.real[key] = self._resolve(parts)
         return known
 
@@ -218,6 +249,7 @@ class _Unpacker:
             try:
                 mode = os.lstat(path).st_mode
             except FileNotFoundError:
+                self.spend(0)
                 os.mkdir(path, 0o755)
                 mode = stat.S_IFDIR
             if stat.S_ISLNK(mode):
@@ -273,9 +305,6 @@ class _Unpacker:
 
     def regular(self, entry: Entry, path: str) -> None:
         """A file; of a sparse one the holes stay holes, but count."""
-        self.room -= entry.real_size
-        if self.room < 0:
-            raise LayerError(f"layer is larger than {self.limits.total_bytes} bytes")
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if entry.sparse is not None:
@@ -289,6 +318,8 @@ class _Unpacker:
         end = at + length
         while at < end:
             data = memoryview(self.reader.read(min(end - at, CHUNK)))
+            if (self.unseen + at) // _LOOK_EVERY != (self.unseen + at + len(data)) // _LOOK_EVERY:
+                self.look()
             while data:
                 done = os.pwrite(fd, data, at)
                 data, at = data[done:], at + done
@@ -315,11 +346,22 @@ class _Unpacker:
         for key, value in entry.pax.items():
             name = key.removeprefix(_XATTR)
             if name != key and (name == "security.capability" or name.startswith("user.")):
-                os.setxattr(path, name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False)
+                _set_xattr(path, name, value.encode("utf-8", "surrogateescape"))
         if entry.is_folder:
+            if len(self.times) >= _KNOWN_TIMES:
+                self.set_times()
             self.times.append((path, entry.mtime))
         else:
             os.utime(path, (entry.mtime, entry.mtime))
+
+
+def _set_xattr(path: str, name: str, value: bytes) -> None:
+    """What the file system, or a fifo, cannot hold of a user's own is left out, as containerd leaves it out."""
+    try:
+        os.setxattr(path, name, value, follow_symlinks=False)
+    except OSError as err:
+        if err.errno != errno.ENOTSUP and not (err.errno == errno.EPERM and name.startswith("user.")):
+            raise
 
 
 def _parts(name: str, limit: int) -> list[str]:
