@@ -165,6 +165,7 @@ class Registry(SimulatedRuntime):
         self.asked: list[str] = []
 
     async def pull_image(self, reference: str, auth: ImageAuth | None = None) -> Image:
+        assert auth != ImageAuth()  # containerd takes no empty credentials, only none
         user = auth.username if auth else ""
         self.asked.append(user)
         if self.users is not None and user not in self.users:

@@ -201,6 +201,26 @@ def test_a_mirror_with_its_own_authority_client_certificate_and_headers(tmp_path
 
 @pytest.mark.root
 @needs_root
+def test_tls_that_fails_says_so_in_gos_words(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        load(world, world.secure, world.plain)
+        for port, words in (
+            (world.secure.port, "tls: failed to verify certificate: x509: certificate signed by unknown authority"),
+            (world.plain.port, "http: server gave HTTP response to HTTPS client"),
+        ):
+            write(world.hosts, "reg.invalid", f'server = "https://127.0.0.1:{port}"')
+            with pytest.raises(ImagePullError) as raised:
+                await world.pull()
+            assert str(raised.value) == (
+                'failed to pull and unpack image "reg.invalid/a/b:1": failed to resolve reference "reg.invalid/a/b:1": '
+                f'failed to do request: Get "https://127.0.0.1:{port}/v2/a/b/manifests/1": {words}'
+            )
+
+    asyncio.run(use(tmp_path, body))
+
+
+@pytest.mark.root
+@needs_root
 def test_what_one_host_says_another_gives(tmp_path: Path) -> None:
     """The server alone resolves; the mirror, which may not, gives the layers by their digests."""
 

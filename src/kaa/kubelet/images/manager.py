@@ -14,7 +14,7 @@ import structlog
 
 from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import Pod, Secret
-from kaa.runtime.base import Image, ImageAuth, Runtime, RuntimeFailure
+from kaa.runtime.base import Image, Runtime, RuntimeFailure
 
 from .keyring import Credential, Keyring, add_files, add_secrets
 from .names import go_seconds, parse_reference, pull_policy, repository, with_tag
@@ -244,9 +244,7 @@ class Images:
                 refusals["pull QPS exceeded"] = None
                 continue
             try:
-                return await self._runtime.pull_image(
-                    reference, credential.auth if credential else ImageAuth()
-                ), credential
+                return await self._runtime.pull_image(reference, credential.auth if credential else None), credential
             except RuntimeFailure as err:
                 refusals[str(err)] = None
         words = list(refusals)

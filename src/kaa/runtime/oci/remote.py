@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ class Remote:
             try:
                 answer = await self.session.get(url, headers=sent, params=self.query, ssl=self.endpoint.tls)
             except (aiohttp.ClientError, TimeoutError) as err:
-                if attempt >= 2:
+                if attempt >= 2 or isinstance(err, ssl.SSLError):  # TLS does not get better by asking again
                     raise Refused(f'failed to do request: Get "{url}": {_trouble(err)}') from err
                 await self.clock.sleep(self._delay(attempt))
                 continue
@@ -308,8 +309,26 @@ def _trouble(err: Exception) -> str:
         return "context deadline exceeded"
     if not isinstance(err, aiohttp.ClientConnectorError):
         return str(err) or type(err).__name__
+    if isinstance(err.os_error, ssl.SSLError):
+        return _tls_trouble(err.os_error)
     if isinstance(err.os_error, socket.gaierror):
         return f"dial tcp: lookup {err.host}: no such host"
     if err.os_error.errno is None:  # several addresses, several reasons
         return str(err)
     return f"dial tcp {err.host}:{err.port}: connect: {os.strerror(err.os_error.errno).lower()}"
+
+
+#: {OpenSSL's code: Go's words}
+_X509 = {
+    10: "certificate has expired or is not yet valid",
+    9: "certificate has expired or is not yet valid",
+    **dict.fromkeys((18, 19, 20, 21), "certificate signed by unknown authority"),
+}
+
+
+def _tls_trouble(err: ssl.SSLError) -> str:
+    if isinstance(err, ssl.SSLCertVerificationError):
+        return f"tls: failed to verify certificate: x509: {_X509.get(err.verify_code, err.verify_message)}"
+    if err.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
+        return "http: server gave HTTP response to HTTPS client"
+    return f"remote error: tls: {(err.reason or str(err)).lower().replace('_', ' ')}"
