@@ -159,6 +159,7 @@ def container_message(config: ContainerConfig, image: Image, namespaces: Namespa
             resources=resources_message(config.resources),
             security_context=_security(config.security, image, namespace_options(namespaces, config.pid_target)),
         ),
+        cdi_devices=tuple(cri.Id(name) for name in config.cdi_devices),
         stop_signal=signal_number(config.stop_signal),
     )
 

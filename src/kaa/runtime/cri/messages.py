@@ -247,6 +247,7 @@ class ContainerConfig(Message, frozen=True):
     stdin_once: Annotated[bool, 13] = False
     tty: Annotated[bool, 14] = False
     linux: Annotated[LinuxContainerConfig | None, 15] = None
+    cdi_devices: Annotated[tuple[Id, ...], 17] = ()  #: CDIDevice: its ``name`` is field 1
     stop_signal: Annotated[int, 18] = 0
 
 

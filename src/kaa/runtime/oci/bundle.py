@@ -87,6 +87,7 @@ class Facts:
     cgroup_v2: bool = True
     apparmor: bool = False
     profile: Spec | None = None  #: the seccomp profile that ``Security.seccomp`` names by path
+    cdi_folders: tuple[str, ...] = ()  #: where CDI specs lie, the weightiest last
 
 
 def build_spec(config: ContainerConfig, image: ImageConfig, facts: Facts) -> Spec:

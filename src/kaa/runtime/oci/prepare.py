@@ -67,6 +67,10 @@ def write_bundle(
             profile=profile,
         ),
     )
+    if config.cdi_devices:
+        from .cdi import inject
+
+        inject(spec, config.cdi_devices, facts.cdi_folders)
     bundle.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomic(bundle / "config.json", msgspec.json.encode(spec))
 

@@ -66,6 +66,7 @@ from .work import Threads
 log = structlog.get_logger(__name__)
 
 MONITORS = "/kaa/monitors"  #: the cgroup of every conmon
+CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 _DISK_USAGE_S = 10.0
 
 
@@ -87,9 +88,12 @@ class OciRuntime:
         *,
         network: PodNetwork | None = None,
         registries: Path | None = None,
+        cdi_folders: tuple[str, ...] = CDI_FOLDERS,
         runtime_binary: str | None = None,
     ) -> None:
-        """``registries``: the folder of hosts files. Raises RuntimeFailure when runc (or crun) or conmon is not installed."""
+        """``registries``: the folder of hosts files; ``cdi_folders``: those of CDI specs, the weightiest last.
+
+        Raises RuntimeFailure when runc (or crun) or conmon is not installed."""
         self.root, self.run_dir, self.clock, self.network = root.absolute(), run_dir.absolute(), clock, network
         self.engine = Engine(find_engine(runtime_binary), self.run_dir / "engine", find_conmon(), self._shelter)
         self.trash = Trash(self.root / "trash")
@@ -104,6 +108,7 @@ class OciRuntime:
         self._images_lock = asyncio.Lock()
         self._disk: dict[str, tuple[float, tuple[int, int]]] = {}
         self._warned_shelter = False
+        self._cdi_folders = cdi_folders
         self._puller = Puller(self.images, self.threads, clock, registries)
 
     # ------------------------------------------------------------------------------------------------- our own life
@@ -306,6 +311,7 @@ class OciRuntime:
             lowest_oom_score_adj=machine.lowest_oom_score_adj,
             cgroup_v2=machine.cgroup_v2,
             apparmor=machine.apparmor,
+            cdi_folders=self._cdi_folders,
         )
 
     def _namespaces(self, sandbox: SandboxRecord, config: ContainerConfig) -> dict[str, str | None]:
