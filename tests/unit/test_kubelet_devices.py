@@ -23,8 +23,10 @@ from kaa.api.clock import SystemClock
 from kaa.api.types.core_v1 import Pod, ResourceRequirements
 from kaa.kubelet.devices import checkpoint
 from kaa.kubelet.devices import messages as api
+from kaa.kubelet.devices.listener import Listener
 from kaa.kubelet.devices.manager import ANYWHERE, GRACE_S, DevicePlugins
 from kaa.kubelet.env import ConfigError
+from kaa.kubelet.plugins import SOCKET
 from kaa.kubelet.topology.base import Hint, NotGiven
 from kaa.runtime.base import Device, Mount
 
@@ -70,14 +72,16 @@ class Node:
     async def running(self) -> AsyncIterator[DevicePlugins]:
         """One life of the kubelet."""
         self.made = made = self.fresh()
-        task = asyncio.create_task(made.run())
-        await made.listening.wait()
+        listener = Listener(self.root / SOCKET, made.serve, keep=checkpoint.FILE)
+        task = asyncio.create_task(listener.run())
+        await listener.listening.wait()
         try:
             yield made
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+            await made.close()
 
     async def has(self, capacity: int | None, allocatable: int | None, resource: str = NAME) -> None:
         """Wait until the node has so much of a resource."""
@@ -353,11 +357,13 @@ def test_what_is_on_disk(node: Node) -> None:
         async with node.running() as made, plugin(node, device("a", 1), device("b")):
             await node.has(2, 2)
             await allocate(made, pod_of("web"))
+            written.append(file.read_text())
 
-    run(body)
+    written: list[str] = []
     file = node.root / "device-plugins" / checkpoint.FILE
+    run(body)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    found = json.loads(file.read_text())
+    found = json.loads(written[0])
     answer = base64.b64encode(api.ContainerAllocation(envs={"DEVICES": "a"}).encode()).decode()
     entry = {"PodUID": "uid-web", "ContainerName": "main", "ResourceName": NAME, "DeviceIDs": {"1": ["a"]}}
     assert found["Data"]["PodDeviceEntries"] == [{**entry, "AllocResp": answer}]

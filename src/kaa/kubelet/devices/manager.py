@@ -13,6 +13,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -24,7 +25,7 @@ from kaa.runtime import base
 from ..env import ConfigError
 from ..tasks import Tasks
 from ..topology.base import Given, Hint, NotGiven
-from . import checkpoint
+from . import Refused, RpcFailure, checkpoint
 from .messages import (
     PLUGIN,
     REGISTRATION,
@@ -44,15 +45,16 @@ from .messages import (
     RegisterRequest,
 )
 from .pool import Choice, Owner, Pool, Unavailable, requested
-from .rpc import Connection, Listener, Refused, RpcFailure
+from .rpc import Connection, serve
 
 log = structlog.get_logger(__name__)
 
-FOLDER, SOCKET = "device-plugins", "kubelet.sock"
+FOLDER = "device-plugins"
 GRACE_S = 300.0  #: a plugin that is gone so long takes its resource with it
 _START_TIMEOUT_S = 30.0
 _ALLOCATE_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 10.0
+_SAVE = "checkpoint"
 ANYWHERE = Hint()
 
 
@@ -65,7 +67,7 @@ class _Endpoint:
 
 
 class DevicePlugins:
-    """A Provider (``topology.base``). ``run`` until cancelled; allocations of the last life are known from the start."""
+    """A Provider (``topology.base``). Allocations of the last life are known from the start; ``close`` it."""
 
     def __init__(
         self,
@@ -92,10 +94,8 @@ class DevicePlugins:
         self._removed: set[str] = set()  #: resources whose plugin is gone for good
         self._tasks = Tasks("kubelet/device-plugin")
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._listener = Listener(self.folder / SOCKET, REGISTRATION, {"Register": (RegisterRequest, self._register)})
-        self.listening = self._listener.listening
         self._writing = asyncio.Lock()
-        self._to_write = asyncio.Event()
+        self._to_write = False
         self._written: checkpoint.Data | None = None
         self._count = 0
         self._restore()
@@ -116,23 +116,22 @@ class DevicePlugins:
         if self._endpoints:
             self._expire_later()
 
-    async def run(self) -> None:
-        """Serve plugins until cancelled."""
-        self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        for entry in self.folder.iterdir():  # plugins watch: the fresh socket tells them to register again
-            if entry.name != checkpoint.FILE and not entry.is_dir():
-                entry.unlink(missing_ok=True)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listener.run(), name="kubelet/device-plugins/socket")
-                tasks.create_task(self._write_when_asked(), name="kubelet/device-plugins/checkpoint")
-        finally:
-            await self._tasks.close()
+    async def serve(self, path: Path) -> Any:
+        """Answer plugins that register, at a socket. Returns the server, to be stopped."""
+        return await serve(path, REGISTRATION, {"Register": (RegisterRequest, self._register)})
 
-    async def _write_when_asked(self) -> None:
-        while True:
-            await self._to_write.wait()
-            self._to_write.clear()
+    async def close(self) -> None:
+        """Let go of the plugins."""
+        await self._tasks.close()
+
+    def _save_soon(self) -> None:
+        self._to_write = True
+        if _SAVE not in self._tasks:
+            self._tasks.start(_SAVE, self._save_asked())
+
+    async def _save_asked(self) -> None:
+        while self._to_write:
+            self._to_write = False
             try:
                 await self._save()
             except OSError as err:
@@ -227,7 +226,7 @@ class DevicePlugins:
             self._health_changed(uid)
 
     def _news(self) -> None:
-        self._to_write.set()
+        self._save_soon()
         self._changed()
 
     def _expire_later(self) -> None:
@@ -244,7 +243,7 @@ class DevicePlugins:
                 del self._endpoints[resource]
                 self.pool.forget(resource)
                 self._removed.add(resource)
-                self._to_write.set()
+                self._save_soon()
         gone = dict.fromkeys(sorted(self._removed), 0)
         capacity = {resource: len(seen.devices) for resource, seen in sorted(self.pool.seen.items())}
         allocatable = {resource: len(seen.healthy) for resource, seen in sorted(self.pool.seen.items())}
@@ -288,7 +287,7 @@ class DevicePlugins:
 
     def release(self, pod_uid: str) -> None:
         if self.pool.release(pod_uid):
-            self._to_write.set()
+            self._save_soon()
 
     async def before_start(self, pod: Pod, container: Container) -> None:
         """Tell the plugins that want to know that a container starts. Raises ConfigError: it must not start yet."""

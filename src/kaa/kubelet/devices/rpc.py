@@ -1,35 +1,24 @@
 """gRPC on unix sockets: asking a plugin, and answering one.
 
-The library is loaded by the first plugin that shows itself. Our own socket listens without it: the first connection starts
-the server behind it, at a socket that nobody else is told of, and bytes are passed on between the two.
+The library is loaded by the first plugin that shows itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
-
 from kaa.api.protobuf_structs import Message
 
-log = structlog.get_logger(__name__)
+from . import Refused, RpcFailure
+
 M = TypeVar("M", bound=Message)
 
 DIAL_TIMEOUT_S = 10.0
 _MESSAGE_MAX_BYTES = 16 << 20
-
-
-class RpcFailure(Exception):
-    """A plugin refused or cannot be reached; the text is gRPC's own."""
-
-
-class Refused(Exception):
-    """Raised by a method that we serve: what the caller is told."""
 
 
 async def _grpc() -> Any:
@@ -56,6 +45,7 @@ class Connection:
         options = [
             ("grpc.default_authority", "localhost"),
             ("grpc.max_receive_message_length", _MESSAGE_MAX_BYTES),
+            ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 3000),
             ("grpc.use_local_subchannel_pool", 1),  # a plugin that comes again is another one
         ]
@@ -119,55 +109,16 @@ def _failure(err: Any) -> RpcFailure:
 Methods = Mapping[str, tuple[type[Message], Callable[[Any], Awaitable[Message]]]]
 
 
-class Listener:
-    """A gRPC service of ours at a socket. ``run`` until cancelled."""
-
-    def __init__(self, path: Path, service: str, methods: Methods) -> None:
-        self._path, self._service, self._methods = path, service, methods
-        self._inner = path.parent.parent / f".{path.name}.grpc"  # beside the folder: plugins watch what is in it
-        self._server: Any = None
-        self._starting = asyncio.Lock()
-        self.listening = asyncio.Event()
-
-    async def run(self) -> None:
-        remove_socket(self._path)
-        server = await asyncio.start_unix_server(self._relay, str(self._path))
-        try:
-            self.listening.set()
-            await asyncio.Event().wait()
-        finally:
-            self.listening.clear()
-            server.close()
-            remove_socket(self._path)
-            if self._server is not None:
-                await self._server.stop(0)
-                remove_socket(self._inner)
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await self._started()
-            inner_reader, inner_writer = await asyncio.open_unix_connection(str(self._inner))
-            try:
-                await asyncio.gather(_pass_on(reader, inner_writer), _pass_on(inner_reader, writer))
-            finally:
-                inner_writer.close()
-        except OSError as err:
-            log.warning("plugin's connection broke", path=str(self._path), error=str(err))
-        finally:
-            writer.close()
-
-    async def _started(self) -> None:
-        async with self._starting:
-            if self._server is None:
-                grpc = await _grpc()
-                server = grpc.aio.server()
-                handlers = {verb: _handler(grpc, *method) for verb, method in self._methods.items()}
-                server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(self._service, handlers),))
-                remove_socket(self._inner)
-                server.add_insecure_port(f"unix:{self._inner}")
-                self._inner.chmod(0o600)
-                await server.start()
-                self._server = server
+async def serve(path: Path, service: str, methods: Methods) -> Any:
+    """A gRPC server at a socket, for this user alone; ``stop`` it."""
+    grpc = await _grpc()
+    server = grpc.aio.server()
+    handlers = {verb: _handler(grpc, *method) for verb, method in methods.items()}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    server.add_insecure_port(f"unix:{path}")
+    os.chmod(path, 0o600)
+    await server.start()
+    return server
 
 
 def _handler(grpc: Any, kind: type[Message], answer: Callable[[Any], Awaitable[Message]]) -> Any:
@@ -180,19 +131,3 @@ def _handler(grpc: Any, kind: type[Message], answer: Callable[[Any], Awaitable[M
     return grpc.unary_unary_rpc_method_handler(
         serve, request_deserializer=kind.decode, response_serializer=Message.encode
     )
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Bytes from one to the other until there are no more."""
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    with contextlib.suppress(OSError):
-        if writer.can_write_eof():
-            writer.write_eof()
-
-
-def remove_socket(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
