@@ -51,6 +51,7 @@ class FakeClient:
         self.version = 0
         self.patches: list[tuple[str, Any]] = []
         self.tokens = 0
+        self.asked: list[tuple[str, str]] = []  #: raw requests
 
     def _fits(self, obj: Any, namespace: str | None, fields: str) -> bool:
         if namespace is not None and (obj.metadata.namespace or "") != namespace:
@@ -140,6 +141,10 @@ class FakeClient:
         self.tokens += 1
         status = replace(TokenRequest().status, token=f"token-{self.tokens}")
         return replace(body, status=status)
+
+    async def raw(self, method: str, path: str, body: bytes = b"", *, content_type: str = "") -> bytes:
+        self.asked.append((method, path))
+        return b"{}"
 
     def ask_delete(self, name: str, now: float, grace_s: int = 30, namespace: str = "default") -> None:
         """What the API server does of a graceful DELETE."""

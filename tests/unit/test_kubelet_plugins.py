@@ -39,18 +39,6 @@ from kaa.kubelet.plugins import Plugins
 DRIVER = "driver.example.com"
 
 
-class RawClient(FakeClient):
-    """Remembers raw requests."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[tuple[str, str]] = []
-
-    async def raw(self, method: str, path: str, body: bytes = b"", *, content_type: str = "") -> bytes:
-        self.asked.append((method, path))
-        return b"{}"
-
-
 class QuickClock(SystemClock):
     """Long sleeps end when the test says so."""
 
@@ -64,7 +52,7 @@ class QuickClock(SystemClock):
 
 class Node:
     def __init__(self, root: Path) -> None:
-        self.root, self.client = root, RawClient()
+        self.root, self.client = root, FakeClient()
         self.cdi = root / "cdi"
         self.cdi.mkdir()
 
@@ -79,7 +67,7 @@ class Node:
             "n1",
             changed=lambda: None,
             wake=lambda uid: None,
-            active=lambda: None,
+            loaded=lambda made: None,
         )
         ready = asyncio.Event()
         task = asyncio.create_task(made.run(ready))

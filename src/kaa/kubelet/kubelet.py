@@ -30,6 +30,7 @@ from .images.wiring import node_images
 from .log_rotation import orphan_logs, remove_logs, rotate_logs
 from .node import NodeKeeper
 from .objects import Objects
+from .plugins import Plugins
 from .pod_host import PodHost
 from .pod_resources.service import PodResourcesService
 from .pod_worker import PodWorker
@@ -58,7 +59,9 @@ class Kubelet:
         self.pods: Informer[Pod] = Informer(client, Pod, clock, field_selector=f"spec.nodeName={config.node_name}")
         self._services: Informer[Service] = Informer(client, Service, clock)
         self.evictor: Evictor | None = None
-        self.node = NodeKeeper(client, runtime, clock, config, recorder, self._pressure)
+        self.node = NodeKeeper(
+            client, runtime, clock, config, recorder, self._pressure, lambda: self.plugins.resources()
+        )
         images = node_images(client, runtime, clock, config)
         if config.eviction is not None:
             changed, forget = self.node.changed, images.forget
@@ -68,6 +71,15 @@ class Kubelet:
             from .topology.setup import set_up
 
             set_up(self.hardware, config.topology, config, self.node.capacity, self._cpus_changed)
+        self.plugins = Plugins(
+            client,
+            clock,
+            config.root,
+            config.node_name,
+            changed=self.node.changed,
+            wake=self._wake,
+            loaded=self.hardware.add,
+        )
         objects = Objects(client, clock, self._objects_changed)
         self._host = PodHost(
             client=client,
@@ -88,6 +100,7 @@ class Kubelet:
             pressure=self._pressure,
             freed=self._freed,
             hardware=self.hardware,
+            plugins=self.plugins,
         )
         self._workers = Tasks("kubelet/worker")
         self._sandboxes: dict[str, str] = {}  #: {sandbox id: pod uid}
@@ -108,6 +121,7 @@ class Kubelet:
                 if self.config.pod_resources:
                     service = PodResourcesService(self.config.root, self.hardware, self._running)
                     tasks.create_task(service.run(), name="kubelet/pod-resources")
+                tasks.create_task(self.plugins.run(self.ready), name="kubelet/plugins")
                 await self._services.synced.wait()
                 tasks.create_task(self.pods.run(), name="kubelet/pods")
                 tasks.create_task(self._keep_static(), name="kubelet/static-pods")
@@ -258,6 +272,7 @@ class Kubelet:
             if sandbox.uid not in self.workers:
                 log.info("orphan sandbox removed", pod=f"{sandbox.namespace}/{sandbox.name}", sandbox=sandbox.id)
                 await self.runtime.remove_sandbox(sandbox.id)
+        await self.plugins.keep_only(self.workers)
         for uid in await asyncio.to_thread(self._host.volumes.known_uids):
             if uid not in self.workers:
                 await self._host.volumes.remove(uid)

@@ -194,7 +194,9 @@ class NodeKeeper:
         config: KubeletConfig,
         recorder: Recorder,
         pressure: Callable[[], frozenset[str]] = frozenset,
+        devices: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]] = lambda: ({}, {}),
     ) -> None:
+        self._devices = devices  #: (capacity, allocatable) of plugins' devices
         self._pressure = pressure  #: the conditions of pressure that hold now
         self._had_pressure: frozenset[str] = frozenset()
         self._client, self._runtime, self._clock = client, runtime, clock
@@ -293,12 +295,13 @@ class NodeKeeper:
                 node_info=system_info(runtime_version, self._config.version),
             )
         )
-        others = advertised_by_others(base.capacity, self.capacity)
+        total, free = ({name: str(count) for name, count in of.items()} for of in self._devices())
+        others = advertised_by_others(base.capacity, {**self.capacity, **total})
         return replace(
             base,
             addresses=(*addresses, NodeAddress(type="Hostname", address=name)),
-            capacity={k: Quantity(quantity.canonical(v)) for k, v in sorted({**self.capacity, **others}.items())},
-            allocatable={k: Quantity(quantity.canonical(v)) for k, v in sorted({**self.allocatable, **others}.items())},
+            capacity=_quantities({**self.capacity, **total, **others}),
+            allocatable=_quantities({**self.allocatable, **free, **others}),
             conditions=conditions(base.conditions, self._clock.now(), not_ready, self._pressure()),
             daemon_endpoints=NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=self._config.port)),
             node_info=await asyncio.to_thread(system_info, runtime_version, self._config.version),
@@ -375,6 +378,10 @@ class NodeKeeper:
             spec = LeaseSpec(holder_identity=name, lease_duration_seconds=self._config.lease_duration_s, renew_time=now)
             meta = ObjectMeta(name=name, namespace=LEASE_NAMESPACE, owner_references=owners)
             await self._client.create(Lease(metadata=meta, spec=spec))
+
+
+def _quantities(amounts: Mapping[str, str]) -> dict[str, Quantity]:
+    return {name: Quantity(quantity.canonical(text)) for name, text in sorted(amounts.items())}
 
 
 def _node_patch(old: NodeStatus | None, new: NodeStatus) -> dict[str, Any]:

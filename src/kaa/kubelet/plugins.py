@@ -40,16 +40,16 @@ class Plugins:
         *,
         changed: Callable[[], None],
         wake: Callable[[str], None],
-        active: Callable[[], Collection[str] | None],
+        loaded: Callable[[Plugins], None],
     ) -> None:
         """
         Args:
             root: the kubelet's.
             changed: the node has other devices; wake: those of a pod (its uid) are well or ill now.
-            active: uids of the pods that may have something; None while not all are known.
+            loaded: it has become a provider of something.
         """
         self._client, self._clock, self._root, self._node_name = client, clock, root, node_name
-        self._changed, self._wake, self._active = changed, wake, active
+        self._changed, self._wake, self._loaded = changed, wake, loaded
         self.devices: DevicePlugins | None = None
         self.claims: ClaimManager | None = None
         self.serving = asyncio.Event()  #: plugins can register
@@ -62,9 +62,8 @@ class Plugins:
         if self.devices is None:
             from .devices.manager import DevicePlugins
 
-            self.devices = DevicePlugins(
-                self._root, self._clock, changed=self._changed, health_changed=self._wake, active=self._active
-            )
+            self._tell_loaded()
+            self.devices = DevicePlugins(self._root, self._clock, changed=self._changed, health_changed=self._wake)
         return self.devices
 
     def _load_claims(self) -> ClaimManager:
@@ -76,8 +75,13 @@ class Plugins:
             async def wipe(driver: str) -> None:
                 await wipe_slices(self._client, self._clock, self._node_name, driver)
 
+            self._tell_loaded()
             self.claims = ClaimManager(self._client, self._root, Drivers(self._clock, wipe))
         return self.claims
+
+    def _tell_loaded(self) -> None:
+        if self.devices is None and self.claims is None:
+            self._loaded(self)
 
     async def run(self, ready: asyncio.Event) -> None:
         """Serve plugins from when the node is ready until cancelled."""
@@ -128,6 +132,10 @@ class Plugins:
         claimed = self.claims.given(pod, container).cdi_devices
         return msgspec.structs.replace(of_plugins, cdi_devices=(*of_plugins.cdi_devices, *claimed))
 
+    def holders(self) -> set[str]:
+        """Uids of the pods that have devices of plugins."""
+        return self.devices.holders() if self.devices is not None else set()
+
     def release(self, pod_uid: str) -> None:
         if self.devices is not None:
             self.devices.release(pod_uid)
@@ -149,9 +157,8 @@ class Plugins:
 
     async def keep_only(self, uids: Collection[str]) -> None:
         """Take back what pods have that are no more."""
-        if self.devices is not None:
-            for uid in {uid for uid, _ in self.devices.pool.held} - set(uids):
-                self.devices.release(uid)
+        for uid in self.holders() - set(uids):
+            self.release(uid)
         if self.claims is not None:
             await self.claims.keep_only(uids)
 

@@ -17,6 +17,7 @@ from .config import KubeletConfig, Recorder
 from .env import Sources
 from .images import Images
 from .objects import Objects
+from .plugins import Plugins
 from .pod_plan import PodView
 from .probes import Prober
 from .status_writer import StatusWriter
@@ -48,6 +49,7 @@ class PodHost:
     pressure: Callable[[], frozenset[str]]  #: the conditions of pressure that hold on the node
     freed: Callable[[], None]  #: says that there may be room for what was deferred
     hardware: Hardware  #: CPUs, memory and devices that containers are given
+    plugins: Plugins  #: device plugins and DRA drivers
 
 
 def plain_sources(host: PodHost, pod: Pod, view: PodView) -> Sources:

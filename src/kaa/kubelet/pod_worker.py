@@ -21,6 +21,7 @@ from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
 
 from . import lifecycle
 from .allocation import Allocation
+from .claims import ClaimFailure
 from .container_config import container_config, log_directory, sandbox_config
 from .env import ConfigError
 from .images import ImageError
@@ -283,6 +284,7 @@ class PodWorker:
         """Nothing runs and nothing will: volumes and cgroup go, the sandbox stays for its logs until deletion."""
         if self._gone:
             return
+        await self.host.plugins.unprepare(self.pod)
         await self.host.volumes.remove(self.uid)
         self._gone = True
         self.allocation.release()
@@ -359,6 +361,7 @@ class PodWorker:
                 pending=self.allocation.pending,
                 resizing=self.allocation.resizing,
                 resize_error=self.allocation.error,
+                devices=self.host.plugins.health(self.pod),
             ),
         )
         self.host.statuses.set(shown, status)
@@ -427,6 +430,7 @@ class PodWorker:
             if action.attempt:
                 self._event("Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
             await self._ready_volumes()
+            await self.host.plugins.prepare(self.pod)
             cgroups = self.host.config.cgroups
             parent = ""
             if cgroups is not None:
@@ -439,6 +443,9 @@ class PodWorker:
         except VolumeError as err:
             self._event("Warning", "FailedMount", str(err))
             self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
+        except ClaimFailure as err:
+            self._event("Warning", "FailedPrepareDynamicResources", f"Failed to prepare dynamic resources: {err}")
+            self._failures[SANDBOX] = Failure("", str(err), now() + min(self._backed_off(SANDBOX), _RETRY_START_S))
         except (RuntimeFailure, ApiError, ConfigError, OSError, TimeoutError) as err:
             self._event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}")
             self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
@@ -508,6 +515,7 @@ class PodWorker:
             pid_target=self._pid_target(spec),
             image_volumes=image_volumes,
         )
+        await host.plugins.before_start(self.pod, spec)
         config = host.hardware.equipped(self.pod, spec, config)
         container_id = await host.runtime.create_container(sandbox.id, config)
         self._event("Normal", "Created", "Container created", container=spec.name)

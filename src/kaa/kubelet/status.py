@@ -27,6 +27,7 @@ from kaa.api.types.core_v1 import (
     PodIP,
     PodStatus,
     ResourceRequirements,
+    ResourceStatus,
     VolumeMountStatus,
 )
 from kaa.runtime.base import Container, ContainerState
@@ -78,6 +79,9 @@ class Seen:
     pending: Pending | None = None  #: why the pod does not get the resources that its spec wants
     resizing: bool = False  #: it was given other resources, which its containers do not have yet
     resize_error: str = ""
+    devices: Mapping[str, tuple[ResourceStatus, ...]] = field(
+        default_factory=dict
+    )  #: those of a container, and their health
 
 
 def pod_status(pod: Pod, seen: Seen) -> PodStatus:
@@ -193,6 +197,7 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
         last_state=last,
         resources=_resources(pod, spec, current) if running and not ephemeral else None,
         allocated_resources=dict(spec.resources.requests) if running and not ephemeral else {},
+        allocated_resources_status=() if init or ephemeral else seen.devices.get(spec.name, ()),
         volume_mounts=_mounts(spec),
     )
 

@@ -32,8 +32,14 @@ class Listener:
         self.listening = asyncio.Event()
 
     async def run(self) -> None:
-        _empty(self._path.parent, self._keep)
-        listening = await asyncio.start_unix_server(self._relay, str(self._path))
+        """A socket that cannot be had (a path over 107 bytes, a full disk) is told of: the node goes on without."""
+        try:
+            _empty(self._path.parent, self._keep)
+            listening = await asyncio.start_unix_server(self._relay, str(self._path))
+        except OSError as err:
+            log.error("device plugins cannot register", path=str(self._path), error=str(err))
+            self.listening.set()
+            return
         try:
             self.listening.set()
             await asyncio.Event().wait()

@@ -76,19 +76,17 @@ class DevicePlugins:
         *,
         changed: Callable[[], None] = lambda: None,
         health_changed: Callable[[str], None] = lambda uid: None,
-        active: Callable[[], Collection[str] | None] = lambda: None,
         machine_nodes: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
             root: the kubelet's.
             changed: the node has other devices; health_changed: those of a pod (its uid) are well or ill now.
-            active: uids of the pods that may have devices; None while not all are known.
             machine_nodes: NUMA nodes; None: as the kernel says.
         """
         self.folder = root / FOLDER
         self.pool = Pool()
-        self._clock, self._changed, self._health_changed, self._active = clock, changed, health_changed, active
+        self._clock, self._changed, self._health_changed = clock, changed, health_changed
         self._machine_nodes = machine_nodes
         self._endpoints: dict[str, _Endpoint] = {}  #: {resource: its plugin}
         self._removed: set[str] = set()  #: resources whose plugin is gone for good
@@ -264,7 +262,6 @@ class DevicePlugins:
     # ------------------------------------------------------------------------------------------------ a Provider
 
     def hints(self, pod: Pod, container: Container) -> Mapping[str, Sequence[Hint] | None]:
-        self._purge()
         nodes = self._machine_nodes if self._machine_nodes is not None else machine_nodes()
         owner, inits = _owner(pod, container), _plain_inits(pod)
         return {
@@ -284,6 +281,10 @@ class DevicePlugins:
     def given(self, pod: Pod, container: Container) -> Given:
         held = self.pool.held.get(_owner(pod, container), {})
         return merged([held[resource].answer for resource in sorted(held)])
+
+    def holders(self) -> set[str]:
+        """Uids of the pods that have devices."""
+        return {uid for uid, _ in self.pool.held}
 
     def release(self, pod_uid: str) -> None:
         if self.pool.release(pod_uid):
@@ -314,18 +315,8 @@ class DevicePlugins:
         asked = requested(container.resources.limits) if container.resources is not None else {}
         return {resource: number for resource, number in asked.items() if self.pool.knows(resource)}
 
-    def _purge(self) -> None:
-        """Take back what pods have that are no more: a kubelet that was away did not see their end."""
-        active = self._active()
-        if active is None:
-            return
-        for uid in {uid for uid, _ in self.pool.held}:
-            if uid not in active:
-                self.release(uid)
-
     async def _allocate(self, owner: Owner, inits: Collection[str], resource: str, wanted: int, where: Hint) -> None:
         """Choose devices and ask what they need. Raises Unavailable, RpcFailure, OSError."""
-        self._purge()
         if not self.pool.check(owner, resource, wanted):
             return
         choice = self.pool.choice(resource, wanted, self.pool.reusable(owner[0], resource, inits), where)

@@ -73,7 +73,12 @@ class PluginRegistry:
         self.watching = asyncio.Event()
 
     async def run(self) -> None:
-        self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as err:
+            log.error("plugins cannot register", folder=str(self.folder), error=str(err))
+            self.watching.set()
+            return
         watch = FolderWatch(self._changed)
         try:
             while True:
