@@ -234,8 +234,9 @@ class Driver:
 
 
 async def _main(what: str, root: Path, name: str, where: str, *ids: str) -> None:
+    made: DevicePlugin | Driver
     if what == "device":
-        plugin = DevicePlugin(root / "device-plugins", *(device(one) for one in ids), resource=name)
+        made = plugin = DevicePlugin(root / "device-plugins", *(device(one) for one in ids), resource=name)
         plugin.allocation = lambda given: api.ContainerAllocation(
             envs={"DEVICES": ",".join(given)},
             devices=tuple(api.DeviceSpec(f"/dev/{one}", where, "rw") for one in given),
@@ -243,11 +244,13 @@ async def _main(what: str, root: Path, name: str, where: str, *ids: str) -> None
         await plugin.start()
         await plugin.register()
     else:
-        await Driver(root, name, Path(where)).start()
+        made = Driver(root, name, Path(where))
+        await made.start()
     print("ready", flush=True)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()
+    await made.stop()
 
 
 if __name__ == "__main__":
