@@ -31,6 +31,13 @@ class Refusal(Exception):
     """What a plugin answers instead."""
 
 
+class Nonsense(Message, frozen=True):
+    """Bytes that are no message."""
+
+    def encode(self) -> bytes:
+        return b"\xff\xff\xff"
+
+
 async def serve(path: Path, services: Mapping[str, Mapping[str, tuple[type[Message], Any]]]) -> Any:
     """A gRPC server on a socket: {service: {verb: (request, function; one that yields is a stream)}}."""
     server = grpc.aio.server()
@@ -54,7 +61,7 @@ def _handler(kind: type[Message], function: Any) -> Any:
         async for one in function(request):
             yield one
 
-    coders = {"request_deserializer": kind.decode, "response_serializer": Message.encode}
+    coders = {"request_deserializer": kind.decode, "response_serializer": lambda made: made.encode()}
     if asyncio.iscoroutinefunction(function):
         return grpc.unary_unary_rpc_method_handler(answer, **coders)
     return grpc.unary_stream_rpc_method_handler(stream, **coders)
@@ -89,6 +96,9 @@ class DevicePlugin:
         self.calls: list[tuple[str, Any]] = []
         self.liked: tuple[str, ...] = ()
         self.refuse = ""
+        self.nonsense = False  #: answers are no protobuf
+        self.asked = asyncio.Event()
+        self.hang: asyncio.Event | None = None  #: allocations wait for it
         self.allocation: Callable[[tuple[str, ...]], api.ContainerAllocation] = lambda ids: api.ContainerAllocation(
             envs={"DEVICES": ",".join(ids)}
         )
@@ -124,11 +134,16 @@ class DevicePlugin:
     async def _list(self, _: Any) -> AsyncIterator[Message]:
         while True:
             async with self._changed:
-                yield api.ListAndWatchResponse(self.devices)
+                yield Nonsense() if self.nonsense else api.ListAndWatchResponse(self.devices)
                 await self._changed.wait()
 
     async def _allocate(self, request: api.AllocateRequest) -> Message:
         self.calls.append(("allocate", request.containers[0].ids))
+        self.asked.set()
+        if self.hang is not None:
+            await self.hang.wait()
+        if self.nonsense:
+            return Nonsense()
         if self.refuse:
             raise Refusal(self.refuse)
         return api.AllocateResponse(tuple(self.allocation(one.ids) for one in request.containers))

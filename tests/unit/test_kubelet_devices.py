@@ -249,6 +249,44 @@ def test_a_plugin_that_refuses(node: Node) -> None:
     run(body)
 
 
+def test_a_plugin_that_is_replaced_while_it_is_asked(node: Node) -> None:
+    """Who asks is told, and not cancelled."""
+
+    async def body() -> None:
+        async with node.running() as made, plugin(node, device("a")) as slow:
+            await node.has(1, 1)
+            slow.hang = asyncio.Event()
+            asking = asyncio.create_task(allocate(made, pod_of("web")))
+            await slow.asked.wait()
+            async with plugin(node, device("a"), device("b"), name="second.sock"):
+                with pytest.raises(NotGiven, match="code = Canceled"):
+                    await asking
+                assert not asking.cancelled()
+                await node.has(2, 2)
+                assert await allocate(made, pod_of("web")) == {"main": ["a"]}
+            slow.hang.set()
+
+    run(body)
+
+
+def test_a_plugin_that_speaks_nonsense(node: Node) -> None:
+    async def body() -> None:
+        async with node.running() as made:
+            async with plugin(node, device("a")) as fake:
+                await node.has(1, 1)
+                fake.nonsense = True
+                with pytest.raises(NotGiven, match="code = Internal desc = grpc: failed to unmarshal"):
+                    await allocate(made, pod_of("web"))
+                await fake.tell(device("b"))
+                await node.has(1, 0)
+            async with plugin(node, device("a", -5, 1 << 40), device("a"), device("")) as fake:
+                await node.has(2, 2)
+                pod = pod_of("web", 2)
+                assert len((await allocate(made, pod))["main"]) == 2
+
+    run(body)
+
+
 def test_near_devices_come_first(node: Node) -> None:
     async def body() -> None:
         async with node.running() as made:

@@ -202,10 +202,6 @@ class DevicePlugins:
                     self._told(endpoint.resource, answer.devices)
         except RpcFailure as err:
             ended = str(err)
-        except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # we are in a task
-                raise
-            ended = "we closed it"  # a closed channel cancels its calls
         finally:
             await endpoint.connection.close()
         if self._endpoints.get(endpoint.resource) is endpoint:

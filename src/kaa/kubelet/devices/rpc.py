@@ -6,8 +6,9 @@ The library is loaded by the first plugin that shows itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ M = TypeVar("M", bound=Message)
 
 DIAL_TIMEOUT_S = 10.0
 _MESSAGE_MAX_BYTES = 16 << 20
+_CLOSING = "rpc error: code = Canceled desc = grpc: the client connection is closing"
 
 
 async def _grpc() -> Any:
@@ -68,21 +70,33 @@ class Connection:
             request_serializer=Message.encode,
             response_deserializer=answer.decode,
         )
-        try:
-            return await ask(request, timeout=timeout_s)  # type: ignore[no-any-return]  # grpcio has no types
-        except self._grpc.aio.AioRpcError as err:
-            raise _failure(err) from None
+        with self._failures():
+            found: M | None = await ask(request, timeout=timeout_s)
+            return _read(found)
 
     async def stream(self, verb: str, request: Message, answer: type[M]) -> AsyncIterator[M]:
         """Answers for as long as the plugin lives. Raises RpcFailure."""
         ask = self._channel.unary_stream(
             f"/{self._service}/{verb}", request_serializer=Message.encode, response_deserializer=answer.decode
         )
-        try:
+        with self._failures():
             async for found in ask(request):
-                yield found
+                yield _read(found)
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """What gRPC raises, as RpcFailure: a channel that is closed cancels its calls, which is nobody's cancellation."""
+        try:
+            yield
         except self._grpc.aio.AioRpcError as err:
             raise _failure(err) from None
+        except self._grpc.aio.UsageError:
+            raise RpcFailure(_CLOSING) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RpcFailure(_CLOSING) from None
 
     async def states(self) -> AsyncIterator[bool]:
         """Whether the plugin is reachable: now, and at each change. It is dialled again whenever it is not."""
@@ -97,6 +111,13 @@ class Connection:
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+def _read(message: M | None) -> M:
+    """gRPC gives None for what its reader refused. Raises RpcFailure."""
+    if message is None:
+        raise RpcFailure("rpc error: code = Internal desc = grpc: failed to unmarshal the received message")
+    return message
 
 
 def _failure(err: Any) -> RpcFailure:
