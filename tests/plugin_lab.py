@@ -22,7 +22,7 @@ import grpc.aio
 from kaa.api.protobuf_structs import Message
 from kaa.kubelet.claims import messages as dra
 from kaa.kubelet.devices import messages as api
-from kaa.kubelet.devices.listener import remove_socket
+from kaa.kubelet.listener import remove_socket
 
 Answer = Callable[[Any], Awaitable[Message]]
 

@@ -23,9 +23,9 @@ from kaa.api.clock import SystemClock
 from kaa.api.types.core_v1 import Pod, ResourceRequirements
 from kaa.kubelet.devices import checkpoint
 from kaa.kubelet.devices import messages as api
-from kaa.kubelet.devices.listener import Listener
 from kaa.kubelet.devices.manager import ANYWHERE, GRACE_S, DevicePlugins
 from kaa.kubelet.env import ConfigError
+from kaa.kubelet.listener import Listener
 from kaa.kubelet.plugins import SOCKET
 from kaa.kubelet.topology.base import Hint, NotGiven
 from kaa.runtime.base import Device, Mount
@@ -297,6 +297,9 @@ def test_near_devices_come_first(node: Node) -> None:
                 hints = made.hints(pod, pod.spec.containers[0])[NAME]
                 assert hints == (Hint(frozenset({1}), True), Hint(frozenset({0, 1}), False))
                 assert await allocate(made, pod, Hint(frozenset({1}))) == {"main": ["b", "c"]}
+                told = [(one.device_ids, one.topology and one.topology.nodes[0].id) for one in made.all_devices()]
+                assert told == [(("a",), 0), (("b",), 1), (("c",), 1), (("d",), None)]
+                assert [one.device_ids for one in made.devices_of("uid-web", "main")] == [("b",), ("c",)]
                 (again,) = made.hints(pod, pod.spec.containers[0]).values()
                 assert again == hints, "of what it has already"
                 assert made.hints(pod_of("more", 3), pod_of("more", 3).spec.containers[0]) == {NAME: ()}

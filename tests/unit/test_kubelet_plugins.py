@@ -223,6 +223,11 @@ def test_claims_are_prepared_and_taken_back(node: Node, service: str) -> None:
             assert driver.calls == [("prepare", ("gpu",))], "once"
             assert cdi(made, pod) == (f"{DRIVER}/claim=claim-gpu",)
             assert cdi(made, pod, 1) == (), "a container that names no claim gets none"
+            (told,) = made.claims_of(pod, pod.spec.containers[0])
+            (device_told,) = told.claim_resources
+            assert (told.claim_name, device_told.driver_name, device_told.device_name) == ("gpu", DRIVER, "dev")
+            assert [one.name for one in device_told.cdi_devices] == list(cdi(made, pod))
+            assert made.claims_of(pod, pod.spec.containers[1]) == []
             (status,) = made.health(pod)["main"]
             assert (status.name, status.resources[0].health) == ("claim:dev", "Unknown")
             await made.unprepare(pod)

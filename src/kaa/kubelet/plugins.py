@@ -22,6 +22,7 @@ from .topology.base import Given, Hint
 if TYPE_CHECKING:
     from .claims.manager import ClaimManager
     from .devices.manager import DevicePlugins
+    from .pod_resources.messages import ContainerDevices, DynamicResource
 
 SOCKET = "device-plugins/kubelet.sock"
 CHECKPOINT, CLAIMS = "device-plugins/kubelet_internal_checkpoint", "dra_manager_state"
@@ -87,8 +88,8 @@ class Plugins:
         """Serve plugins from when the node is ready until cancelled."""
         await ready.wait()
         from .claims.slices import wipe_slices
-        from .devices.listener import Listener
         from .devices.registry import PluginHandler, PluginRegistry
+        from .listener import Listener
 
         listener = Listener(self._root / SOCKET, self._serve, keep=CHECKPOINT.rpartition("/")[2])
         handlers: dict[str, Callable[[], PluginHandler]] = {
@@ -167,6 +168,15 @@ class Plugins:
     def resources(self) -> tuple[dict[str, int], dict[str, int]]:
         """(capacity, allocatable) of the node in plugins' devices."""
         return self.devices.resources() if self.devices is not None else ({}, {})
+
+    def devices_of(self, uid: str, container: str) -> list[ContainerDevices]:
+        return self.devices.devices_of(uid, container) if self.devices is not None else []
+
+    def all_devices(self) -> list[ContainerDevices]:
+        return self.devices.all_devices() if self.devices is not None else []
+
+    def claims_of(self, pod: Pod, container: Container) -> list[DynamicResource]:
+        return self.claims.claims_of(pod, container) if self.claims is not None else []
 
     def health(self, pod: Pod) -> dict[str, tuple[ResourceStatus, ...]]:
         """{container: how the devices are that it has}."""

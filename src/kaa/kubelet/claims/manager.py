@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from msgspec.structs import replace
@@ -27,6 +28,9 @@ from . import ClaimFailure, checkpoint
 from .checkpoint import ClaimState, Device, DriverState
 from .drivers import Drivers, NoDriver
 from .messages import Claim, Claims, PrepareResponse, UnprepareResponse
+
+if TYPE_CHECKING:
+    from ..pod_resources.messages import DynamicResource
 
 log = structlog.get_logger(__name__)
 _Key = tuple[str, str]  #: (namespace, name)
@@ -217,6 +221,22 @@ class ClaimManager:
                 devices = tuple(ResourceHealth(resource_id=one, health="Unknown") for one in ids)
                 made.append(ResourceStatus(name=name, resources=devices))
         return tuple(made)
+
+    def claims_of(self, pod: Pod, container: Container) -> list[DynamicResource]:
+        """Which claimed devices a container has, for monitors."""
+        from ..pod_resources.messages import CdiDevice, ClaimResource, DynamicResource
+
+        found = []
+        for key in dict.fromkeys(key for key, _ in self._uses(pod, container)):
+            claim = self.claims.get(key)
+            devices = [
+                ClaimResource(tuple(map(CdiDevice, one.cdi_device_ids or ())), driver, one.pool_name, one.device_name)
+                for driver, state in sorted(claim.driver_state.items() if claim is not None else ())
+                for one in state.devices or ()
+            ]
+            if claim is not None:
+                found.append(DynamicResource(claim.claim_name, claim.namespace, tuple(devices)))
+        return found
 
     def _uses(self, pod: Pod, container: Container) -> list[tuple[_Key, str]]:
         """[(a claim, the request in it that is meant, all for none)] of a container."""

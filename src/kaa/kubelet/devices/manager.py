@@ -13,7 +13,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -46,6 +46,9 @@ from .messages import (
 )
 from .pool import Choice, Owner, Pool, Unavailable, requested
 from .rpc import Connection, serve
+
+if TYPE_CHECKING:
+    from ..pod_resources.messages import ContainerDevices
 
 log = structlog.get_logger(__name__)
 
@@ -242,6 +245,33 @@ class DevicePlugins:
         capacity = {resource: len(seen.devices) for resource, seen in sorted(self.pool.seen.items())}
         allocatable = {resource: len(seen.healthy) for resource, seen in sorted(self.pool.seen.items())}
         return {**gone, **capacity}, {**gone, **allocatable}
+
+    def devices_of(self, uid: str, container: str) -> list[ContainerDevices]:
+        """Which devices a container has, for monitors: a row for each NUMA node of each."""
+        every = self.pool.held.get((uid, container), {})
+        return [
+            row
+            for resource, held in sorted(every.items())
+            for one in sorted(held.all)
+            for row in self._rows(resource, one)
+        ]
+
+    def all_devices(self) -> list[ContainerDevices]:
+        """Those that are well, given out or not."""
+        return [
+            row
+            for resource, seen in sorted(self.pool.seen.items())
+            for one in sorted(seen.healthy)
+            for row in self._rows(resource, one)
+        ]
+
+    def _rows(self, resource: str, device: str) -> list[ContainerDevices]:
+        from ..pod_resources.messages import ContainerDevices, NumaNode, Topology
+
+        nodes = self.pool.seen[resource].nodes(device) if resource in self.pool.seen else frozenset()
+        if not nodes:
+            return [ContainerDevices(resource, (device,))]
+        return [ContainerDevices(resource, (device,), Topology((NumaNode(node),))) for node in sorted(nodes)]
 
     def health(self, uid: str, container: str) -> tuple[ResourceStatus, ...]:
         """How the devices of a container are, for its status."""

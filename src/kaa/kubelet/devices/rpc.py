@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,13 +130,12 @@ Methods = Mapping[str, tuple[type[Message], Callable[[Any], Awaitable[Message]]]
 
 
 async def serve(path: Path, service: str, methods: Methods) -> Any:
-    """A gRPC server at a socket, for this user alone; ``stop`` it."""
+    """A gRPC server at a socket; ``stop`` it."""
     grpc = await _grpc()
     server = grpc.aio.server()
     handlers = {verb: _handler(grpc, *method) for verb, method in methods.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_insecure_port(f"unix:{path}")
-    os.chmod(path, 0o600)
     await server.start()
     return server
 

@@ -1,7 +1,7 @@
-"""A socket of ours that plugins call. It listens without gRPC: the first caller makes the server start behind it.
+"""A gRPC socket of ours that few call. It listens without gRPC: the first caller makes the server start behind it.
 
 Bytes are passed on between callers and that server, whose own socket nobody is told of: gRPC takes no socket that
-listens already, and a node without plugins is not to pay for it.
+listens already, and a node on which nobody calls is not to pay for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Listener:
 
         Plugins watch it: that their sockets go and ours is made anew tells them to register again."""
         self._path, self._serve, self._keep = path, serve, keep
-        self._inner = path.parent.parent / f".{path.name}.grpc"  # beside the folder: plugins watch what is in it
+        self._inner = path.parent.parent / f".{path.parent.name}.grpc"  # beside the folder: plugins watch what is in it
         self._server: Any = None
         self._starting = asyncio.Lock()
         self.listening = asyncio.Event()
@@ -37,7 +37,7 @@ class Listener:
             _empty(self._path.parent, self._keep)
             listening = await asyncio.start_unix_server(self._relay, str(self._path))
         except OSError as err:
-            log.error("device plugins cannot register", path=str(self._path), error=str(err))
+            log.error("socket not served", path=str(self._path), error=str(err))
             self.listening.set()
             return
         try:
@@ -60,7 +60,7 @@ class Listener:
             finally:
                 inner_writer.close()
         except OSError as err:
-            log.warning("plugin's connection broke", path=str(self._path), error=str(err))
+            log.warning("connection broke", path=str(self._path), error=str(err))
         finally:
             writer.close()
 
@@ -69,6 +69,7 @@ class Listener:
             if self._server is None:
                 remove_socket(self._inner)
                 self._server = await self._serve(self._inner)
+                os.chmod(self._inner, 0o600)
 
 
 def _empty(folder: Path, keep: str) -> None:
