@@ -67,6 +67,16 @@ def _handler(kind: type[Message], function: Any) -> Any:
     return grpc.unary_stream_rpc_method_handler(stream, **coders)
 
 
+def run(body: Callable[[], Awaitable[None]]) -> None:
+    """A story, to its end within a while."""
+
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            await body()
+
+    asyncio.run(main())
+
+
 async def ask(path: Path, verb: str, request: Message, answer: type[Message]) -> Any:
     """One question to a socket."""
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:

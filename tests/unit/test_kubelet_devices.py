@@ -9,7 +9,7 @@ import json
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import grpc
 import pytest
 from kubelet_world import make_container, make_pod
 from msgspec.structs import replace
-from plugin_lab import DevicePlugin, device
+from plugin_lab import DevicePlugin, device, run
 
 from kaa.api.clock import SystemClock
 from kaa.api.types.core_v1 import Pod, ResourceRequirements
@@ -99,14 +99,6 @@ def node() -> Iterator[Node]:
     root = Path(tempfile.mkdtemp(prefix="kdp"))  # short: a socket's path has 107 bytes
     yield Node(root)
     shutil.rmtree(root)
-
-
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(20):
-            await body()
-
-    asyncio.run(main())
 
 
 def pod_of(name: str, count: int = 1, *, inits: int = 0, sidecars: int = 0, resource: str = NAME) -> Pod:

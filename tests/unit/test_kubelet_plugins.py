@@ -7,7 +7,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubelet_world import FakeClient, make_container, make_pod
 from msgspec.structs import replace
-from plugin_lab import DevicePlugin, Driver, RegisteredPlugin, device
+from plugin_lab import DevicePlugin, Driver, RegisteredPlugin, device, run
 
 from kaa.api.clock import SystemClock
 from kaa.api.types.core_v1 import Pod, PodResourceClaim, PodResourceClaimStatus, ResourceRequirements
@@ -119,14 +119,6 @@ def node() -> Iterator[Node]:
     root = Path(tempfile.mkdtemp(prefix="kdra"))
     yield Node(root)
     shutil.rmtree(root)
-
-
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(20):
-            await body()
-
-    asyncio.run(main())
 
 
 async def until(true: Callable[[], bool]) -> None:

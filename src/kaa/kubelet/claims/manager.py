@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec.structs import replace
@@ -70,7 +70,7 @@ class ClaimManager:
                 batches = await self._noted(pod, found)
                 for driver, claims in batches.items():
                     await self._ask_to_prepare(driver, claims)
-            except (NoDriver, RpcFailure, ClaimFailure) as err:
+            except (NoDriver, ClaimFailure) as err:
                 raise ClaimFailure(f"prepare dynamic resources: {err}") from err
             ready = {(one.metadata.namespace or "", one.metadata.name or "") for one in found}
             if ready - self._prepared:
@@ -119,23 +119,34 @@ class ClaimManager:
         return batches
 
     async def _ask_to_prepare(self, driver: str, claims: Sequence[Claim]) -> None:
-        """Raises ClaimFailure, NoDriver, RpcFailure."""
-        verb = "NodePrepareResources"
-        try:
-            answer = await self.drivers.ask(driver, verb, Claims(tuple(claims)), PrepareResponse)
-        except RpcFailure as err:
-            raise ClaimFailure(f"{verb}: {err}") from err
-        asked = {one.uid: one for one in claims}
-        for entry in answer.claims:
-            _check_result(verb, asked, entry.uid, entry.result.error)
-            key = asked[entry.uid].namespace, asked[entry.uid].name
+        """Raises ClaimFailure, NoDriver."""
+        for claim, result in await self._ask(driver, "NodePrepareResources", claims, PrepareResponse):
+            key = claim.namespace, claim.name
             devices = tuple(
                 Device(one.pool, one.device, one.share_id or None, one.requests, one.cdi_devices)
-                for one in entry.result.devices
+                for one in result.devices
             )
             known = self.claims[key]
             self.claims[key] = replace(known, driver_state={**known.driver_state, driver: DriverState(devices)})
-        _check_all(verb, claims, len(answer.claims))
+
+    async def _ask(
+        self, driver: str, verb: str, claims: Sequence[Claim], kind: type[PrepareResponse] | type[UnprepareResponse]
+    ) -> list[tuple[Claim, Any]]:
+        """[(claim, what the driver says of it)] of all of them. Raises ClaimFailure, NoDriver."""
+        try:
+            answer = await self.drivers.ask(driver, verb, Claims(tuple(claims)), kind)
+        except RpcFailure as err:
+            raise ClaimFailure(f"{verb}: {err}") from err
+        asked, found = {one.uid: one for one in claims}, list[tuple[Claim, Any]]()
+        for entry in answer.claims:
+            if entry.uid not in asked:
+                raise ClaimFailure(f"{verb} returned result for unknown claim UID {entry.uid}")
+            if entry.result.error:
+                raise ClaimFailure(f"{verb} failed for ResourceClaim {asked[entry.uid].name}: {entry.result.error}")
+            found.append((asked[entry.uid], entry.result))
+        if len(found) != len(claims):
+            raise ClaimFailure(f"{verb} skipped {len(claims) - len(found)} ResourceClaims")
+        return found
 
     # ------------------------------------------------------------------------------------------------ taking back
 
@@ -162,8 +173,8 @@ class ClaimManager:
                     batches.setdefault(driver, []).append(asked)
             try:
                 for driver, claims in batches.items():
-                    await self._ask_to_unprepare(driver, claims)
-            except (NoDriver, RpcFailure, ClaimFailure) as err:
+                    await self._ask(driver, "NodeUnprepareResources", claims, UnprepareResponse)
+            except (NoDriver, ClaimFailure) as err:
                 raise ClaimFailure(f"unprepare dynamic resources: {err}") from err
             for key in mine:
                 left = {pod: mark for pod, mark in self.claims[key].pod_uids.items() if pod != uid}
@@ -174,18 +185,6 @@ class ClaimManager:
                     self._prepared.discard(key)
             if mine:
                 await self._save()
-
-    async def _ask_to_unprepare(self, driver: str, claims: Sequence[Claim]) -> None:
-        """Raises ClaimFailure, NoDriver."""
-        verb = "NodeUnprepareResources"
-        try:
-            answer = await self.drivers.ask(driver, verb, Claims(tuple(claims)), UnprepareResponse)
-        except RpcFailure as err:
-            raise ClaimFailure(f"{verb}: {err}") from err
-        asked = {one.uid: one for one in claims}
-        for entry in answer.claims:
-            _check_result(verb, asked, entry.uid, entry.result.error)
-        _check_all(verb, claims, len(answer.claims))
 
     # ------------------------------------------------------------------------------------------------ a Provider
 
@@ -313,15 +312,3 @@ def drivers_of(claim: ResourceClaim) -> list[str]:
     allocation = claim.status.allocation
     results = allocation.devices.results if allocation is not None else ()
     return list(dict.fromkeys(result.driver for result in results))
-
-
-def _check_result(verb: str, asked: Mapping[str, Claim], uid: str, error: str) -> None:
-    if uid not in asked:
-        raise ClaimFailure(f"{verb} returned result for unknown claim UID {uid}")
-    if error:
-        raise ClaimFailure(f"{verb} failed for ResourceClaim {asked[uid].name}: {error}")
-
-
-def _check_all(verb: str, asked: Sequence[Claim], answered: int) -> None:
-    if len(asked) != answered:
-        raise ClaimFailure(f"{verb} skipped {len(asked) - answered} ResourceClaims")
