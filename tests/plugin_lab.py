@@ -199,16 +199,27 @@ class RegisteredPlugin:
 class Driver:
     """A DRA driver: each claim becomes one CDI device with a variable; its registration is a ``RegisteredPlugin``."""
 
-    def __init__(self, root: Path, name: str, cdi: Path, *, service: str = dra.SERVICES["v1.DRAPlugin"]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        cdi: Path,
+        *,
+        service: str = dra.SERVICES["v1.DRAPlugin"],
+        health: bool = False,
+    ) -> None:
         self.name, self.cdi, self.service = name, cdi, service
         self.path = root / f"{name}.sock"
         versions = [short for short, full in dra.SERVICES.items() if full == service]
-        info = api.PluginInfo("DRAPlugin", name, str(self.path), tuple(versions))
+        info = api.PluginInfo("DRAPlugin", name, str(self.path), (*versions, *([dra.HEALTH] if health else [])))
         self.registration = RegisteredPlugin(root / "plugins_registry" / f"{name}-reg.sock", info)
         self.calls: list[tuple[str, tuple[str, ...]]] = []
         self.prepared: dict[str, str] = {}  #: {claim uid: its name}
         self.requests: dict[str, tuple[str, ...]] = {}  #: {device: the requests that it is for}
         self.refuse = ""
+        self.health: asyncio.Queue[dra.WatchResponse | None] = (
+            asyncio.Queue()
+        )  #: what it says of devices; None: no more
         self._server: Any = None
 
     async def start(self) -> None:
@@ -216,12 +227,17 @@ class Driver:
             "NodePrepareResources": (dra.Claims, self._prepare),
             "NodeUnprepareResources": (dra.Claims, self._unprepare),
         }
-        self._server = await serve(self.path, {self.service: methods})
+        services = {self.service: methods, dra.HEALTH: {"NodeWatchResources": (api.Empty, self._health)}}
+        self._server = await serve(self.path, services)
         await self.registration.start()
 
     async def stop(self) -> None:
         await self.registration.stop()
         await self._server.stop(0)
+
+    async def _health(self, _: Any) -> AsyncIterator[Message]:
+        while told := await self.health.get():
+            yield told
 
     def _file(self, uid: str) -> Path:
         return self.cdi / f"{self.name}-{uid}.json"

@@ -18,7 +18,7 @@ from kubelet_world import FakeClient, make_container, make_pod
 from msgspec.structs import replace
 from plugin_lab import DevicePlugin, Driver, RegisteredPlugin, device, run
 
-from kaa.api.clock import SystemClock
+from kaa.api.clock import SystemClock, VirtualClock
 from kaa.api.types.core_v1 import Pod, PodResourceClaim, PodResourceClaimStatus, ResourceRequirements
 from kaa.api.types.core_v1 import ResourceClaim as Use
 from kaa.api.types.meta_v1 import ObjectMeta, OwnerReference
@@ -32,6 +32,8 @@ from kaa.api.types.resource_v1 import (
     ResourceClaimStatus,
 )
 from kaa.kubelet.claims import ClaimFailure, checkpoint
+from kaa.kubelet.claims import messages as dra
+from kaa.kubelet.claims.health import HealthBook
 from kaa.kubelet.claims.messages import SERVICES
 from kaa.kubelet.devices import messages as api
 from kaa.kubelet.plugins import Plugins
@@ -54,6 +56,7 @@ class Node:
     def __init__(self, root: Path) -> None:
         self.root, self.client = root, FakeClient()
         self.cdi = root / "cdi"
+        self.woken: list[str] = []  #: uids of pods
         self.cdi.mkdir()
 
     @contextlib.asynccontextmanager
@@ -66,7 +69,7 @@ class Node:
             self.root,
             "n1",
             changed=lambda: None,
-            wake=lambda uid: None,
+            wake=self.woken.append,
             loaded=lambda made: None,
         )
         ready = asyncio.Event()
@@ -372,6 +375,55 @@ def test_slices_of_a_driver_that_is_gone_are_deleted(node: Node) -> None:
             await until(lambda: node.client.asked[1:] == [("DELETE", f"{where}{fields}")])
 
     run(body)
+
+
+def test_drivers_tell_how_devices_are(node: Node) -> None:
+    async def body() -> None:
+        async with node.running() as made, node.driver(health=True) as driver:
+            pod = pod_with("web", "gpu")
+            node.claim("gpu", "web")
+            await made.prepare(pod)
+
+            def health() -> tuple[str | None, str | None]:
+                ((found,),) = (one.resources for one in made.health(pod)["main"])
+                assert found.resource_id == f"{DRIVER}/claim=claim-gpu"
+                return found.health, found.message
+
+            def said(health: int, text: str = "", seconds: int = 0) -> dra.WatchResponse:
+                device = dra.DeviceIdentifier("pool", "dev")
+                return dra.WatchResponse((dra.DeviceHealth(device, health, 0, seconds, text),))
+
+            assert health() == ("Unknown", None)
+            await driver.health.put(said(1))
+            await until(lambda: health() == ("Healthy", None))
+            await driver.health.put(said(2, "too hot"))
+            await until(lambda: health() == ("Unhealthy", "too hot"))
+            assert node.woken == ["uid-web", "uid-web"]
+            await driver.health.put(said(2, "too hot"))
+            await driver.health.put(None)
+            await until(lambda: health() == ("Unknown", None))
+            assert node.woken == ["uid-web"] * 3
+
+    run(body)
+
+
+def test_health_is_unknown_after_a_while() -> None:
+    clock, told = VirtualClock(), list[set[Any]]()
+    book = HealthBook(clock, lambda devices: told.append(set(devices)))
+
+    async def body() -> None:
+        one, other = dra.DeviceIdentifier("p", "one"), dra.DeviceIdentifier("p", "other")
+        book.told("d", (dra.DeviceHealth(one, 1, 0, 5), dra.DeviceHealth(other, 1), dra.DeviceHealth(other, 9)))
+        assert [book.of(("d", "p", name)).status for name in ("one", "other", "none")] == [
+            "Healthy",
+            "Unknown",
+            "Unknown",
+        ]
+        await clock.advance(7)
+        assert book.of(("d", "p", "one")).status == "Unknown"
+        assert told == [{("d", "p", "one"), ("d", "p", "other")}, {("d", "p", "one")}]
+
+    asyncio.run(body())
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=5)

@@ -77,7 +77,7 @@ class Plugins:
                 await wipe_slices(self._client, self._clock, self._node_name, driver)
 
             self._tell_loaded()
-            self.claims = ClaimManager(self._client, self._root, Drivers(self._clock, wipe))
+            self.claims = ClaimManager(self._client, self._root, Drivers(self._clock, wipe), self._wake)
         return self.claims
 
     def _tell_loaded(self) -> None:

@@ -15,17 +15,19 @@ import structlog
 from kaa.api.clock import Clock
 from kaa.api.protobuf_structs import Message
 
-from ..devices import Refused
-from ..devices.messages import PluginInfo
+from ..devices import Refused, RpcFailure
+from ..devices.messages import Empty, PluginInfo
 from ..devices.rpc import Connection
 from ..tasks import Tasks
-from .messages import SERVICES
+from .health import HealthBook
+from .messages import HEALTH, SERVICES, WatchResponse
 
 log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=Message)
 
 WIPING_DELAY_S = 30.0  #: a driver's pod may be replaced in this time
 _CALL_TIMEOUT_S = 45.0
+_HEALTH_RETRY_S = 5.0
 
 
 class NoDriver(Exception):
@@ -46,6 +48,7 @@ class Drivers:
 
     def __init__(self, clock: Clock, wipe: Callable[[str], Awaitable[None]]) -> None:
         self._clock, self._wipe = clock, wipe
+        self.health = HealthBook(clock, lambda devices: None)
         self._known: dict[str, list[_Driver]] = {}  #: {driver: its plugins, oldest first}
         self._tasks = Tasks("kubelet/dra-driver")
 
@@ -72,12 +75,15 @@ class Drivers:
         driver = _Driver(info.name, endpoint, service, await Connection.to(endpoint, SERVICES[service]))
         every.append(driver)
         self._tasks.start(_key(driver), self._follow(driver))
+        if HEALTH in info.versions:
+            self._tasks.start(_health_key(driver), self._follow_health(driver))
         self._sync(info.name)
 
     async def disconnect(self, name: str, endpoint: str) -> None:
         for driver in [one for one in self._known.get(name, ()) if one.endpoint == endpoint]:
             self._known[name].remove(driver)
             self._tasks.cancel(_key(driver))
+            self._tasks.cancel(_health_key(driver))
             await driver.connection.close()
         if not self._known.get(name):
             self._known.pop(name, None)
@@ -89,6 +95,19 @@ class Drivers:
             log.info("DRA driver", driver=driver.name, endpoint=driver.endpoint, connected=connected)
             driver.connected = connected
             self._sync(driver.name)
+
+    async def _follow_health(self, driver: _Driver) -> None:
+        """Take in how a driver's devices are."""
+        while True:
+            try:
+                stream = driver.connection.stream("NodeWatchResources", Empty(), WatchResponse, service=HEALTH)
+                async for answer in stream:
+                    self.health.told(driver.name, answer.devices)
+            except RpcFailure as err:
+                log.info("DRA driver's word on its devices ended", driver=driver.name, error=str(err))
+            finally:
+                self.health.forget(driver.name)
+            await self._clock.sleep(_HEALTH_RETRY_S)
 
     def _sync(self, name: str) -> None:
         """Slices go when nobody can serve them for a while; that somebody is back in time saves them."""
@@ -141,3 +160,7 @@ def _quoted(texts: tuple[str, ...]) -> str:
 
 def _key(driver: _Driver) -> str:
     return f"{driver.name} {driver.endpoint}"
+
+
+def _health_key(driver: _Driver) -> str:
+    return f"health/{_key(driver)}"

@@ -10,7 +10,7 @@ Source: pkg/kubelet/cm/dra/manager.go; k8s.io/dynamic-resource-allocation/resour
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,10 @@ _Key = tuple[str, str]  #: (namespace, name)
 class ClaimManager:
     """A Provider (``topology.base``) of what its ``prepare`` has made ready."""
 
-    def __init__(self, client: Client, root: Path, drivers: Drivers) -> None:
+    def __init__(self, client: Client, root: Path, drivers: Drivers, wake: Callable[[str], None]) -> None:
+        """``wake``: devices of a pod (its uid) are well or ill now."""
+        self._wake = wake
+        drivers.health.changed = self._devices_changed
         self._client, self._path, self.drivers = client, root / checkpoint.FILE, drivers
         self.claims: dict[_Key, ClaimState] = {}
         self._prepared: set[_Key] = set()  #: in this life of the kubelet
@@ -208,18 +211,32 @@ class ClaimManager:
         return Given(cdi_devices=tuple(dict.fromkeys(names)))
 
     def health(self, pod: Pod, container: Container) -> tuple[ResourceStatus, ...]:
-        """Claimed devices, for the container's status: how they are, nobody says."""
+        """How claimed devices are, for the container's status."""
         made = []
         by_name = {one.name: one for one in pod.spec.resource_claims}
         for wanted in container.resources.claims if container.resources is not None else ():
             actual = actual_name(pod, by_name[wanted.name])[0] if wanted.name in by_name else None
             claim = self.claims.get((pod.metadata.namespace or "", actual or ""))
-            ids = cdi_names(claim, wanted.request or "") if claim is not None else []
-            if ids:
-                name = f"claim:{wanted.name}/{wanted.request}" if wanted.request else f"claim:{wanted.name}"
-                devices = tuple(ResourceHealth(resource_id=one, health="Unknown") for one in ids)
-                made.append(ResourceStatus(name=name, resources=devices))
+            request = wanted.request or ""
+            found = [self._health(driver, one) for driver, one in devices_for(claim, request)] if claim else []
+            if found:
+                name = f"claim:{wanted.name}/{request}" if request else f"claim:{wanted.name}"
+                unique = {one.resource_id: one for one in reversed(found)}
+                made.append(ResourceStatus(name=name, resources=tuple(reversed(unique.values()))))
         return tuple(made)
+
+    def _health(self, driver: str, device: Device) -> ResourceHealth:
+        health = self.drivers.health.of((driver, device.pool_name, device.device_name))
+        ids = device.cdi_device_ids or (f"{driver}/{device.pool_name}/{device.device_name}",)
+        return ResourceHealth(resource_id=ids[0], health=health.status, message=health.message or None)
+
+    def _devices_changed(self, devices: Collection[tuple[str, str, str]]) -> None:
+        """Tell the pods that have some of them."""
+        for claim in self.claims.values():
+            mine = {(driver, one.pool_name, one.device_name) for driver, one in devices_for(claim, "")}
+            if not mine.isdisjoint(devices):
+                for uid in claim.pod_uids:
+                    self._wake(uid)
 
     def claims_of(self, pod: Pod, container: Container) -> list[DynamicResource]:
         """Which claimed devices a container has, for monitors."""
@@ -251,15 +268,20 @@ class ClaimManager:
         return found
 
 
-def cdi_names(claim: ClaimState, request: str) -> list[str]:
-    """A claim's CDI devices, of all its drivers; with a request, those that are for it."""
+def devices_for(claim: ClaimState, request: str) -> list[tuple[str, Device]]:
+    """[(driver, device)] of a claim; with a request, those that are for it. A request's alternatives share its name."""
+    base = request.partition("/")[0]
     return [
-        name
-        for _, state in sorted(claim.driver_state.items())
+        (driver, device)
+        for driver, state in sorted(claim.driver_state.items())
         for device in state.devices or ()
-        if not request or not device.request_names or request in device.request_names
-        for name in device.cdi_device_ids or ()
+        if not base or not device.request_names or base in device.request_names
     ]
+
+
+def cdi_names(claim: ClaimState, request: str) -> list[str]:
+    """Their CDI devices."""
+    return [name for _, device in devices_for(claim, request) for name in device.cdi_device_ids or ()]
 
 
 def claim_names(pod: Pod) -> list[tuple[str, bool]]:

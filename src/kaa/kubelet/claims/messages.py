@@ -1,6 +1,6 @@
 """The messages that the kubelet and a DRA driver exchange, as gRPC carries them; v1 and v1beta1 have the same.
 
-Source: k8s.io/kubelet/pkg/apis/dra/v1/api.proto (field numbers).
+Source: k8s.io/kubelet/pkg/apis/dra/v1/api.proto, dra-health/v1alpha1/api.proto (field numbers).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ SERVICES = {
     "v1.DRAPlugin": "k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin",
     "v1beta1.DRAPlugin": "k8s.io.kubelet.pkg.apis.dra.v1beta1.DRAPlugin",
 }
+
+#: The service by which a driver tells how its devices are: named among its versions, and the gRPC service's full name.
+HEALTH = "v1alpha1.DRAResourceHealth"
 
 
 class Claim(Message, frozen=True):
@@ -65,3 +68,24 @@ class Unprepared(Message, frozen=True):
 
 class UnprepareResponse(Message, frozen=True):
     claims: Annotated[tuple[Unprepared, ...], 1] = ()
+
+
+class DeviceIdentifier(Message, frozen=True):
+    pool: Annotated[str, 1] = ""
+    device: Annotated[str, 2] = ""
+
+
+class DeviceHealth(Message, frozen=True):
+    """``health``: 0 unknown, 1 healthy, 2 unhealthy."""
+
+    device: Annotated[DeviceIdentifier, 1] = DeviceIdentifier()
+    health: Annotated[int, 2] = 0
+    last_updated: Annotated[int, 3] = 0
+    timeout_s: Annotated[int, 4] = 0
+    message: Annotated[str, 5] = ""
+
+
+class WatchResponse(Message, frozen=True):
+    """All devices of a driver."""
+
+    devices: Annotated[tuple[DeviceHealth, ...], 1] = ()

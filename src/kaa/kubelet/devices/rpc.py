@@ -60,23 +60,21 @@ class Connection:
         except TimeoutError:
             raise RpcFailure("context deadline exceeded") from None
 
-    async def call(
-        self, verb: str, request: Message, answer: type[M], timeout_s: float | None, *, service: str = ""
-    ) -> M:
+    async def call(self, verb: str, request: Message, answer: type[M], timeout_s: float | None) -> M:
         """Raises RpcFailure."""
         ask = self._channel.unary_unary(
-            f"/{service or self._service}/{verb}",
-            request_serializer=Message.encode,
-            response_deserializer=answer.decode,
+            f"/{self._service}/{verb}", request_serializer=Message.encode, response_deserializer=answer.decode
         )
         with self._failures():
             found: M | None = await ask(request, timeout=timeout_s)
             return _read(found)
 
-    async def stream(self, verb: str, request: Message, answer: type[M]) -> AsyncIterator[M]:
+    async def stream(self, verb: str, request: Message, answer: type[M], *, service: str = "") -> AsyncIterator[M]:
         """Answers for as long as the plugin lives. Raises RpcFailure."""
         ask = self._channel.unary_stream(
-            f"/{self._service}/{verb}", request_serializer=Message.encode, response_deserializer=answer.decode
+            f"/{service or self._service}/{verb}",
+            request_serializer=Message.encode,
+            response_deserializer=answer.decode,
         )
         with self._failures():
             async for found in ask(request):
