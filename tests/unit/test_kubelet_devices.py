@@ -144,6 +144,9 @@ def test_devices_come_fall_ill_and_go(node: Node) -> None:
             await node.has(2, 0)
             node.clock.later_s = GRACE_S + 1
             await node.has(0, 0)
+            with pytest.raises(NotGiven, match=f"{NAME}, requested: 2, used: 0, capacity: 0") as refused:
+                await allocate(made, pod_of("late", 2))
+            assert refused.value.reason == f"OutOf{NAME}"
             (status,) = made.health("uid-web", "main")
             assert [one.health for one in status.resources] == ["Unknown"]
 
@@ -166,6 +169,21 @@ def test_there_are_no_more_than_there_are(node: Node) -> None:
             made.release("uid-one")
             assert await allocate(made, second) == {"main": ["a"]}
             assert made.holders() == {"uid-two"}
+
+    run(body)
+
+
+def test_many_ask_at_once(node: Node) -> None:
+    """Each device goes to one of them, whatever the plugin's answers take."""
+
+    async def body() -> None:
+        async with node.running() as made, plugin(node, *(device(f"d{n}") for n in range(5))):
+            await node.has(5, 5)
+            asking = [allocate(made, pod_of(f"pod{n}")) for n in range(8)]
+            found = await asyncio.gather(*asking, return_exceptions=True)
+            given = [one["main"] for one in found if isinstance(one, dict)]
+            assert sorted(given) == [[f"d{n}"] for n in range(5)]
+            assert sum(isinstance(one, NotGiven) for one in found) == 3
 
     run(body)
 

@@ -157,9 +157,7 @@ class Plugins:
             await self.claims.unprepare(pod)
 
     async def keep_only(self, uids: Collection[str]) -> None:
-        """Take back what pods have that are no more."""
-        for uid in self.holders() - set(uids):
-            self.release(uid)
+        """Take back claims of pods that are no more."""
         if self.claims is not None:
             await self.claims.keep_only(uids)
 

@@ -297,6 +297,8 @@ class DevicePlugins:
 
     async def allocate(self, pod: Pod, container: Container, where: Hint) -> None:
         for resource, wanted in self._wanted(container).items():
+            if resource in self._removed and self.pool.of(_owner(pod, container), resource) is None:
+                raise out_of(resource, wanted)
             async with self._locks[resource]:
                 try:
                     await self._allocate(_owner(pod, container), _plain_inits(pod), resource, wanted, where)
@@ -336,10 +338,10 @@ class DevicePlugins:
 
     def _wanted(self, container: Container) -> dict[str, int]:
         """{resource: how many} of what a container wants of plugins."""
-        if not (self.pool.seen or self.pool.held):
+        if not (self.pool.seen or self.pool.held or self._removed):
             return {}
         asked = requested(container.resources.limits) if container.resources is not None else {}
-        return {resource: number for resource, number in asked.items() if self.pool.knows(resource)}
+        return {name: number for name, number in asked.items() if self.pool.knows(name) or name in self._removed}
 
     async def _allocate(self, owner: Owner, inits: Collection[str], resource: str, wanted: int, where: Hint) -> None:
         """Choose devices and ask what they need. Raises Unavailable, RpcFailure, OSError."""
@@ -381,6 +383,12 @@ def check_name(resource: str) -> None:
     native = "/" not in resource or "kubernetes.io/" in resource or resource.startswith("requests.")
     if native or names.qualified_name(f"requests.{resource}"):
         raise Refused(f'the ResourceName "{resource}" is invalid')
+
+
+def out_of(resource: str, wanted: int) -> NotGiven:
+    """The refusal of what the node had once: its plugin is gone for good."""
+    text = f"Node didn't have enough resource: {resource}, requested: {wanted}, used: 0, capacity: 0"
+    return NotGiven(f"OutOf{resource}", text)
 
 
 def merged(answers: Sequence[ContainerAllocation]) -> Given:
