@@ -18,6 +18,7 @@ from kaa.api.clock import SystemClock
 from kaa.runtime.base import (
     ContainerConfig,
     ContainerState,
+    Device,
     EventKind,
     Image,
     Mount,
@@ -404,6 +405,26 @@ def test_cpus_and_memory_nodes_at_creation_and_while_it_runs(run: Callable[..., 
             if subject.real:
                 done = await runtime.exec_sync(container_id, ("grep", "allowed_list", "/proc/1/status"), 5)
                 assert [line.split()[1] for line in done.stdout.decode().splitlines()] == [cpus, "0"]
+
+    run(body)
+
+
+def test_devices_as_far_as_their_permissions_go(run: Callable[..., None]) -> None:
+    async def body(subject: Subject) -> None:
+        if not subject.real:
+            return
+        runtime, control = subject.runtime, "/dev/loop-control"  # containers do not have it by themselves
+        sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
+        made = await runtime.create_container(
+            sandbox_id, container_config(devices=(Device(control, "/dev/mine", "r"),))
+        )
+        await runtime.start_container(made)
+        result = await runtime.exec_sync(made, ("sh", "-c", ": < /dev/mine && echo read; : > /dev/mine"), 10)
+        assert result.stdout == b"read\n"
+        assert b"not permitted" in result.stderr
+        absent = container_config(name="other", devices=(Device("/dev/none", "/dev/x"),))
+        with pytest.raises(RuntimeFailure):
+            await runtime.create_container(sandbox_id, absent)
 
     run(body)
 
