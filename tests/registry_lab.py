@@ -88,7 +88,12 @@ class Registry:
         start = int(request.headers.get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
         response = web.StreamResponse(status=206 if start else 200)
         response.content_length = len(content) - start
+        if "/manifests/" in request.path:
+            response.headers["Docker-Content-Digest"] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            response.content_type = "application/vnd.oci.image.manifest.v1+json"
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response
         if self.hold is not None and "/blobs/" in request.path and content[:1] != b"{":
             self.held += 1
             await self.hold.wait()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import shutil
 import subprocess
 import time
@@ -10,10 +12,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import containerd_lab
+import msgspec
 import pytest
+from aiohttp import web
 from cluster_lab import inside
+from registry_lab import Registry
 
 from kaa.api.clock import SystemClock
+from kaa.api.types.core_v1 import Pod, PodSpec, Secret
+from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.runtime.base import (
     ContainerConfig,
     ContainerState,
@@ -206,3 +213,46 @@ def test_images_are_pulled(run: Callable[[Body], None], daemon: containerd_lab.C
     finally:
         registry.terminate()
         registry.wait(10)
+
+
+def test_images_come_with_credentials_and_without(run: Callable[[Body], None], tmp_path: Path) -> None:
+    """Through the kubelet's own image manager: no credentials must be none, and a refusal is containerd's own words."""
+    from kaa.kubelet.images import ImageError, Images
+
+    registry = Registry()
+    registry.load(busybox_archive(tmp_path / "box.tar", ["x.io/a:1"]))
+    pod = Pod(metadata=ObjectMeta(name="p", namespace="n", uid="u"), spec=PodSpec(containers=()))
+    said: list[tuple[str, str, str]] = []
+
+    async def body(runtime: CriRuntime) -> None:
+        runner = web.ServerRunner(web.Server(registry.answer), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        registry.port = runner.addresses[0][1]
+        place = f"127.0.0.1:{registry.port}"
+        auths = json.dumps({"auths": {place: {"username": "me", "password": "pw"}}}).encode()
+        meta = ObjectMeta(name="s", namespace="n", uid="s-uid")
+        secret = Secret(metadata=meta, data={".dockerconfigjson": base64.b64encode(auths).decode()})
+        images = Images(runtime, SystemClock(), tmp_path / "records")
+
+        async def pull(name: str, *secrets: Secret) -> str:
+            image = f"{place}/{name}:1"
+            return (await images.ensure(image, "Always", secrets, pod=pod, say=lambda *words: said.append(words))).id
+
+        try:
+            first = await pull("open/box")
+            registry.basic = f"Basic {base64.b64encode(b'me:pw').decode()}"
+            with pytest.raises(ImageError) as refused:
+                await pull("closed/box")
+            assert refused.value.reason == "ErrImagePull"
+            whole = f"{place}/closed/box:1"
+            resolving = f'failed to pull and unpack image "{whole}": failed to resolve reference "{whole}": '
+            assert refused.value.message.startswith(resolving)
+            pod_of_another = msgspec.structs.replace(pod, metadata=ObjectMeta(name="q", namespace="n", uid="v"))
+            image = await images.ensure(whole, "Always", (secret,), pod=pod_of_another, say=lambda *words: None)
+            assert image.id == first
+        finally:
+            await runtime.remove_image(first)
+            await runner.cleanup()
+
+    run(body)
