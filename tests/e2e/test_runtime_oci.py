@@ -347,6 +347,23 @@ def test_exec_takes_input_and_tells_the_channels_apart(run: Callable[[Body], Non
     run(body)
 
 
+def test_closing_an_exec_that_is_only_about_to_begin_leaves_nothing(run: Callable[[Body], None]) -> None:
+    """Whatever moment the client goes at: the runtime that was starting the process is ended with what it has forked."""
+
+    async def body(runtime: OciRuntime) -> None:
+        container_id = await started(runtime, await sandbox(runtime))
+        procs = runtime.containers.cgroups.processes(runtime.containers.get(container_id).record.cgroup_path)
+        for step in range(40):
+            streams = await runtime.exec(container_id, ("sleep", "556"), stdin=False, tty=bool(step % 2))
+            await asyncio.sleep(step * 0.001)
+            await streams.close()
+        await asyncio.sleep(0.2)
+        record = runtime.containers.get(container_id).record
+        assert runtime.containers.cgroups.processes(record.cgroup_path) == procs
+
+    run(body)
+
+
 def test_closing_an_exec_kills_it(run: Callable[[Body], None]) -> None:
     async def body(runtime: OciRuntime) -> None:
         container_id = await started(runtime, await sandbox(runtime))

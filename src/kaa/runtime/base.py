@@ -390,6 +390,10 @@ class Runtime(Protocol):
         """Write the log to a new file at its path: the old one was rotated away."""
         ...
 
+    async def checkpoint(self, container_id: str, location: str, timeout_s: float) -> None:
+        """Write a running container's state to a tar file; it goes on running."""
+        ...
+
     async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> ExecResult:
         """Run a command to its end. Raises TimeoutError after ``timeout_s`` (0: never), its process killed."""
         ...

@@ -295,6 +295,10 @@ class SimulatedRuntime:
 
     # ------------------------------------------------------------------------------------------------ streams
 
+    async def checkpoint(self, container_id: str, location: str, timeout_s: float) -> None:
+        await self._must_run(container_id)
+        raise RuntimeFailure("a simulated container has no processes to checkpoint")
+
     async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> ExecResult:
         await self._must_run(container_id)
         if command[:1] == ("false",):

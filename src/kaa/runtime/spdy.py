@@ -2,7 +2,8 @@
 
 The kubelet is its server for kubectl; towards a CRI runtime's streaming server we are the client.
 
-No flow control: neither client-go nor the kubelet it speaks to has any. Frames (draft-mbelshe-httpbis-spdy-00):
+No flow control: neither client-go nor the kubelet it speaks to has any; instead a session whose streams are not read stops
+reading itself once ``UNREAD_MAX`` bytes wait, and TCP holds the other side back. Frames (draft-mbelshe-httpbis-spdy-00):
 
     control  1 | version 3 (15) | type (16) | flags (8) | length (24) | payload
     data     0 | stream id (31)             | flags (8) | length (24) | payload
@@ -23,6 +24,8 @@ FIN = 1
 _CANCEL, _REFUSED = 5, 3
 FRAME_MAX = 1 << 24
 STREAMS_MAX = 1000
+UNREAD_MAX = 8 << 20
+HEADERS_MAX = 64 << 10  #: of one block, unpacked
 
 _NAMES = (
     "options,head,post,put,delete,trace,accept,accept-charset,accept-encoding,accept-language,accept-ranges,age,allow,"
@@ -62,7 +65,9 @@ class Stream:
         """Some bytes; empty when the other side has closed its half."""
         if self._ended and self._received.empty():
             return b""
-        return await self._received.get()
+        data = await self._received.get()
+        self._session.holds(-len(data))
+        return data
 
     async def write(self, data: bytes) -> None:
         if data and not self._closed:
@@ -80,7 +85,14 @@ class Stream:
 
     def took(self, data: bytes) -> None:
         if data:
+            self._session.holds(len(data))
             self._received.put_nowait(data)
+
+    def drop(self) -> None:
+        """Nobody will read what is left."""
+        while not self._received.empty():
+            self._session.holds(-len(self._received.get_nowait()))
+        self._ended = True
 
     def ended(self) -> None:
         if not self._ended:
@@ -100,6 +112,9 @@ class Session:
         self._deflate = zlib.compressobj(9, zlib.DEFLATED, 15, 8, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
         self._sending = asyncio.Lock()
         self._next_id = 1  # a client's are odd
+        self._unread = 0  #: bytes that streams have received and nobody has taken
+        self._room = asyncio.Event()
+        self._room.set()
 
     async def open(self, headers: Mapping[str, str]) -> Stream:
         """Begin a stream, as the client; it may be written to at once."""
@@ -117,6 +132,7 @@ class Session:
     async def run(self) -> None:
         try:
             while True:
+                await self._room.wait()
                 head = await self._exactly(8)
                 if head is None:
                     return
@@ -125,10 +141,30 @@ class Session:
                 if payload is None:
                     return
                 await self._frame(head, payload)
+        except struct.error as err:
+            raise ProtocolError(f"a frame that is too short: {err}") from err
         finally:
             for stream in self._streams.values():
                 stream.ended()
             self._opened.put_nowait(None)
+
+    def holds(self, more: int) -> None:
+        """So many more bytes wait to be read; less than none: they have been."""
+        self._unread += more
+        if self._unread > UNREAD_MAX:
+            self._room.clear()
+        else:
+            self._room.set()
+
+    def _headers(self, block: bytes) -> dict[str, str]:
+        """A packed header block. Raises ProtocolError for one that is none, or unpacks to too much."""
+        try:
+            plain = self._inflate.decompress(block, HEADERS_MAX)
+            if self._inflate.unconsumed_tail:
+                raise ProtocolError(f"headers of more than {HEADERS_MAX} bytes")
+            return read_headers(plain) if plain else {}
+        except (zlib.error, struct.error) as err:
+            raise ProtocolError(f"headers: {err}") from err
 
     async def _exactly(self, size: int) -> bytes | None:
         while len(self._buffer) < size:
@@ -152,16 +188,18 @@ class Session:
             case 1:  # SYN_STREAM
                 await self._syn_stream(flags, payload)
             case 2:  # SYN_REPLY: the inflater must see it
-                self._inflate.decompress(payload[4:])
+                self._headers(payload[4:])
             case 3:  # RST_STREAM
                 stream = self._streams.pop(struct.unpack(">I", payload[:4])[0] & 0x7FFFFFFF, None)
                 if stream is not None:
                     stream.ended()
             case 6:  # PING
-                if payload[3] & 1 or self._next_id > 1:  # a client's are odd, a server's even; we begin none
+                if (
+                    struct.unpack(">I", payload)[0] & 1 or self._next_id > 1
+                ):  # a client's are odd, a server's even; we begin none
                     await self.send_control(PING, 0, payload)
             case 8:  # HEADERS: nothing we need, but the inflater must see it
-                self._inflate.decompress(payload[4:])
+                self._headers(payload[4:])
             case _:
                 return
 
@@ -175,7 +213,9 @@ class Session:
 
     async def _syn_stream(self, flags: int, payload: bytes) -> None:
         stream_id = struct.unpack(">I", payload[:4])[0] & 0x7FFFFFFF
-        headers = read_headers(self._inflate.decompress(payload[10:]))
+        headers = self._headers(payload[10:])
+        if stream_id in self._streams:
+            raise ProtocolError(f"stream {stream_id} is open already")
         if len(self._streams) >= STREAMS_MAX:
             await self.send_control(RST_STREAM, 0, struct.pack(">II", stream_id, _REFUSED))
             return
@@ -192,6 +232,7 @@ class Session:
     def forget(self, stream: Stream) -> None:
         """Both sides are done with a stream."""
         self._streams.pop(stream.id, None)
+        stream.drop()
 
     async def send_data(self, stream_id: int, data: bytes, flags: int = 0) -> None:
         await self._send(struct.pack(">IB", stream_id, flags) + len(data).to_bytes(3, "big") + data)

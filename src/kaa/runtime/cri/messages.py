@@ -335,6 +335,12 @@ class UpdateContainerResourcesRequest(Message, frozen=True):
 # ---------------------------------------------------------------------------------------------------- commands, streams
 
 
+class CheckpointContainerRequest(Message, frozen=True):
+    container_id: Annotated[str, 1] = ""
+    location: Annotated[str, 2] = ""
+    timeout: Annotated[int, 3] = 0
+
+
 class ExecSyncRequest(Message, frozen=True):
     container_id: Annotated[str, 1] = ""
     cmd: Annotated[tuple[str, ...], 2] = ()

@@ -334,6 +334,11 @@ class CriRuntime:
 
     # -------------------------------------------------------------------------------------------- commands, streams
 
+    async def checkpoint(self, container_id: str, location: str, timeout_s: float) -> None:
+        timeout = convert.whole_seconds(timeout_s)
+        asked = cri.CheckpointContainerRequest(container_id, location, timeout)
+        await self._channel.do("CheckpointContainer", asked)
+
     async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> ExecResult:
         timeout = convert.whole_seconds(timeout_s)
         asked = cri.ExecSyncRequest(container_id, command, timeout)

@@ -352,6 +352,14 @@ class OciRuntime:
     async def reopen_log(self, container_id: str) -> None:
         await self.containers.reopen_log(container_id)
 
+    async def checkpoint(self, container_id: str, location: str, timeout_s: float) -> None:
+        from . import checkpoint
+
+        record = self.containers.running(container_id).record
+        bundle, upper = self.containers.bundle(record.id), self.snapshots.upper(record.id)
+        now = self.clock.now()
+        await self.threads.run(checkpoint.take, self.engine, record, bundle, upper, Path(location), timeout_s, now)
+
     async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> ExecResult:
         live = self.containers.running(container_id)
         return await exec_to_end(self.engine, self.threads, self.clock, live.record.id, command, timeout_s)

@@ -35,6 +35,7 @@ _PACKET = 8192  # what conmon reads at once
 _MAX_SYNC_OUTPUT_BYTES = 16 << 20  # as containerd limits ExecSync
 _CONNECT_TIMEOUT_S = 10.0
 _DRAIN_S = 0.5
+_KILL_TRIES = 3
 
 
 class _Reader:
@@ -149,17 +150,34 @@ class ExecStreams:
 
     _killed = False
 
-    def kill(self) -> None:
-        """End the process inside, then the one that waits for it."""
+    async def _kill(self) -> None:
+        """End the process inside; the one that waits for it then collects it and ends, or is ended as well."""
         if self._reaped or self.process.poll() is not None:
             return
         self._killed = True
-        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+        try:
+            for _ in range(_KILL_TRIES):
+                if not self._kill_inside():
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAIN_S):
+                        await ended(self.process.pid)
+                        return
+        finally:
+            self.process.kill()
+
+    def _kill_inside(self) -> bool:
+        """False when there is nothing inside, nor will be once the OCI runtime is killed."""
+        try:
             os.kill(int(self.pid_file.read_text()), signal.SIGKILL)
-        self.process.kill()
+        except ProcessLookupError:
+            return True
+        except (FileNotFoundError, ValueError):  # it is only about to begin
+            return kill_begun(self.process.pid)
+        return True
 
     async def close(self) -> None:
-        self.kill()
+        await self._kill()
         self._reader.stop()
         for fd in list(self._all):
             self._drop(fd)
@@ -172,6 +190,42 @@ class ExecStreams:
         if fd in self._all:
             self._all.discard(fd)
             os.close(fd)
+
+
+def kill_begun(pid: int) -> bool:
+    """Kill what an OCI runtime has forked and not told us of yet; whether there was something.
+
+    It is stopped meanwhile, so that it forks no more. Killing the runtime alone would not do: what it has set going by then
+    goes on.
+    """
+    known: set[int] = set()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        while found := _descendants(pid) - known:
+            known |= found
+            for child in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+        if known:
+            os.kill(pid, signal.SIGCONT)
+    return bool(known)
+
+
+def _descendants(pid: int) -> set[int]:
+    """What a process has forked, and what that has, as /proc has it now."""
+    children: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int(Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        for child in children.get(waiting.pop(), ()):
+            found.add(child)
+            waiting.append(child)
+    return found
 
 
 async def exec_streams(
