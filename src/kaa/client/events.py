@@ -107,7 +107,12 @@ class _Said:
 class EventRecorder:
     """The events of one component. ``run`` writes them; ``host`` is the node's name where the component has one."""
 
-    def __init__(self, client: Client, clock: Clock, component: str, *, host: str = "") -> None:
+    def __init__(
+        self, client: Client, clock: Clock, component: str, *, host: str = "", pace: tuple[int, int] = (0, 0)
+    ) -> None:
+        """``pace``: how many requests a second may be made, and how many at once after a rest; 0: as many as there are."""
+        self._pace, self._burst = pace
+        self._tokens, self._filled = float(self._burst), clock.monotonic()
         self._client, self._clock = client, clock
         self._component, self._host = component, host
         self._queue: deque[_Said] = deque()
@@ -183,9 +188,19 @@ class EventRecorder:
             while self._queue:
                 said = self._queue.popleft()
                 said.queued = False
+                await self._keep_pace()
                 await self._write_surely(said)
             self._wake.clear()
             await self._wake.wait()
+
+    async def _keep_pace(self) -> None:
+        if not self._pace:
+            return
+        now = self._clock.monotonic()
+        self._tokens = min(max(self._burst, 1), self._tokens + (now - self._filled) * self._pace) - 1
+        self._filled = now
+        if self._tokens < 0:
+            await self._clock.sleep(-self._tokens / self._pace)
 
     async def flush(self) -> None:
         """Write what waits, once: for the end of a component."""
