@@ -211,7 +211,8 @@ class Inline(ThreadPoolExecutor):
 class World:
     """A kubelet on the simulated runtime, under virtual time."""
 
-    def __init__(self, tmp_path: Path, **config: Any) -> None:
+    def __init__(self, tmp_path: Path, *, inhibitor: Any = None, **config: Any) -> None:
+        self.inhibitor = inhibitor
         self.clock = VirtualClock()
         self.client = FakeClient()
         self.runtime = SimulatedRuntime(self.clock)
@@ -223,7 +224,8 @@ class World:
         self.kubelet = self.make()
 
     def make(self) -> Kubelet:
-        return Kubelet(self.client, self.runtime, self.clock, self.config, self.events)  # type: ignore[arg-type]  # a fake
+        parts: Any = (self.client, self.runtime, self.clock, self.config, self.events, self.inhibitor)
+        return Kubelet(*parts)
 
     async def __aenter__(self) -> World:
         await self.start()

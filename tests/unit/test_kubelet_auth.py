@@ -11,7 +11,7 @@ from kaa.api.clock import VirtualClock
 from kaa.api.types.authentication_v1 import TokenReview, TokenReviewStatus, UserInfo
 from kaa.api.types.authorization_v1 import SubjectAccessReview, SubjectAccessReviewStatus
 from kaa.client.client import Client
-from kaa.kubelet.auth import DelegatedAuth, subresource_of
+from kaa.kubelet.auth import DelegatedAuth, subresources_of
 from kaa.kubelet.http import HttpError, Request
 
 
@@ -80,13 +80,17 @@ def test_answers_are_kept_a_while() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "subresource"),
+    ("path", "subresources"),
     [
-        ("/stats/summary", "stats"),
-        ("/metrics/cadvisor", "metrics"),
-        ("/containerLogs/a/b/c", "proxy"),
-        ("/healthz", "healthz"),
+        ("/stats/summary", ("stats",)),
+        ("/metrics/cadvisor", ("metrics",)),
+        ("/containerLogs/a/b/c", ("proxy",)),
+        ("/healthz/ping", ("healthz", "proxy")),
+        ("/runningpods/", ("pods", "proxy")),
+        ("/checkpoint/a/b/c", ("checkpoint",)),
+        ("/logs/kubelet.log", ("log",)),
+        ("/podsandmore", ("proxy",)),
     ],
 )
-def test_subresources(path: str, subresource: str) -> None:
-    assert subresource_of(path) == subresource
+def test_subresources(path: str, subresources: tuple[str, ...]) -> None:
+    assert subresources_of(path) == subresources

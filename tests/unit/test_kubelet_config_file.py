@@ -11,7 +11,7 @@ from kaa.api.clock import VirtualClock
 from kaa.api.types.core_v1 import Taint
 from kaa.cluster.config import ClusterConfig
 from kaa.cluster.node import kubelet_config
-from kaa.kubelet.config import KubeletConfig
+from kaa.kubelet.config import KubeletConfig, Period, Serving
 from kaa.kubelet.config_file import ConfigFileError, configured
 
 HEAD = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
@@ -132,3 +132,106 @@ def test_a_clusters_file_stands_on_upstreams_defaults(tmp_path: Path) -> None:
     assert told.eviction is not None
     assert told.eviction.hard["nodefs.available"] == "10%"
     assert (told.images.policy.high, told.images.policy.low) == (85, 80)
+
+
+def test_servers_logs_and_shutdown() -> None:
+    made, without_effect = configured(
+        KubeletConfig("n1"),
+        HEAD
+        + """
+address: 10.1.2.3
+port: 10350
+readOnlyPort: 10355
+healthzPort: 0
+healthzBindAddress: 127.0.0.2
+enableDebuggingHandlers: false
+enableSystemLogQuery: true
+streamingConnectionIdleTimeout: 5m
+tlsCertFile: /etc/a.crt
+tlsPrivateKeyFile: /etc/a.key
+tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_AES_128_GCM_SHA256]
+tlsMinVersion: VersionTLS13
+authentication: {anonymous: {enabled: true}, webhook: {cacheTTL: 10s}, x509: {clientCAFile: /etc/ca.crt}}
+authorization: {mode: AlwaysAllow, webhook: {cacheAuthorizedTTL: 1m, cacheUnauthorizedTTL: 2s}}
+containerLogMaxWorkers: 3
+containerLogMonitorInterval: 3s
+podLogsDir: /var/log/mine
+eventRecordQPS: 0
+eventBurst: 7
+volumeStatsAggPeriod: 30s
+shutdownGracePeriod: 30s
+shutdownGracePeriodCriticalPods: 10s
+showHiddenMetricsForVersion: "1.35"
+""",
+    )
+    assert made.serving == Serving(
+        address="10.1.2.3",
+        read_only_port=10355,
+        healthz_port=0,
+        healthz_address="127.0.0.2",
+        debugging=False,
+        system_log_query=True,
+        idle_s=300.0,
+        cert_file="/etc/a.crt",
+        key_file="/etc/a.key",
+        cipher_suites=("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        min_tls="VersionTLS13",
+        client_ca_file="/etc/ca.crt",
+        anonymous=True,
+        token_s=10.0,
+        authorization="AlwaysAllow",
+        allowed_s=60.0,
+        denied_s=2.0,
+    )
+    assert (made.port, made.log_workers, made.log_period_s, made.pod_log_root) == (10350, 3, 3.0, Path("/var/log/mine"))
+    assert (made.event_qps, made.event_burst, made.volume_stats_s) == (0, 7, 30.0)
+    assert made.shutdown == (Period(0, 20), Period(2_000_000_000, 10))
+    assert without_effect == ["showHiddenMetricsForVersion"]
+
+
+def test_periods_of_a_shutdown_by_priority() -> None:
+    by = "shutdownGracePeriodByPodPriority: [{priority: 100, shutdownGracePeriodSeconds: 9}, {shutdownGracePeriodSeconds: 5}]"
+    assert configured(KubeletConfig("n1"), HEAD + by)[0].shutdown == (Period(0, 5), Period(100, 9))
+    assert configured(KubeletConfig("n1"), HEAD + "maxPods: 3")[0].shutdown == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("eventBurst: -1", "eventBurst (--event-burst) -1 must not be a negative number"),
+        ("port: 0", "port (--port) 0 must be between 1 and 65535, inclusive"),
+        ("readOnlyPort: 65536", "readOnlyPort (--read-only-port) 65536 must be between 0 and 65535, inclusive"),
+        ("healthzPort: -1", "healthzPort (--healthz-port) -1 must be between 1 and 65535, inclusive"),
+        ("shutdownGracePeriod: 500ms", "shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec"),
+        (
+            "shutdownGracePeriodCriticalPods: 20s",
+            "shutdownGracePeriodCriticalPods {20s} must be <= shutdownGracePeriod {0s}",
+        ),
+        (
+            "shutdownGracePeriod: 5s\nshutdownGracePeriodByPodPriority: [{priority: 1, shutdownGracePeriodSeconds: 9}]",
+            "Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time",
+        ),
+        ("containerLogMaxWorkers: 0", "containerLogMaxWorkers must be greater than or equal to 1"),
+        (
+            "containerLogMonitorInterval: 1s",
+            "containerLogMonitorInterval must be a positive time duration greater than or equal to 3s",
+        ),
+        ("containerLogMaxFiles: 1", "containerLogMaxFiles must be greater than 1"),
+        ("podLogsDir: logs", 'pod logs path "logs" must be absolute path'),
+        ("podLogsDir: /a/../b", 'pod logs path "/a/../b" must be normalized'),
+        ("tlsMinVersion: TLS1", 'unknown tls version "TLS1"'),
+        ("tlsCipherSuites: [NONE]", "Cipher suite NONE not supported or doesn't exist"),
+        (
+            "enableSystemLogHandler: false\nenableSystemLogQuery: true",
+            "enableSystemLogHandler is required for enableSystemLogQuery",
+        ),
+        (
+            "eventBurst: -1\nport: 0",
+            "eventBurst (--event-burst) -1 must not be a negative number, invalid configuration: port ",
+        ),
+    ],
+)
+def test_what_servers_and_shutdown_may_not_be_told(text: str, says: str) -> None:
+    with pytest.raises(ConfigFileError) as caught:
+        configured(KubeletConfig("n1"), HEAD + text)
+    assert f"invalid configuration: {says}" in str(caught.value)

@@ -11,7 +11,7 @@ import pytest
 from kubelet_world import World, make_container, make_pod
 
 from kaa.api.types.core_v1 import ExecAction, Lifecycle, LifecycleHandler, SleepAction
-from kaa.kubelet.log_rotation import rotate_logs
+from kaa.kubelet.log_rotation import LogRotation
 
 Play = Callable[..., None]
 SIM = "simulated.kaa.dev/"
@@ -137,7 +137,7 @@ def test_large_logs_are_rotated(play: Play) -> None:
         for _ in range(6):
             await asyncio.to_thread(path.write_text, "x" * 100)
             await world.advance(2)
-            await rotate_logs(world.runtime, world.clock, world.config)
+            await LogRotation(world.runtime, world.clock, world.config).step()
         left = sorted(p.name for p in await asyncio.to_thread(lambda: list(path.parent.iterdir())))
         assert len(left) == 4
         assert all(name.startswith("0.log.20") for name in left)

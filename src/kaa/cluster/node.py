@@ -19,13 +19,13 @@ from kaa.api.types.core_v1 import Pod
 from kaa.client.events import EventRecorder
 from kaa.client.http import HttpClient
 from kaa.client.informer import Informers
-from kaa.kubelet.auth import DelegatedAuth
+from kaa.kubelet import servers
 from kaa.kubelet.cgroups import CgroupManager
-from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, ImagePulls, KubeletConfig
+from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, ImagePulls, KubeletConfig, Serving
 from kaa.kubelet.image_gc import Policy
 from kaa.kubelet.kubelet import Kubelet
 from kaa.kubelet.resolv import parse_resolv_conf, pod_dns
-from kaa.kubelet.server import KubeletServer
+from kaa.kubelet.tls import server_context
 from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
 from kaa.runtime.base import DNS, Runtime
 
@@ -47,14 +47,10 @@ def client_context(pki: Pki, name: str) -> ssl.SSLContext:
     return context
 
 
-def serving_context(pki: Pki, node_name: str) -> ssl.SSLContext:
-    """The kubelet's own server: certificates of callers are asked for, and verified when they come."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(pki.cert(f"nodes/{node_name}-serving"), pki.key(f"nodes/{node_name}-serving"))
-    context.load_verify_locations(pki.ca)
-    context.verify_mode = ssl.CERT_OPTIONAL
-    return context
+def serving_context(pki: Pki, node_name: str, serving: Serving) -> ssl.SSLContext:
+    """The kubelet's own server, with the cluster's certificates unless it was given others."""
+    name = f"nodes/{node_name}-serving"
+    return server_context(serving, cert=str(pki.cert(name)), key=str(pki.key(name)), client_ca=str(pki.ca))
 
 
 async def serve(config: ClusterConfig) -> None:
@@ -66,14 +62,12 @@ async def serve(config: ClusterConfig) -> None:
         runtime, networked = await _runtime(config, clock)
         await _server_answers(client, clock)
         try:
-            recorder = EventRecorder(client, clock, "kubelet", host=config.node_name)
-            kubelet = Kubelet(client, runtime, clock, kubelet_config(config, clock), recorder)
-            server = KubeletServer(
-                kubelet,
-                auth=DelegatedAuth(client, clock, config.node_name),
-                tls=serving_context(pki, config.node_name),
-            )
-            tasks.create_task(server.run(config.node_ip, config.kubelet_port), name="kubelet/server")
+            told = kubelet_config(config, clock)
+            events = (told.event_qps, told.event_burst)
+            recorder = EventRecorder(client, clock, "kubelet", host=config.node_name, pace=events)
+            kubelet = Kubelet(client, runtime, clock, told, recorder)
+            tls = serving_context(pki, config.node_name, told.serving)
+            tasks.create_task(servers.serve(kubelet, client, tls), name="kubelet/servers")
             tasks.create_task(recorder.run(), name="kubelet/recorder")
             tasks.create_task(ImageService(runtime, config.run_dir / "agent.sock").run(), name="images")
             tasks.create_task(kubelet.run(), name="kubelet")
@@ -193,6 +187,7 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         pod_resources=not simulated,
         eviction=None if simulated else Eviction(hard={"memory.available": "100Mi"}),
         pulls=_pulls(config),
+        serving=Serving(healthz_port=config.kubelet_port - 2, system_log_root=config.log_dir),
         images=ImageCollection(Policy(high=100, low=100)),  # the disk is its owner's, as kind has it
     )
     return _as_the_file_says(made, config)

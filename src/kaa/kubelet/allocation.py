@@ -84,6 +84,8 @@ class Allocation:
 
     async def _refusal(self, asked: Mapping[str, int]) -> Refusal | None:
         host, uid = self._host, self.pod.metadata.uid or ""
+        if host.closing():
+            return Refusal("NodeShutdown", host.closing())
         held = refused_under(host.pressure(), self.pod, static=self._static)
         if held:
             return Refusal("Evicted", held)

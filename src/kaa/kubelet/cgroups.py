@@ -210,8 +210,14 @@ class CgroupManager:
     V1 = ("cpu", "memory", "pids")
 
     def __init__(self, mount: Path = Path("/sys/fs/cgroup"), root: str = "") -> None:
-        self._mount, self._root = mount, root
+        self.mount = self._mount = mount
+        self._root = root
         self.v2 = (mount / "cgroup.controllers").exists()
+
+    @property
+    def kubepods(self) -> str:
+        """The cgroup above all pods'."""
+        return "/" + "/".join(part for part in (self._root.strip("/"), "kubepods") if part)
 
     def pod_cgroup(self, pod: Pod) -> str:
         return pod_cgroup(pod, self._root)

@@ -85,6 +85,41 @@ class ImagePulls(msgspec.Struct, frozen=True, kw_only=True):
     provider_programs: Path | None = None  #: the folder of the programs that it names
 
 
+class Serving(msgspec.Struct, frozen=True):
+    """The kubelet's servers and who may ask them, as in a KubeletConfiguration; ports of 0 are off."""
+
+    enabled: bool = True
+    address: str = ""  #: empty: the node's own
+    read_only_port: int = 0
+    healthz_address: str = "127.0.0.1"
+    healthz_port: int = 10248
+    debugging: bool = True  #: exec, attach, logs and their like
+    profiling: bool = True
+    debug_flags: bool = True
+    system_logs: bool = True
+    system_log_query: bool = False
+    system_log_root: Path = Path("/var/log")
+    idle_s: float = 4 * 3600.0  #: a stream on which nothing moves for so long is ended
+    cert_file: str = ""
+    key_file: str = ""
+    cipher_suites: tuple[str, ...] = ()
+    min_tls: str = ""
+    client_ca_file: str = ""
+    anonymous: bool = False
+    token_webhook: bool = True
+    token_s: float = 120.0  #: how long an answer about a token holds
+    authorization: str = "Webhook"
+    allowed_s: float = 300.0
+    denied_s: float = 30.0
+
+
+class Period(msgspec.Struct, frozen=True):
+    """How long pods of at least a priority have when the node shuts down."""
+
+    priority: int
+    seconds: int
+
+
 @dataclass(frozen=True, slots=True)
 class KubeletConfig:
     """Paths are absolute; ``root``, ``pod_log_root`` and the cgroup root are this kubelet's alone: it cleans them.
@@ -132,3 +167,11 @@ class KubeletConfig:
     topology: Settings | None = None  #: CPUs and memory of their own; None on nodes where all is shared
     machine_root: Path = Path("/")  #: where the machine's ``sys`` is
     pod_resources: bool = False  #: monitors on the node may ask who has which CPUs, memory and devices
+    log_workers: int = 1
+    log_period_s: float = 10.0  #: logs are looked at so often
+    serving: Serving = field(default_factory=Serving)
+    shutdown: tuple[Period, ...] = ()  #: how long pods have, by priority, when the node shuts down; empty: not asked
+    event_qps: int = 50
+    event_burst: int = 100
+    given: Mapping[str, Any] = field(default_factory=dict)  #: the KubeletConfiguration that was read, as it was written
+    volume_stats_s: float = 60.0  #: what volumes hold is measured again after so long

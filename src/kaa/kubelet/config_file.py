@@ -21,7 +21,7 @@ from kaa.api.durations import parse_seconds
 from kaa.api.scheme import DecodeError, convert
 from kaa.api.types.core_v1 import Taint
 
-from . import pressure
+from . import config_serving, pressure
 from .config import Eviction, ImageCollection, KubeletConfig
 from .image_gc import Policy
 from .images.records import POLICIES, check_pattern
@@ -39,7 +39,8 @@ class ConfigFileError(ValueError):
 def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[str]]:
     """``config`` with what the file says, and the fields that say nothing here. Raises ConfigFileError."""
     given = _document(text)
-    unknown = given.keys() - _TAKEN.keys() - _WITHOUT_EFFECT - _SPECIAL - {"kind", "apiVersion"}
+    elsewhere = config_serving.FIELDS | config_serving.CHECKED
+    unknown = given.keys() - _TAKEN.keys() - _WITHOUT_EFFECT - _SPECIAL - elsewhere - {"kind", "apiVersion"}
     if unknown:
         raise ConfigFileError(
             f"strict decoding error: {', '.join(f'unknown field {_shown(one)}' for one in sorted(unknown))}"
@@ -48,6 +49,7 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
         changes = {name: read(given[wire]) for wire, (name, read) in _TAKEN.items() if wire in given}
         changes |= _reserved(given) | _eviction(given, config) | _images(given, config) | _pulls(given, config)
         changes |= _topology(given)
+        changes |= config_serving.changes(given, config)
         made = replace(config, **changes)
         if made.eviction is not None:
             pressure.thresholds(
@@ -55,7 +57,7 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
             )
     except (ValueError, TypeError, AttributeError, DecodeError) as err:
         raise ConfigFileError(f"invalid configuration: {err}") from err
-    return made, sorted(given.keys() & _WITHOUT_EFFECT)
+    return made, sorted(given.keys() & (_WITHOUT_EFFECT | config_serving.CHECKED))
 
 
 def _document(text: str) -> Json:
@@ -255,19 +257,19 @@ _SPECIAL = _OF_TOPOLOGY | frozenset(
     systemReserved""".split()
 )
 _WITHOUT_EFFECT = frozenset(
-    """address authentication authorization cgroupDriver cgroupRoot cgroupsPerQOS configMapAndSecretChangeDetectionStrategy
-    containerLogMaxWorkers containerLogMonitorInterval containerRuntimeEndpoint contentType cpuCFSQuota cpuCFSQuotaPeriod
+    """cgroupDriver cgroupRoot cgroupsPerQOS configMapAndSecretChangeDetectionStrategy
+    containerRuntimeEndpoint contentType cpuCFSQuota cpuCFSQuotaPeriod
     crashLoopBackOff enableContentionProfiling
-    enableControllerAttachDetach enableDebugFlagsHandler enableDebuggingHandlers enableProfilingHandler enableServer
-    enableSystemLogHandler enableSystemLogQuery enforceNodeAllocatable eventBurst eventRecordQPS failCgroupV1 failSwapOn
-    featureGates fileCheckFrequency hairpinMode healthzBindAddress healthzPort httpCheckFrequency
+    enableControllerAttachDetach
+    enforceNodeAllocatable failCgroupV1 failSwapOn
+    featureGates fileCheckFrequency hairpinMode httpCheckFrequency
     imageServiceEndpoint iptablesDropBit iptablesMasqueradeBit kernelMemcgNotification
     kubeAPIBurst kubeAPIQPS kubeReservedCgroup kubeletCgroups localStorageCapacityIsolation logging makeIPTablesUtilChains
     maxOpenFiles memorySwap memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
-    nodeStatusUpdateFrequency oomScoreAdj podCIDR podLogsDir podsPerCore
-    protectKernelDefaults qosReserved readOnlyPort resolvConf
-    rotateCertificates runOnce runtimeRequestTimeout seccompDefault serverTLSBootstrap showHiddenMetricsForVersion
-    shutdownGracePeriod shutdownGracePeriodByPodPriority shutdownGracePeriodCriticalPods singleProcessOOMKill
-    staticPodURL staticPodURLHeader streamingConnectionIdleTimeout swap syncFrequency systemCgroups systemReservedCgroup
-    tlsCertFile tlsCipherSuites tlsCurvePreferences tlsMinVersion tlsPrivateKeyFile tracing userNamespaces volumePluginDir volumeStatsAggPeriod""".split()
+    nodeStatusUpdateFrequency oomScoreAdj podCIDR podsPerCore
+    protectKernelDefaults qosReserved resolvConf
+    rotateCertificates runOnce runtimeRequestTimeout seccompDefault serverTLSBootstrap
+    singleProcessOOMKill
+    staticPodURL staticPodURLHeader swap syncFrequency systemCgroups systemReservedCgroup
+    tlsCurvePreferences tracing userNamespaces volumePluginDir""".split()
 )

@@ -44,7 +44,9 @@ class Evictor:
         changed: Callable[[], None],
         forget_images: Callable[[frozenset[str], float], Awaitable[None]],
         look: Callable[[], dict[str, Observation]] | None = None,
+        evicted: Callable[[str], None] = lambda signal: None,
     ) -> None:
+        self._evicted = evicted  #: told for which signal a pod was ended
         self._runtime, self._clock, self._config, self._workers = runtime, clock, config, workers
         self._changed, self._forget_images = changed, forget_images
         self._look = look or (lambda: observe(config.root))
@@ -135,6 +137,7 @@ class Evictor:
         victim = pressure.rank(shortage.resource, uses)[0]
         most = self._eviction.max_grace_s
         grace_s = _HARD_GRACE_S if shortage.threshold.hard else min(grace_of(victim.pod), most)
+        self._evicted(shortage.threshold.signal)
         self._evict(victim.pod, pressure.eviction_message(shortage, victim), grace_s)
 
     def _evict(self, pod: Pod, message: str, grace_s: float) -> None:
@@ -174,4 +177,5 @@ class Evictor:
             roots = {one.name: held.get(one.id, 0) for one in worker.view.containers}
             excess = pressure.storage_excess(worker.pod, await self._storage(worker, roots))
             if excess:
+                self._evicted("ephemeralpodfs.limit")
                 self._evict(worker.pod, excess, _HARD_GRACE_S)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -22,17 +23,22 @@ _REASONS = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    406: "Not Acceptable",
+    411: "Length Required",
     413: "Request Entity Too Large",
+    422: "Unprocessable Entity",
+    431: "Request Header Fields Too Large",
     500: "Internal Server Error",
+    503: "Service Unavailable",
 }
 
 
 class HttpError(Exception):
     """An answer that is not success, as plain text."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(message)
-        self.code, self.message = code, message
+        self.code, self.message, self.headers = code, message, headers
 
 
 @dataclass(slots=True)
@@ -61,9 +67,16 @@ class Request:
         wants = "upgrade" in self.headers.get("connection", "").lower()
         return self.headers.get("upgrade", "").lower() if wants else ""
 
-    def answer(self, code: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+    def answer(
+        self,
+        code: int,
+        body: bytes,
+        content_type: str = "text/plain; charset=utf-8",
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = (
-            f"HTTP/1.1 {code} {_REASONS.get(code, 'Status')}\r\nContent-Type: {content_type}\r\n"
+            f"HTTP/1.1 {code} {_REASONS.get(code, 'Status')}\r\nContent-Type: {content_type}\r\n{more}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         self.writer.write(head.encode() + (b"" if self.method == "HEAD" else body))
@@ -130,7 +143,7 @@ async def _handle(request: Request, handler: Handler) -> None:
     try:
         await handler(request)
     except HttpError as err:
-        request.answer(err.code, err.message.encode())
+        request.answer(err.code, err.message.encode(), headers=err.headers)
     except (ConnectionError, TimeoutError):
         request.taken = True
     except Exception:
@@ -140,30 +153,59 @@ async def _handle(request: Request, handler: Handler) -> None:
         request.answer(500, b"Internal Error\n")
 
 
+class _Unreadable(Exception):
+    """No request can be made of what came: it is answered, and the connection ended."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(_REASONS[code])
+        self.code = code
+
+
 async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:
+    """The next request; None when there is none, or when what came is none."""
     try:
         async with asyncio.timeout(IDLE_S):
             raw = await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+            return await _request(raw, reader, writer)
+    except (asyncio.IncompleteReadError, TimeoutError):
         return None
+    except asyncio.LimitOverrunError:
+        _refuse(writer, 431)
+    except _Unreadable as err:
+        _refuse(writer, err.code)
+    return None
+
+
+def _refuse(writer: asyncio.StreamWriter, code: int) -> None:
+    body = f"{code} {_REASONS[code]}"
+    head = f"HTTP/1.1 {body}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    writer.write((head + body).encode())
+
+
+async def _request(raw: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request:
+    """A head that has arrived, with the body behind it. No request of ours has a body of unknown length."""
     head = _Head()
     parser = httptools.HttpRequestParser(head)
     try:
         parser.feed_data(raw)
     except httptools.HttpParserUpgrade:
         pass
-    except httptools.HttpParserError:
-        return None
+    except httptools.HttpParserError as err:
+        raise _Unreadable(400) from err
+    if "transfer-encoding" in head.headers:
+        raise _Unreadable(411)
+    length = head.headers.get("content-length", "0")
+    if not length.isdecimal():
+        raise _Unreadable(400)
+    if int(length) > BODY_MAX:
+        raise _Unreadable(413)
     path, _, query = head.url.decode("latin-1").partition("?")
-    length = int(head.headers.get("content-length", "0") or 0)
-    if length > BODY_MAX:
-        return None
     return Request(
         method=parser.get_method().decode(),
         path=unquote(path),
         query=parse_qs(query, keep_blank_values=True),
         headers=head.headers,
-        body=await reader.readexactly(length) if length else b"",
+        body=await reader.readexactly(int(length)) if length != "0" else b"",
         reader=reader,
         writer=writer,
         peer=writer.get_extra_info("peercert") or {},

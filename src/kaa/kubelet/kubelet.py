@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -27,7 +29,8 @@ from .admission import HostPort
 from .config import KubeletConfig, Recorder
 from .evictor import Evictor
 from .images.wiring import node_images
-from .log_rotation import orphan_logs, remove_logs, rotate_logs
+from .log_rotation import LogRotation, orphan_logs, remove_logs
+from .metrics import KubeletMetrics
 from .node import NodeKeeper
 from .objects import Objects
 from .plugins import Plugins
@@ -36,11 +39,16 @@ from .pod_resources.service import PodResourcesService
 from .pod_worker import PodWorker
 from .probes import Prober
 from .references import container_reference
+from .runtime_metrics import measured
 from .static_pods import HASH, MIRROR, Mirrors, host_process_pod, host_process_status, is_mirror, read_folder
 from .status_writer import StatusWriter
 from .tasks import Tasks
 from .topology.hardware import Hardware
 from .volumes import Volumes
+
+if TYPE_CHECKING:
+    from .shutdown import Inhibitor, Shutdown
+    from .stats import Stats
 
 log = structlog.get_logger(__name__)
 _CRASH_WAIT_S = 5.0
@@ -51,21 +59,40 @@ class Kubelet:
     """One node. ``run`` until cancelled; containers go on without it, and the next run finds them again."""
 
     def __init__(
-        self, client: Client, runtime: Runtime, clock: Clock, config: KubeletConfig, recorder: Recorder
+        self,
+        client: Client,
+        runtime: Runtime,
+        clock: Clock,
+        config: KubeletConfig,
+        recorder: Recorder,
+        inhibitor: Inhibitor | None = None,
     ) -> None:
+        self.metrics = KubeletMetrics()
+        runtime = measured(runtime, self.metrics, clock)
         self.client, self.runtime, self.clock, self.config = client, runtime, clock, config
         self.recorder = recorder
         self.workers: dict[str, PodWorker] = {}  #: {pod uid: its worker}
         self.pods: Informer[Pod] = Informer(client, Pod, clock, field_selector=f"spec.nodeName={config.node_name}")
         self._services: Informer[Service] = Informer(client, Service, clock)
         self.evictor: Evictor | None = None
+        self.shutdown: Shutdown | None = None
         self.node = NodeKeeper(
-            client, runtime, clock, config, recorder, self._pressure, lambda: self.plugins.resources()
+            client,
+            runtime,
+            clock,
+            config,
+            recorder,
+            self._pressure,
+            lambda: self.plugins.resources(),
+            self._shutdown_status,
         )
+        if config.shutdown:
+            self.shutdown = self._shutdown(inhibitor)
         images = node_images(client, runtime, clock, config)
         if config.eviction is not None:
-            changed, forget = self.node.changed, images.forget
-            self.evictor = Evictor(runtime, clock, config, config.eviction, self.workers, changed, forget)
+            changed, forget, evicted = self.node.changed, images.forget, self.metrics.evictions.inc
+            workers = self.workers
+            self.evictor = Evictor(runtime, clock, config, config.eviction, workers, changed, forget, evicted=evicted)
         self.hardware = Hardware(self._alive)
         if config.topology is not None:
             from .topology.setup import set_up
@@ -90,8 +117,10 @@ class Kubelet:
             images=images,
             volumes=Volumes(client, clock, objects, config.root, config.mounter),
             objects=objects,
-            prober=Prober(runtime, clock, self._wake, self._unhealthy, network=config.network_probes),
-            statuses=StatusWriter(client, clock),
+            prober=Prober(
+                runtime, clock, self._wake, self._unhealthy, network=config.network_probes, probed=self.metrics.probed
+            ),
+            statuses=StatusWriter(client, clock, self.metrics.pod_status_sync_duration_seconds.observe),
             services=self._services,
             memory_capacity_bytes=quantity.whole(self.node.capacity["memory"]),
             allocatable=self.node.allocatable,
@@ -101,11 +130,14 @@ class Kubelet:
             freed=self._freed,
             hardware=self.hardware,
             plugins=self.plugins,
+            metrics=self.metrics,
+            closing=self._closing,
         )
         self._workers = Tasks("kubelet/worker")
         self._sandboxes: dict[str, str] = {}  #: {sandbox id: pod uid}
         self._static: dict[str, Pod] = {}  #: {uid: static pod}
         self._static_changed = asyncio.Event()
+        self._kept_at = clock.monotonic()
         self._mirrors = Mirrors(client, config.node_name, lambda namespace, name: self.pods.get(name, namespace))
         self.ready = asyncio.Event()  #: set once the node is registered and its pods are known
 
@@ -127,13 +159,32 @@ class Kubelet:
                 tasks.create_task(self._keep_static(), name="kubelet/static-pods")
                 await self.pods.synced.wait()
                 tasks.create_task(self._keep_house(), name="kubelet/housekeeping")
+                tasks.create_task(LogRotation(self.runtime, self.clock, self.config).run(), name="kubelet/logs")
                 if self.evictor is not None:
                     tasks.create_task(self.evictor.run(), name="kubelet/evictor")
+                if self.shutdown is not None:
+                    tasks.create_task(self.shutdown.run(), name="kubelet/shutdown")
                 await self.node.registered.wait()
                 self.ready.set()
         finally:
             await self._workers.close()
             await self._host.prober.close()
+
+    @cached_property
+    def stats(self) -> Stats:
+        """What the node and its pods use, for whoever asks; most agents are never asked."""
+        from .stats import Stats
+
+        return Stats(self.runtime, self.clock, self.config, self.workers)
+
+    @property
+    def statuses(self) -> StatusWriter:
+        return self._host.statuses
+
+    def lag(self) -> str:
+        """What is wrong when the kubelet has stopped looking after its pods; empty while it does."""
+        behind = self.clock.monotonic() - self._kept_at
+        return f"sync Loop took longer than expected: {behind:.0f}s" if behind > 2 * self.config.housekeeping_s else ""
 
     # ------------------------------------------------------------------------------------------------ pods
 
@@ -169,6 +220,7 @@ class Kubelet:
         """Forget a worker once its task's key is free, not before: a late watch event of its pod may come between."""
         if self.workers.get(worker.uid) is worker:
             del self.workers[worker.uid]
+            self.metrics.forget_pod(worker.uid)
         self._freed()
 
     async def _work(self, worker: PodWorker) -> None:
@@ -209,6 +261,34 @@ class Kubelet:
 
     def _pressure(self) -> frozenset[str]:
         return self.evictor.conditions if self.evictor is not None else frozenset()
+
+    def _shutdown(self, inhibitor: Inhibitor | None) -> Shutdown:
+        from .shutdown import Shutdown
+
+        if inhibitor is None:
+            from .logind import Logind
+
+            inhibitor = Logind()
+        return Shutdown(
+            self.clock,
+            self.config,
+            self.recorder,
+            self.metrics,
+            self.workers,
+            node=self.node.reference,
+            changed=self.node.changed,
+            inhibitor=inhibitor,
+        )
+
+    def _shutdown_status(self) -> str:
+        return self.shutdown.status if self.shutdown is not None else ""
+
+    def _closing(self) -> str:
+        if self.shutdown is None or not self.shutdown.status:
+            return ""
+        from .shutdown import REFUSED_MESSAGE
+
+        return REFUSED_MESSAGE
 
     def _freed(self) -> None:
         for worker in self.workers.values():
@@ -255,9 +335,9 @@ class Kubelet:
 
     async def _keep_house(self) -> None:
         while True:
+            self._kept_at = self.clock.monotonic()
             try:
                 await self.clean()
-                await rotate_logs(self.runtime, self.clock, self.config)
             except (RuntimeFailure, OSError) as err:
                 log.warning("housekeeping failed", error=str(err))
             await self.clock.sleep(self.config.housekeeping_s)
@@ -270,6 +350,7 @@ class Kubelet:
         self.hardware.forget_the_gone()
         for sandbox in await self.runtime.list_sandboxes():
             if sandbox.uid not in self.workers:
+                self.metrics.orphaned_runtime_pods_total.inc()
                 log.info("orphan sandbox removed", pod=f"{sandbox.namespace}/{sandbox.name}", sandbox=sandbox.id)
                 await self.runtime.remove_sandbox(sandbox.id)
         await self.plugins.keep_only(self.workers)

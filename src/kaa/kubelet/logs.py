@@ -3,24 +3,31 @@
     2026-11-21T03:10:07.123456789Z stdout F a whole line
     2026-11-21T03:10:07.123456790Z stderr P a part of one
 
-Source: kubelet kuberuntime/logs, CRI logging format.
+A follower holds its file open: what is written until the file is rotated away is read from it, then those that were rotated
+meanwhile, then the new one. So no line is lost or shown twice, however slow the reader.
+Source: staging/src/k8s.io/cri-client/pkg/logs/logs.go, CRI logging format.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import gzip
+import io
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, cast
 
 from kaa.api.clock import parse_time
 
+from .log_rotation import COMPRESSED, rotated
+
 _BLOCK = 64 * 1024
-_IN_MODIFY, _IN_MOVE_SELF, _IN_CREATE, _IN_NONBLOCK = 0x2, 0x800, 0x100, 0x800
-_LOOK_S = 1.0
+_LINE_MAX = 4 * 1024 * 1024  #: a longer line is shown in pieces
+_IN_MODIFY, _IN_CREATE, _IN_NONBLOCK = 0x2, 0x100, 0x800
+_LOOK_S = 10.0  #: news may get lost: inotify's watches are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +42,47 @@ class LogOptions:
     stream: str = "All"
     plain: bool = False
 
+    def of_plain_text(self) -> LogOptions:
+        """The same of a file that a process of the host writes."""
+        return replace(self, plain=True)
 
-def shown(line: bytes, options: LogOptions) -> bytes:
-    """A raw line as the user gets it; empty when it is filtered out."""
-    if options.plain:
-        return line
-    stamp, _, rest = line.partition(b" ")
-    stream, _, rest = rest.partition(b" ")
-    tags, _, text = rest.partition(b" ")
-    if stream not in (b"stdout", b"stderr"):
-        return line
-    if options.stream not in ("", "All") and stream.decode() != options.stream.lower():
-        return b""
-    if options.since and _moment(stamp) < options.since:
-        return b""
-    if tags.split(b":")[0] == b"P":
-        text = text.removesuffix(b"\n")
-    return stamp.replace(b"+00:00", b"Z") + b" " + text if options.timestamps else text
+
+class Shown:
+    """Turns raw lines into what the user gets. ``full`` once the user has all that was asked for."""
+
+    def __init__(self, options: LogOptions) -> None:
+        self._options, self._left = options, options.limit_bytes
+        self._fresh = True  # the last line shown was whole: only a new one gets a timestamp
+
+    @property
+    def full(self) -> bool:
+        return self._left == 0
+
+    def of(self, lines: list[bytes]) -> bytes:
+        data = b"".join([self._line(line) for line in lines])
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        return data
+
+    def _line(self, line: bytes) -> bytes:
+        """One raw line; empty when it is filtered out."""
+        options = self._options
+        if options.plain:
+            return line
+        stamp, _, rest = line.partition(b" ")
+        stream, _, rest = rest.partition(b" ")
+        tags, _, text = rest.partition(b" ")
+        if stream not in (b"stdout", b"stderr"):
+            return line
+        if options.stream not in ("", "All") and stream.decode() != options.stream.lower():
+            return b""
+        if options.since and _moment(stamp) < options.since:
+            return b""
+        if tags.split(b":")[0] == b"P":
+            text = text.removesuffix(b"\n")
+        began, self._fresh = self._fresh, text[-1:] in (b"\n", b"")
+        return stamp.replace(b"+00:00", b"Z") + b" " + text if options.timestamps and began else text
 
 
 def _moment(stamp: bytes) -> float:
@@ -64,124 +95,212 @@ def _moment(stamp: bytes) -> float:
         return 0.0
 
 
-def files_of(path: Path) -> list[Path]:
-    """Rotated files of a log, oldest first, then the log itself."""
-    rotated = sorted(p for p in path.parent.glob(path.name + ".*") if not p.name.endswith(".tmp"))
-    return [*rotated, path]
+# -------------------------------------------------------------------------------------------------------- files
 
 
-def read_lines(path: Path, tail: int | None) -> tuple[list[bytes], int]:
-    """(the lines, at most ``tail`` from the end; where in the present file they end). An unfinished line is left for later."""
-    kept: list[bytes] = []
-    end = 0
-    for file in reversed(files_of(path)):
-        if tail is not None and len(kept) >= max(tail, 1):
-            break
-        if not file.exists():
-            continue
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else _from_end(file, tail)
-        whole = data[: data.rfind(b"\n") + 1]
-        if file == path:
-            end = file.stat().st_size - (len(data) - len(whole)) if file.exists() else 0
-        kept = whole.splitlines(keepends=True) + kept
-    if tail is not None:
-        kept = kept[len(kept) - tail :] if tail < len(kept) else kept
-        kept = kept if tail else []
-    return kept, end
+class LogFiles:
+    """Lines of a log over all its files, read block by block; ``more`` goes on where it ended. All of it blocks."""
 
+    def __init__(self, path: Path, tail: int | None) -> None:
+        self._path = path
+        self._live = _opened(path)
+        every = rotated(path)
+        self._known = {_stem(one) for one in every}  #: rotated files that were there when we last looked
+        self._before = deque(
+            one for one in every if _inode(one) != self._live_inode()
+        )  #: to be read before the live one
+        self._old: IO[bytes] | None = None  #: the rotated file that is being read
+        self._rest = b""
+        if tail is not None:
+            self._skip_to(tail)
 
-def _from_end(path: Path, lines: int | None) -> bytes:
-    """A file's content, or so much of its end as holds so many lines."""
-    with path.open("rb") as file:
-        if lines is None:
-            return file.read()
-        at = file.seek(0, os.SEEK_END)
-        blocks: list[bytes] = []
-        count = 0
-        while at > 0 and count <= lines:
-            size = min(_BLOCK, at)
-            at -= size
-            file.seek(at)
-            blocks.insert(0, file.read(size))
-            count += blocks[0].count(b"\n")
-        return b"".join(blocks)
+    def _live_inode(self) -> int:
+        return os.fstat(self._live.fileno()).st_ino if self._live is not None else 0
 
+    def _skip_to(self, tail: int) -> None:
+        """Begin so many lines before the end; at the first where there are fewer."""
+        if self._live is not None:
+            offset, found = _tail_offset(self._live, tail)
+            self._live.seek(offset)
+            tail -= found
+        wanted: deque[Path] = deque()
+        while self._before and tail > 0:
+            file = self._before.pop()
+            stream = _read_any(file)
+            offset, found = _tail_offset(stream, tail)
+            tail -= found
+            if tail > 0:
+                stream.close()
+                wanted.appendleft(file)
+            else:
+                stream.seek(offset)
+                self._old = stream
+        self._before = wanted
 
-async def read(path: Path, options: LogOptions, still_running: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
-    """What to send, chunk by chunk. With ``follow`` it goes on until the container has ended and all is read."""
-    left = options.limit_bytes
-    tail = None if options.since and options.tail is None else options.tail
-    lines, at = await asyncio.to_thread(read_lines, path, tail)
-    with _Watch(path) as watch:
+    def more(self) -> list[bytes]:
+        """Some whole lines, in order; none when there are none yet."""
         while True:
-            for chunk in _chunks(lines, options):
-                if left is not None:
-                    chunk = chunk[:left]
-                    left -= len(chunk)
-                yield chunk
-                if left == 0:
-                    return
-            if not options.follow:
-                return
-            ended = not await still_running()
-            lines, at = await asyncio.to_thread(_more, path, at)
-            if not lines:
-                if ended:
-                    return
-                await watch.wait()
-                lines, at = await asyncio.to_thread(_more, path, at)
+            if self._old is None and self._before:
+                self._old, self._rest = _read_any(self._before.popleft()), b""
+            stream = self._old or self._live
+            moved = _inode(self._path) not in (
+                0,
+                self._live_inode(),
+            )  # before we read: what is read then is all there is
+            lines = self._lines(stream) if stream is not None else []
+            if lines:
+                return lines
+            if self._old is not None:
+                self._old.close()
+                self._old, self._rest = None, b""
+            elif moved:
+                self._turn()
+            else:
+                return []
+
+    def _lines(self, stream: IO[bytes]) -> list[bytes]:
+        """The next whole lines of a file; an unfinished one is kept for later, unless it is too long to wait for."""
+        while data := stream.read(_BLOCK):
+            self._rest += data
+            end = self._rest.rfind(b"\n") + 1 or (len(self._rest) if len(self._rest) >= _LINE_MAX else 0)
+            if end:
+                whole, self._rest = self._rest[:end], self._rest[end:]
+                return whole.splitlines(keepends=True)
+        return []
+
+    def _turn(self) -> None:
+        """Go on to the new file, over those that were begun and rotated while nobody looked."""
+        new = [one for one in rotated(self._path) if _stem(one) not in self._known]
+        self._known |= {_stem(one) for one in new}
+        self._before.extend(new[1:] if self._live is not None else new)  # the first is the one that we have read
+        self.close()
+        self._live, self._rest = _opened(self._path), b""
+
+    def close(self) -> None:
+        for stream in (self._old, self._live):
+            if stream is not None:
+                stream.close()
 
 
-def _chunks(lines: list[bytes], options: LogOptions) -> list[bytes]:
-    made: list[bytes] = []
-    size = 0
-    part: list[bytes] = []
-    for line in lines:
-        text = shown(line, options)
-        part.append(text)
-        size += len(text)
-        if size >= _BLOCK:
-            made.append(b"".join(part))
-            part, size = [], 0
-    rest = b"".join(part)
-    return [*made, rest] if rest else made
-
-
-def _more(path: Path, at: int) -> tuple[list[bytes], int]:
-    """Whole lines after an offset. A file shorter than the offset was rotated: begin at its start."""
+def _opened(path: Path) -> IO[bytes] | None:
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < at:
-                at = 0
-            file.seek(at)
-            data = file.read(4 * 1024 * 1024)
+        return path.open("rb")
     except FileNotFoundError:
-        return [], 0
-    whole = data[: data.rfind(b"\n") + 1]
-    return whole.splitlines(keepends=True), at + len(whole)
+        return None
+
+
+def _read_any(path: Path) -> IO[bytes]:
+    """A rotated file, which may have been compressed, or dropped, since it was listed."""
+    plain = path.with_name(_stem(path))
+    try:
+        return plain.open("rb")
+    except FileNotFoundError:
+        import gzip
+
+        packed = plain.with_name(plain.name + COMPRESSED)
+        return cast(IO[bytes], gzip.open(packed, "rb")) if packed.exists() else io.BytesIO()
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(COMPRESSED)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def _tail_offset(stream: IO[bytes], lines: int) -> tuple[int, int]:
+    """(where the last ``lines`` lines begin, how many there are, at most ``lines``). A line ends with its newline."""
+    if not isinstance(stream, io.BufferedReader | io.BytesIO):  # packed: it can only be read forwards
+        starts: deque[int] = deque(maxlen=lines)
+        at = 0
+        for line in stream:
+            starts.append(at)
+            at += len(line)
+        return (starts[0], len(starts)) if starts else (at, 0)
+    return _tail_of_plain(stream, lines)
+
+
+def _tail_of_plain(stream: IO[bytes], lines: int) -> tuple[int, int]:
+    at = stream.seek(0, os.SEEK_END)
+    end = at
+    found = -1  # the newline that ends the last line begins none
+    while at > 0:
+        size = min(_BLOCK, at)
+        at -= size
+        stream.seek(at)
+        block = stream.read(size)
+        if found < 0:
+            last = block.rfind(b"\n")
+            if last < 0:
+                continue
+            block, found, end = block[:last], 0, at + last + 1
+            if lines == 0:
+                return end, 0
+        where = len(block)
+        while (where := block.rfind(b"\n", 0, where)) >= 0:
+            found += 1
+            if found == lines:
+                return at + where + 1, lines
+    return (end, 0) if found < 0 else (0, found + 1)
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+async def read(
+    path: Path,
+    options: LogOptions,
+    still_running: Callable[[], Awaitable[bool]],
+    nudge: asyncio.Event | None = None,
+) -> AsyncIterator[bytes]:
+    """What to send, chunk by chunk. With ``follow`` it goes on until the container has ended and all is read.
+
+    ``nudge`` may be set by whoever hears that the container has ended.
+    """
+    news = nudge or asyncio.Event()
+    shown = Shown(options)
+    files = await asyncio.to_thread(LogFiles, path, options.tail)
+    watch = _Watch(path.parent, news) if options.follow else None
+    try:
+        while True:
+            ended = not options.follow or not await still_running()
+            news.clear()
+            while lines := await asyncio.to_thread(files.more):
+                if data := shown.of(lines):
+                    yield data
+                if shown.full:
+                    return
+            if ended:
+                return
+            await _news(news)
+    finally:
+        files.close()
+        if watch is not None:
+            watch.close()
+
+
+async def _news(news: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            await news.wait()
+    except TimeoutError:
+        return
 
 
 class _Watch:
-    """Waits for a file to change, by inotify on it and its folder; looks by itself every second."""
+    """Sets an event whenever a file of a folder is written to or made, by inotify."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
-        self._changed = asyncio.Event()
-
-    def __enter__(self) -> _Watch:
+    def __init__(self, folder: Path, changed: asyncio.Event) -> None:
+        self._changed = changed
         libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = libc.inotify_init1(_IN_NONBLOCK)
+        self._fd: int = libc.inotify_init1(_IN_NONBLOCK)
         if self._fd >= 0:
-            for path, mask in ((self._path, _IN_MODIFY | _IN_MOVE_SELF), (self._path.parent, _IN_CREATE)):
-                libc.inotify_add_watch(self._fd, os.fsencode(path), mask)
+            libc.inotify_add_watch(self._fd, os.fsencode(folder), _IN_MODIFY | _IN_CREATE)
             asyncio.get_running_loop().add_reader(self._fd, self._read)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
 
     def _read(self) -> None:
         try:
@@ -190,10 +309,7 @@ class _Watch:
             return
         self._changed.set()
 
-    async def wait(self) -> None:
-        try:
-            async with asyncio.timeout(_LOOK_S):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
-        self._changed.clear()
+    def close(self) -> None:
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)

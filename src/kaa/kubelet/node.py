@@ -195,8 +195,10 @@ class NodeKeeper:
         recorder: Recorder,
         pressure: Callable[[], frozenset[str]] = frozenset,
         devices: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]] = lambda: ({}, {}),
+        trouble: Callable[[], str] = str,
     ) -> None:
         self._devices = devices  #: (capacity, allocatable) of plugins' devices
+        self._trouble = trouble  #: why the node is not ready, whatever its runtime says; empty when it may be
         self._pressure = pressure  #: the conditions of pressure that hold now
         self._had_pressure: frozenset[str] = frozenset()
         self._client, self._runtime, self._clock = client, runtime, clock
@@ -285,6 +287,8 @@ class NodeKeeper:
         except RuntimeFailure as err:
             runtime_version = old.node_info.container_runtime_version if old is not None else "unknown://"
             not_ready = f"container runtime is down: {err}"
+        troubles = [one for one in (not_ready, self._trouble()) if one]
+        not_ready = f"[{', '.join(troubles)}]" if len(troubles) > 1 else "".join(troubles)
         name = self._config.hostname or self._config.node_name
         addresses = [NodeAddress(type="InternalIP", address=ip) for ip in self._config.node_ips]
         base = (

@@ -16,6 +16,7 @@ from .admission import HostPort
 from .config import KubeletConfig, Recorder
 from .env import Sources
 from .images import Images
+from .metrics import KubeletMetrics
 from .objects import Objects
 from .plugins import Plugins
 from .pod_plan import PodView
@@ -50,6 +51,8 @@ class PodHost:
     freed: Callable[[], None]  #: says that there may be room for what was deferred
     hardware: Hardware  #: CPUs, memory and devices that containers are given
     plugins: Plugins  #: device plugins and DRA drivers
+    metrics: KubeletMetrics
+    closing: Callable[[], str]  #: why no pod may begin any more; empty while they may
 
 
 def plain_sources(host: PodHost, pod: Pod, view: PodView) -> Sources:

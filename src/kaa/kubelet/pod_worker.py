@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -86,7 +87,9 @@ class PodWorker:
         self._volumes_lock = asyncio.Lock()
         self._refresh_volumes = False
         self._gone = False
+        self.finished = asyncio.Event()  #: nothing of it runs, nor will
         self._said_backoff: dict[str, str] = {}
+        self._started = host.metrics.start_of(pod, host.clock)
 
     # ------------------------------------------------------------------------------------------------ from outside
 
@@ -118,6 +121,10 @@ class PodWorker:
         self._event("Warning", "Evicted", message)
         self._end_as("Evicted", message, grace_s, disrupted=True)
 
+    def shut_down(self, reason: str, message: str, grace_s: float) -> None:
+        """End the pod as Failed, because the node goes down; ``finished`` tells when nothing of it is left."""
+        self._end_as(reason, message, grace_s, disrupted=True)
+
     def _end_as(self, reason: str, message: str, grace_s: float, *, disrupted: bool = False) -> None:
         self._evicted = Ending(self.host.clock.now(), grace_s, reason, message, disrupted)
         self._wake.set()
@@ -127,6 +134,20 @@ class PodWorker:
         """Whether the node may end it to help itself."""
         running = not (self._gone or self.removed or self._ending or self._evicted or self._static)
         return running and may_be_evicted(self.pod, static=self._static)
+
+    @property
+    def static(self) -> bool:
+        return self._static
+
+    @property
+    def active(self) -> bool:
+        """Whether it takes of the node's room."""
+        return bool(self.allocation.taken)
+
+    @property
+    def volume_paths(self) -> dict[str, Path]:
+        """Where the pod's volumes are, by name; empty while they are not."""
+        return self._volumes.paths if self._volumes is not None else {}
 
     def wake(self) -> None:
         self._wake.set()
@@ -155,6 +176,7 @@ class PodWorker:
                     return
                 await self._sleep_until(again_at)
         finally:
+            self.finished.set()
             await self._tasks.close()
             for container in self.view.containers:
                 self.host.prober.forget(container.id)
@@ -287,6 +309,7 @@ class PodWorker:
         await self.host.plugins.unprepare(self.pod)
         await self.host.volumes.remove(self.uid)
         self._gone = True
+        self.finished.set()
         self.allocation.release()
         self._volumes = None
         self.host.objects.release(self.uid)
@@ -364,6 +387,7 @@ class PodWorker:
                 devices=self.host.plugins.health(self.pod),
             ),
         )
+        self._started(status.phase or "")
         self.host.statuses.set(shown, status)
 
     def _say_backoffs(self, decided: Plan) -> None:
@@ -484,6 +508,7 @@ class PodWorker:
             self._failed(action.name, "CreateContainerError", err)
 
     def _failed(self, name: str, reason: str, err: Exception) -> None:
+        self.host.metrics.container_failed(self.pod, name, reason)
         self._event("Warning", "Failed", f"Error: {err}", container=name)
         self._failures[name] = Failure(reason, str(err), self.host.clock.now() + _RETRY_START_S)
 
@@ -523,8 +548,10 @@ class PodWorker:
             await host.runtime.start_container(container_id)
         except RuntimeFailure as err:  # it has ended before it began: the runtime shows it exited, with StartError
             self._event("Warning", "Failed", f"Error: {err}", container=spec.name)
+            host.metrics.container_failed(self.pod, spec.name, "RunContainerError")
             self._wake.set()
             return
+        host.metrics.container_started(self.pod, spec.name)
         self._event("Normal", "Started", "Container started", container=spec.name)
         self._wake.set()
         if spec.lifecycle is not None and spec.lifecycle.post_start is not None:

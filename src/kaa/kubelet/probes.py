@@ -51,7 +51,9 @@ class Prober:
         say: Callable[[Pod, str, str], None],
         *,
         network: bool = True,
+        probed: Callable[[str, str, Pod, bool, float], None] = lambda kind, container, pod, good, seconds: None,
     ) -> None:
+        self._probed = probed  #: told every verdict, and how long it took
         self._runtime, self._clock = runtime, clock
         self._changed, self._say = changed, say
         self._network = network
@@ -101,7 +103,9 @@ class Prober:
         await self._clock.sleep(float(probe.initial_delay_seconds or 0))
         good = bad = 0
         while True:
+            asked = self._clock.monotonic()
             message = await self._verdict(pod, spec, container_id, ip, probe)
+            self._probed(kind, spec.name, pod, message is None, self._clock.monotonic() - asked)
             if message is None:
                 good, bad = good + 1, 0
                 if good >= (probe.success_threshold or 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -24,6 +25,7 @@ class _Wanted:
     pod: Pod
     status: PodStatus
     sent: PodStatus
+    since: float = 0.0  #: when the first change that is not known there was seen, by the monotonic clock
     version: int = 0  #: the resource version that our last patch made
     settled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -33,8 +35,9 @@ class StatusWriter:
 
     WORKERS = 2
 
-    def __init__(self, client: Client, clock: Clock) -> None:
-        self._client = client
+    def __init__(self, client: Client, clock: Clock, synced: Callable[[float], None] = lambda seconds: None) -> None:
+        """``synced`` is told how many seconds a change took to be known to the server."""
+        self._client, self._clock, self._synced = client, clock, synced
         self._wanted: dict[str, _Wanted] = {}
         self._queue: WorkQueue[str] = WorkQueue(clock)
 
@@ -53,6 +56,8 @@ class StatusWriter:
         if status_patch(pod, held.sent, status) is None:
             held.settled.set()
             return
+        if held.settled.is_set() or not held.since:
+            held.since = self._clock.monotonic()
         held.settled.clear()
         self._queue.add(uid)
 
@@ -105,6 +110,7 @@ class StatusWriter:
             held.version = int(answer.metadata.resource_version or "0")
         if held.status is wanted:
             held.settled.set()
+            self._synced(self._clock.monotonic() - held.since)
         else:
             self._queue.add(uid)
 

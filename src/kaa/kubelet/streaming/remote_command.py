@@ -161,7 +161,7 @@ class SpdyChannels:
     def __init__(self, session: Session, streams: dict[str, Stream], protocol: str) -> None:
         self._session, self._streams = session, streams
         self.structured = protocol.startswith("v4")
-        self._inbox: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue(maxsize=64)
+        self._inbox: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue(maxsize=2)  # chunks, of a frame each
 
     @classmethod
     async def gather(cls, session: Session, protocol: str, options: Options) -> SpdyChannels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
 import contextlib
 import hashlib
 from collections.abc import Iterable
@@ -49,6 +50,7 @@ class WebSocket:
         self._pipe = pipe
         self._frames = Connection(ConnectionType.SERVER)
         self._part: list[bytes] = []
+        self._part_bytes = 0
         self._ready: list[bytes] = []
         self._closed = False
         self._sending = asyncio.Lock()
@@ -90,12 +92,13 @@ class WebSocket:
     def _gather(self, event: BytesMessage | TextMessage) -> None:
         data = event.data
         self._part.append(data.encode() if isinstance(data, str) else bytes(data))
-        if sum(map(len, self._part)) > _MESSAGE_MAX:
+        self._part_bytes += len(self._part[-1])
+        if self._part_bytes > _MESSAGE_MAX:
             self._closed = True
             return
         if event.message_finished:
             self._ready.append(b"".join(self._part))
-            self._part = []
+            self._part, self._part_bytes = [], 0
 
     async def _answer_close(self, event: CloseConnection) -> None:
         self._closed = True
@@ -135,7 +138,11 @@ class Numbered:
         """(channel, data) of the next message; None once the other side has closed."""
         while (message := await self._socket.receive()) is not None:
             if message and self._base64:
-                return message[0] - ord("0"), base64.b64decode(message[1:])
+                try:
+                    return message[0] - ord("0"), base64.b64decode(message[1:], validate=True)
+                except binascii.Error:
+                    await self._socket.close(1002)
+                    return None
             if message:
                 return message[0], message[1:]
         return None

@@ -1,0 +1,372 @@
+"""What the kubelet counts of itself, under upstream's names: ``/metrics`` and ``/metrics/probes``.
+
+Whoever does a thing counts it here as it is done; what merely is, is looked at when somebody scrapes.
+Source: pkg/kubelet/metrics/metrics.go, pkg/kubelet/prober, pkg/kubelet/server/metrics, component-base metrics/version.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kaa.api.clock import Clock, parse_time
+from kaa.api.types.core_v1 import Pod
+from kaa.runtime.base import ContainerState
+
+from .exposition import Counter, Family, Gauge, Histogram, exponential
+
+if TYPE_CHECKING:
+    from .kubelet import Kubelet
+    from .summary import Snapshot, VolumeSample
+
+_POD_START_BUCKETS = (
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
+    600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+)  # fmt: skip
+_PULL_BUCKETS = (1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0)
+_SYNC_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0)
+_MIB = 1024 * 1024
+#: An image's size as a label: ``<lower>-<upper>``.
+_IMAGE_SIZES = (
+    (10, "0-10MB"),
+    (100, "10MB-100MB"),
+    (500, "100MB-500MB"),
+    (1024, "500MB-1GB"),
+    (5 * 1024, "1GB-5GB"),
+    (10 * 1024, "5GB-10GB"),
+    (20 * 1024, "10GB-20GB"),
+    (30 * 1024, "20GB-30GB"),
+    (40 * 1024, "30GB-40GB"),
+    (60 * 1024, "40GB-60GB"),
+    (100 * 1024, "60GB-100GB"),
+)
+_PROBE = ("probe_type", "result", "container", "pod", "namespace", "pod_uid")
+_HTTP = ("method", "path", "server_type", "long_running")
+
+
+def image_size(size_bytes: int) -> str:
+    """The class that an image's size is counted in."""
+    return next((name for limit, name in _IMAGE_SIZES if size_bytes <= limit * _MIB), "GT100GB")
+
+
+class KubeletMetrics:
+    """The counters. Names of attributes are those of the metrics, without ``kubelet_``."""
+
+    def __init__(self) -> None:
+        operation = ("operation_type",)
+        self.runtime_operations_total = Counter(
+            "kubelet_runtime_operations_total",
+            "[ALPHA] Cumulative number of runtime operations by operation type.",
+            operation,
+        )
+        self.runtime_operations_errors_total = Counter(
+            "kubelet_runtime_operations_errors_total",
+            "[ALPHA] Cumulative number of runtime operation errors by operation type.",
+            operation,
+        )
+        self.runtime_operations_duration_seconds = Histogram(
+            "kubelet_runtime_operations_duration_seconds",
+            "[ALPHA] Duration in seconds of runtime operations. Broken down by operation type.",
+            operation,
+            exponential(0.005, 2.5, 14),
+        )
+        self.pod_start_duration_seconds = Histogram(
+            "kubelet_pod_start_duration_seconds",
+            "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
+            buckets=_POD_START_BUCKETS,
+        )
+        self.pod_start_total_duration_seconds = Histogram(
+            "kubelet_pod_start_total_duration_seconds",
+            "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init"
+            " containers, measured from pod creation timestamp to when all its containers are reported as started and"
+            " observed via watch",
+            ("first_with_network",),
+            _POD_START_BUCKETS,
+        )
+        self.pod_status_sync_duration_seconds = Histogram(
+            "kubelet_pod_status_sync_duration_seconds",
+            "[ALPHA] Duration in seconds to sync a pod status update. Measures time from detection of a change to pod"
+            " status until the API is successfully updated for that pod, even if multiple intevening changes to pod status"
+            " occur.",
+            buckets=_SYNC_BUCKETS,
+        )
+        self.run_podsandbox_duration_seconds = Histogram(
+            "kubelet_run_podsandbox_duration_seconds",
+            "[ALPHA] Duration in seconds of the run_podsandbox operations. Broken down by RuntimeClass.Handler.",
+            ("runtime_handler",),
+        )
+        self.run_podsandbox_errors_total = Counter(
+            "kubelet_run_podsandbox_errors_total",
+            "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
+            ("runtime_handler",),
+        )
+        self.started_pods_total = Counter("kubelet_started_pods_total", "[ALPHA] Cumulative number of pods started")
+        self.started_pods_errors_total = Counter(
+            "kubelet_started_pods_errors_total", "[ALPHA] Cumulative number of errors when starting pods"
+        )
+        self.started_containers_total = Counter(
+            "kubelet_started_containers_total",
+            "[ALPHA] Cumulative number of containers started",
+            ("container_type",),
+        )
+        self.started_containers_errors_total = Counter(
+            "kubelet_started_containers_errors_total",
+            "[ALPHA] Cumulative number of errors when starting containers",
+            ("container_type", "code"),
+        )
+        self.containers_per_pod_count = Histogram(
+            "kubelet_containers_per_pod_count",
+            "[ALPHA] The number of containers per pod.",
+            buckets=exponential(1.0, 2.0, 5),
+        )
+        self.image_pull_duration_seconds = Histogram(
+            "kubelet_image_pull_duration_seconds",
+            "[ALPHA] Duration in seconds to pull an image.",
+            ("image_size_in_bytes",),
+            _PULL_BUCKETS,
+        )
+        self.evictions = Counter(
+            "kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", ("eviction_signal",)
+        )
+        self.orphaned_runtime_pods_total = Counter(
+            "kubelet_orphaned_runtime_pods_total",
+            "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the"
+            " pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in"
+            " the local configuration, which is unusual.",
+        )
+        self.graceful_shutdown_start_time_seconds = Gauge(
+            "kubelet_graceful_shutdown_start_time_seconds",
+            "[ALPHA] Last graceful shutdown start time since unix epoch in seconds",
+        )
+        self.graceful_shutdown_end_time_seconds = Gauge(
+            "kubelet_graceful_shutdown_end_time_seconds",
+            "[ALPHA] Last graceful shutdown start time since unix epoch in seconds",
+        )
+        self.http_requests_total = Counter(
+            "kubelet_http_requests_total",
+            "[ALPHA] Number of the http requests received since the server started",
+            _HTTP,
+        )
+        self.http_inflight_requests = Gauge(
+            "kubelet_http_inflight_requests", "[ALPHA] Number of the inflight http requests", _HTTP
+        )
+        self.http_requests_duration_seconds = Histogram(
+            "kubelet_http_requests_duration_seconds", "[ALPHA] Duration in seconds to serve http requests", _HTTP
+        )
+        self._counted = tuple(self.__dict__.values())
+        self.prober_probe_total = Counter(
+            "prober_probe_total",
+            "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
+            _PROBE,
+        )
+        self.prober_probe_duration_seconds = Histogram(
+            "prober_probe_duration_seconds",
+            "[ALPHA] Duration in seconds for a probe response.",
+            ("probe_type", "container", "pod", "namespace"),
+        )
+
+    def families(self) -> Iterator[Family]:
+        """What was counted, but probes."""
+        return (one.family() for one in self._counted)
+
+    def probes(self) -> Iterator[Family]:
+        yield self.prober_probe_total.family()
+        yield self.prober_probe_duration_seconds.family()
+
+    def probed(self, kind: str, container: str, pod: Pod, good: bool, seconds: float) -> None:
+        """One probe's verdict, and how long it took."""
+        type_, result = kind.capitalize(), "successful" if good else "failed"
+        meta = pod.metadata
+        where = (meta.name or "", meta.namespace or "")
+        self.prober_probe_total.inc(type_, result, container, *where, meta.uid or "")
+        self.prober_probe_duration_seconds.observe(seconds, type_, container, *where)
+
+    def pod_made(self, handler: str, seconds: float, *, failed: bool) -> None:
+        """A sandbox was made, or not."""
+        self.started_pods_total.inc()
+        self.run_podsandbox_duration_seconds.observe(seconds, handler)
+        if failed:
+            self.started_pods_errors_total.inc()
+            self.run_podsandbox_errors_total.inc(handler)
+
+    def container_started(self, pod: Pod, container: str) -> None:
+        self.started_containers_total.inc(container_type(pod, container))
+
+    def container_failed(self, pod: Pod, container: str, code: str) -> None:
+        kind = container_type(pod, container)
+        self.started_containers_total.inc(kind)
+        self.started_containers_errors_total.inc(kind, code)
+
+    def start_of(self, pod: Pod, clock: Clock) -> Callable[[str], None]:
+        """Follow a pod's start, from now on: the answer is told its phase until it runs. One that ran before is no start."""
+        began, waiting = clock.now(), not pod.status.container_statuses
+        if waiting:
+            self.containers_per_pod_count.observe(len(pod.spec.containers))
+
+        def phase_is(phase: str) -> None:
+            nonlocal waiting
+            if waiting and phase != "Pending":
+                waiting = False
+                if phase == "Running":
+                    created = parse_time(pod.metadata.creation_timestamp) if pod.metadata.creation_timestamp else began
+                    self.pod_start_duration_seconds.observe(max(clock.now() - began, 0.0))
+                    self.pod_start_total_duration_seconds.observe(max(clock.now() - created, 0.0), "false")
+
+        return phase_is
+
+    def image_pulled(self, size_bytes: int, seconds: float) -> None:
+        self.image_pull_duration_seconds.observe(seconds, image_size(size_bytes))
+
+    def forget_pod(self, uid: str) -> None:
+        """A pod is gone: nobody asks for its probes any more."""
+        values = self.prober_probe_total.values
+        for labels in [one for one in values if one[-1] == uid]:
+            del values[labels]
+
+
+def container_type(pod: Pod, name: str) -> str:
+    """``container``, ``init_container`` or ``ephemeral_container``."""
+    if any(one.name == name for one in pod.spec.init_containers):
+        return "init_container"
+    return "container" if any(one.name == name for one in pod.spec.containers) else "ephemeral_container"
+
+
+def now_of(kubelet: Kubelet) -> Iterator[Family]:
+    """What merely is: pods and containers of the node, its name, the log disk's use."""
+    yield from _pods(kubelet)
+    named = Family("kubelet_node_name", "gauge", "[ALPHA] The node's name. The count is always 1.", ("node",))
+    named.add(1, kubelet.config.node_name)
+    yield named
+
+
+def _pods(kubelet: Kubelet) -> Iterator[Family]:
+    workers = list(kubelet.workers.values())
+    running = Family("kubelet_running_pods", "gauge", "[BETA] Number of pods that have a running pod sandbox")
+    running.add(sum(one.view.sandbox is not None for one in workers))
+    states: Tally[str] = Tally(one.state.value for worker in workers for one in worker.view.containers)
+    containers = Family(
+        "kubelet_running_containers", "gauge", "[BETA] Number of containers currently running", ("container_state",)
+    )
+    for state in ContainerState:
+        if states[state.value]:
+            containers.add(states[state.value], state.value)
+    static = ("static",)
+    desired = Family(
+        "kubelet_desired_pods",
+        "gauge",
+        "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the"
+        " apiserver.",
+        static,
+    )
+    active = Family(
+        "kubelet_active_pods",
+        "gauge",
+        "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods."
+        " static is true if the pod is not from the apiserver.",
+        static,
+    )
+    for value in (False, True):
+        mine = [one for one in workers if one.static is value]
+        shown = "true" if value else ""
+        desired.add(sum(not one.removed for one in mine), shown)
+        active.add(sum(one.active for one in mine), shown)
+    mirrors = Family(
+        "kubelet_mirror_pods",
+        "gauge",
+        "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)",
+    )
+    mirrors.add(sum(one.static for one in workers))
+    debugging = Family(
+        "kubelet_managed_ephemeral_containers",
+        "gauge",
+        "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.",
+    )
+    debugging.add(sum(len(one.pod.spec.ephemeral_containers) for one in workers))
+    yield from (running, containers, desired, active, mirrors, debugging)
+
+
+def volumes(snapshot: Snapshot) -> Iterator[Family]:
+    """What claims' volumes hold, and what containers' logs do."""
+    fields = (
+        ("capacity_bytes", "Capacity in bytes of the volume", "capacity_bytes"),
+        ("available_bytes", "Number of available bytes in the volume", "available_bytes"),
+        ("used_bytes", "Number of used bytes in the volume", "used_bytes"),
+        ("inodes", "Maximum number of inodes in the volume", "inodes"),
+        ("inodes_free", "Number of free inodes in the volume", "inodes_free"),
+        ("inodes_used", "Number of used inodes in the volume", "inodes_used"),
+    )
+    claims = {(pod.namespace, one.claim): one for pod in snapshot.pods for one in pod.volumes if one.claim}
+    for name, help, field in fields:
+        yield _of_claims(Family(f"kubelet_volume_stats_{name}", "gauge", f"[ALPHA] {help}", _CLAIM), claims, field)
+    logs = Family(
+        "kubelet_container_log_filesystem_used_bytes",
+        "gauge",
+        "[ALPHA] Bytes used by the container's logs on the filesystem.",
+        ("uid", "namespace", "pod", "container"),
+    )
+    for pod in snapshot.pods:
+        for one in pod.containers:
+            if one.logs is not None and one.logs.used_bytes is not None:
+                logs.add(one.logs.used_bytes, pod.uid, pod.namespace, pod.name, one.name)
+    yield logs
+
+
+_CLAIM = ("namespace", "persistentvolumeclaim")
+
+
+def _of_claims(family: Family, claims: dict[tuple[str, str], VolumeSample], field: str) -> Family:
+    for (namespace, claim), one in claims.items():
+        value = getattr(one.space, field)
+        if value is not None:
+            family.add(value, namespace, claim)
+    return family
+
+
+def process(version: str, now: float) -> Iterable[Family]:
+    """What every component tells of its process and its build."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    memory = Path("/proc/self/statm").read_text().split()
+    page = resource.getpagesize()
+    started = now - _age_s()
+    figures: tuple[tuple[str, str, float], ...] = (
+        ("cpu_seconds_total", "Total user and system CPU time spent in seconds.", usage.ru_utime + usage.ru_stime),
+        ("max_fds", "Maximum number of open file descriptors.", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        ("open_fds", "Number of open file descriptors.", len(list(Path("/proc/self/fd").iterdir()))),
+        ("resident_memory_bytes", "Resident memory size in bytes.", int(memory[1]) * page),
+        ("start_time_seconds", "Start time of the process since unix epoch in seconds.", round(started, 2)),
+        ("virtual_memory_bytes", "Virtual memory size in bytes.", int(memory[0]) * page),
+    )
+    for name, help, value in figures:
+        family = Family(f"process_{name}", "counter" if name.endswith("_total") else "gauge", help)
+        family.add(value)
+        yield family
+    yield _build(version)
+
+
+def _age_s() -> float:
+    """How long this process runs: the machine's uptime less the uptime at which it began."""
+    began = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return uptime - began / 100.0
+
+
+def _build(version: str) -> Family:
+    labels = (
+        "build_date", "compiler", "git_commit", "git_tree_state", "git_version", "go_version", "major", "minor", "platform",
+    )  # fmt: skip
+    family = Family(
+        "kubernetes_build_info",
+        "gauge",
+        "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build"
+        " date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+        labels,
+    )
+    major, minor, *_ = [*version.lstrip("v").split("."), "", ""]
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    compiler = platform.python_implementation().lower()
+    family.add(1, "", compiler, "", "", version, "", major, minor, f"linux/{machine}")
+    return family
