@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from kaa.api.types.core_v1 import Pod, VolumeMount
 from kaa.runtime.base import DNS, ContainerConfig, Image, Mount, SandboxConfig
 
@@ -14,7 +16,11 @@ from .cgroups import container_resources
 from .config import KubeletConfig
 from .env import ConfigError, Sources, command_line, environment, expand
 from .pod_plan import BACKOFF_ANNOTATION, HASH_ANNOTATION, LIFE_ANNOTATION, StartContainer, container_hash, grace_of
+from .volumes import subpath
+from .volumes.manager import Prepared
+from .volumes.mounts import Mounter
 
+log = structlog.get_logger(__name__)
 POD_NAME, POD_NAMESPACE, POD_UID = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid"
 CONTAINER_NAME = "io.kubernetes.container.name"
 MESSAGE_PATH, MESSAGE_POLICY = (
@@ -77,7 +83,7 @@ def container_config(
     *,
     image: Image,
     sources: Sources,
-    volumes: Mapping[str, Path],
+    volumes: Prepared,
     pod_dir: Path,
     memory_capacity_bytes: int,
     pid_target: str = "",
@@ -136,28 +142,28 @@ def _mounts(
     attempt: int,
     config: KubeletConfig,
     env: Mapping[str, str],
-    volumes: Mapping[str, Path],
+    volumes: Prepared,
     pod_dir: Path,
     sources: Sources,
     image_volumes: Mapping[str, str],
 ) -> tuple[Mount, ...]:
     made = []
-    kept = {v.name for v in pod.spec.volumes if v.config_map or v.secret or v.downward_api or v.projected}
-    for mount in spec.volume_mounts:  # what the kubelet itself writes (``kept``), a container only reads
+    for index, mount in enumerate(spec.volume_mounts):
         if mount.name in image_volumes:
             made.append(_image_mount(mount, env, image_volumes[mount.name]))
             continue
-        if mount.name not in volumes:
+        if mount.name not in volumes.paths:
             raise ConfigError(f'cannot find volume "{mount.name}" to mount into container "{spec.name}"')
-        path = volumes[mount.name]
+        path = volumes.paths[mount.name]
         inner = _inner(mount, env)
         if inner:
-            path = sub_path(path, inner, spec.name, mount.name)
+            target = pod_dir / "volume-subpaths" / mount.name / spec.name / str(index)
+            path = sub_path(path, inner, target, spec.name, mount.name, config.mounter)
         made.append(
             Mount(
                 host_path=str(path),
                 container_path=mount.mount_path if mount.mount_path.startswith("/") else "/" + mount.mount_path,
-                read_only=bool(mount.read_only) or mount.name in kept,
+                read_only=bool(mount.read_only) or mount.name in volumes.read_only,
                 recursive_read_only=mount.recursive_read_only in ("Enabled", "IfPossible"),
                 propagation=_PROPAGATION.get(mount.mount_propagation or "", "private"),  # type: ignore[arg-type]  # closed set
             )
@@ -205,15 +211,18 @@ def _hosts(pod: Pod, config: KubeletConfig, pod_dir: Path, sources: Sources) -> 
     return path
 
 
-def sub_path(volume: Path, inner: str, container: str, name: str) -> Path:
-    """A path inside a volume, made as a folder if it is not there. Links that lead out of the volume are refused."""
-    failed = f'failed to prepare subPath for volumeMount "{name}" of container "{container}"'
-    if inner.startswith("/") or ".." in Path(inner).parts:
-        raise ConfigError(failed)
-    root = volume.resolve()
-    found = (root / inner).resolve()
-    if found != root and root not in found.parents:
-        raise ConfigError(failed)
-    if not found.exists():
-        found.mkdir(mode=0o755, parents=True)
-    return found
+def sub_path(volume: Path, inner: str, target: Path, container: str, name: str, mounter: Mounter) -> Path:
+    """A file or folder inside a volume, to be had at ``target``; a folder is made of what is not there.
+
+    Links that lead out of the volume are refused, without a word about the node's files.
+    """
+    if inner.startswith("/"):
+        raise ConfigError(f"error SubPath `{inner}` must not be an absolute path")
+    if ".." in inner.split("/"):
+        raise ConfigError(f"unable to provision SubPath `{inner}`: must not contain '..'")
+    try:
+        with subpath.opened(volume, inner) as found:
+            return mounter.bind(found, target)
+    except OSError as err:
+        log.info("sub path refused", volume=name, container=container, error=str(err))
+        raise ConfigError(f'failed to prepare subPath for volumeMount "{name}" of container "{container}"') from err

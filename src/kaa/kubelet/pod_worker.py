@@ -534,7 +534,7 @@ class PodWorker:
             host.config,
             image=image,
             sources=sources,
-            volumes=volumes.paths,
+            volumes=volumes,
             pod_dir=host.volumes.pod_dir(self.uid),
             memory_capacity_bytes=host.memory_capacity_bytes,
             pid_target=self._pid_target(spec),

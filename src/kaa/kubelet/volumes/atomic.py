@@ -10,12 +10,14 @@ Source: pkg/volume/util/atomic_writer.go.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from kaa.api.clock import format_micro_time
 from kaa.runtime.files import remove_tree
 
+from . import ownership
 from .payload import File
 
 DATA = "..data"
@@ -32,7 +34,10 @@ def write(volume: Path, files: Mapping[str, File], now: float, *, group: int | N
     fresh.mkdir(mode=0o755)
     fresh.chmod(0o755)
     for path, file in files.items():
-        _write(fresh, path, file, group)
+        _write(fresh, path, file)
+    if group is not None:
+        ownership.give_to_group(fresh, group, read_only=True)
+        ownership.give_root(volume, group, read_only=True)
     link = volume / "..data_tmp"
     link.unlink(missing_ok=True)
     link.symlink_to(fresh.name)
@@ -72,23 +77,26 @@ def _same(old: Path, files: Mapping[str, File], group: int | None) -> bool:
     if held != {str(PurePosixPath(path)) for path in files}:
         return False
     for path, file in files.items():
-        found = old / path
-        if found.stat().st_mode & 0o7777 != _mode(file, group) or found.read_bytes() != file.data:
+        facts = (old / path).stat()
+        owners = facts.st_uid if file.owner is None else file.owner, facts.st_gid if group is None else group
+        if (facts.st_uid, facts.st_gid) != owners or stat.S_IMODE(facts.st_mode) != _mode(file, group):
+            return False
+        if (old / path).read_bytes() != file.data:
             return False
     return True
 
 
 def _mode(file: File, group: int | None) -> int:
-    return file.mode | 0o440 if group is not None else file.mode
+    return file.mode if group is None else ownership.grouped(file.mode, folder=False, read_only=True)
 
 
-def _write(folder: Path, path: str, file: File, group: int | None) -> None:
+def _write(folder: Path, path: str, file: File) -> None:
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(file.data)
-    target.chmod(_mode(file, group))
-    if group is not None:
-        os.chown(target, -1, group)
+    target.chmod(file.mode)
+    if file.owner is not None:
+        os.chown(target, file.owner, -1)
 
 
 def _link_names(volume: Path, names: set[str]) -> None:

@@ -17,8 +17,6 @@ from kaa.api.clock import Clock
 from kaa.api.errors import ApiError
 from kaa.api.types.core_v1 import (
     ConfigMap,
-    PersistentVolume,
-    PersistentVolumeClaim,
     Pod,
     ProjectedVolumeSource,
     Secret,
@@ -30,21 +28,20 @@ from kaa.runtime.files import Trash
 
 from ..env import ConfigError, Sources
 from ..objects import Objects
-from . import atomic, host_path
+from . import atomic, empty_dir, host_path, ownership
+from .claims import Claimed, VolumeError, claimed
 from .mounts import Mounter
 from .payload import DEFAULT_MODE, File, PayloadError, config_map_files, downward_files, secret_files
 from .tokens import Tokens
 
 
-class VolumeError(Exception):
-    """A volume cannot be had (yet); the message is the FailedMount event's."""
-
-
 @dataclass(slots=True)
 class Prepared:
-    """Host paths by volume name, and when a token in them is to be renewed."""
+    """Host paths by volume name, those that are devices, and when a token in them is to be renewed."""
 
     paths: dict[str, Path] = field(default_factory=dict)
+    devices: dict[str, Path] = field(default_factory=dict)
+    read_only: set[str] = field(default_factory=set)  #: volumes that no container may write
     refresh_at: float | None = None
 
     def renew(self, at: float) -> None:
@@ -57,6 +54,8 @@ class Volumes:
         self._root, self._mounter = root, mounter
         self._tokens = Tokens(client, clock)
         self._trash = Trash(root / "trash")
+        self._users: dict[str, str] = {}  #: {PersistentVolume: uid of the pod that used it last}
+        self._given: set[tuple[str, str]] = set()  #: (pod uid, PersistentVolume) that the pod's group was given
 
     def pod_dir(self, uid: str) -> Path:
         return self._root / "pods" / uid
@@ -68,48 +67,39 @@ class Volumes:
             if volume.image is not None:  # the runtime's to mount
                 continue
             try:
-                made.paths[volume.name] = await self._one(pod, volume, sources, made)
+                await self._one(pod, volume, sources, made)
             except (PayloadError, ConfigError, ApiError, OSError, ValueError) as err:
                 raise VolumeError(f'MountVolume.SetUp failed for volume "{volume.name}" : {err}') from err
         return made
 
-    async def _one(self, pod: Pod, volume: Volume, sources: Sources, made: Prepared) -> Path:
+    async def _one(self, pod: Pod, volume: Volume, sources: Sources, made: Prepared) -> None:
         if volume.host_path is not None:
-            return await asyncio.to_thread(host_path.prepare, volume.host_path)
-        if volume.persistent_volume_claim is not None:
-            return await self._claimed(pod, volume.persistent_volume_claim.claim_name)
-        if volume.ephemeral is not None:
-            return await self._claimed(pod, f"{pod.metadata.name}-{volume.name}")
-        if volume.empty_dir is not None:
-            folder = self._folder(pod, "empty-dir", volume.name)
-            in_memory = volume.empty_dir.medium == "Memory"
-            size = quantity.whole(volume.empty_dir.size_limit) if volume.empty_dir.size_limit else None
-            await asyncio.to_thread(self._empty, folder, in_memory, size, _fs_group(pod))
-            return folder
-        kind, files, in_memory = await self._payload(pod, volume, sources, made)
-        folder = self._folder(pod, kind, volume.name)
-        await asyncio.to_thread(self._write, folder, files, in_memory, _fs_group(pod))
-        return folder
+            made.paths[volume.name] = await asyncio.to_thread(host_path.prepare, volume.host_path)
+        elif volume.persistent_volume_claim is not None or volume.ephemeral is not None:
+            await self._claimed(pod, volume, made)
+        elif volume.empty_dir is not None:
+            folder = made.paths[volume.name] = self._folder(pod, "empty-dir", volume.name)
+            marker = self.pod_dir(pod.metadata.uid or "") / "plugins/kubernetes.io~empty-dir" / volume.name / "ready"
+            memory = _memory(sources)
+            await asyncio.to_thread(empty_dir.prepare, folder, marker, volume.empty_dir, pod, self._mounter, memory)
+        else:
+            kind, files, in_memory = await self._payload(pod, volume, sources, made)
+            folder = made.paths[volume.name] = self._folder(pod, kind, volume.name)
+            made.read_only.add(volume.name)  # what the kubelet itself writes, a container only reads
+            size = empty_dir.memory_size(None, pod, _memory(sources)) if in_memory else None
+            await asyncio.to_thread(self._write, folder, files, in_memory, size, _fs_group(pod))
 
     def _folder(self, pod: Pod, kind: str, name: str) -> Path:
         return self.pod_dir(pod.metadata.uid or "") / "volumes" / f"kubernetes.io~{kind}" / name
 
-    def _empty(self, folder: Path, in_memory: bool, size: int | None, group: int | None) -> None:
+    def _write(
+        self, folder: Path, files: dict[str, File], in_memory: bool, size: int | None, group: int | None
+    ) -> None:
         if not folder.exists():
             folder.mkdir(parents=True)
             folder.chmod(0o777)
         if in_memory:
             self._mounter.tmpfs(folder, size)
-        if group is not None:
-            os.chown(folder, -1, group)
-            folder.chmod(0o2777)
-
-    def _write(self, folder: Path, files: dict[str, File], in_memory: bool, group: int | None) -> None:
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            folder.chmod(0o755)
-        if in_memory:
-            self._mounter.tmpfs(folder, None)
         atomic.write(folder, files, self._clock.now(), group=group)
 
     async def _payload(
@@ -141,8 +131,15 @@ class Volumes:
         self, pod: Pod, volume: ProjectedVolumeSource, sources: Sources, made: Prepared
     ) -> dict[str, File]:
         files: dict[str, File] = {}
+        faults: list[str] = []
         for source in volume.sources:
-            files.update(await self._projection(pod, source, _mode(volume.default_mode), sources, made))
+            try:
+                files.update(await self._projection(pod, source, _mode(volume.default_mode), sources, made))
+            except (PayloadError, ConfigError, ApiError) as err:
+                faults.append(str(err))
+        if faults:
+            different = list(dict.fromkeys(faults))
+            raise PayloadError(different[0] if len(different) == 1 else f"[{', '.join(different)}]")
         return files
 
     async def _projection(
@@ -160,9 +157,16 @@ class Volumes:
             return downward_files(pod, source.downward_api.items, mode, sources)
         if source.service_account_token is not None:
             wanted = source.service_account_token
-            token = await self._tokens.get(pod, wanted)
+            try:
+                token = await self._tokens.get(pod, wanted)
+            except ApiError as err:
+                raise PayloadError(f"failed to fetch token: {err}") from err
             made.renew(token.renew_at)
-            return {wanted.path: File(token.text.encode(), _token_mode(pod, mode))}
+            user = _fs_user(pod)
+            guarded = user is not None or _fs_group(pod) is not None
+            return {wanted.path: File(token.text.encode(), 0o600 if guarded else mode, user)}
+        if source.cluster_trust_bundle is not None:
+            raise PayloadError("ClusterTrustBundle projection is not supported by this API server")
         raise PayloadError("this source of a projected volume is not supported")
 
     async def _fetch_map(self, pod: Pod, name: str) -> ConfigMap | None:
@@ -171,25 +175,42 @@ class Volumes:
     async def _fetch_secret(self, pod: Pod, name: str) -> Secret | None:
         return await self._objects.fetch(Secret, pod.metadata.namespace or "", name, user=pod.metadata.uid or "")
 
-    async def _claimed(self, pod: Pod, claim_name: str) -> Path:
-        """The path behind a claim that is bound to a hostPath or local volume."""
-        claim = await self._client.get(PersistentVolumeClaim, claim_name, pod.metadata.namespace)
-        if claim.status.phase != "Bound" or not claim.spec.volume_name:
-            raise PayloadError(f'persistentvolumeclaim "{claim_name}" is not bound')
-        held = await self._client.get(PersistentVolume, claim.spec.volume_name)
-        if held.spec.host_path is not None:
-            return await asyncio.to_thread(host_path.prepare, held.spec.host_path)
-        if held.spec.local is not None:
-            path = Path(held.spec.local.path)
-            if not await asyncio.to_thread(path.exists):
-                raise PayloadError(f'path "{path}" does not exist')
-            return path
-        raise PayloadError(f'persistentvolume "{held.metadata.name}" is of a kind this node cannot mount')
+    async def _claimed(self, pod: Pod, volume: Volume, made: Prepared) -> None:
+        """What a claim leads to, for this pod's use; and its group's, if it has one."""
+        found, uid = await claimed(self._client, pod, volume), pod.metadata.uid or ""
+        if found.alone and self._users.get(found.volume, uid) != uid:
+            raise VolumeError(
+                f'MountVolume.SetUp failed for volume "{found.volume}" : volume uses the ReadWriteOncePod access mode'
+                " and is already in use by another pod"
+            )
+        self._users[found.volume] = uid
+        if found.read_only:
+            made.read_only.add(volume.name)
+        if found.block:
+            made.devices[volume.name] = await asyncio.to_thread(self._map_device, uid, found)
+            return
+        made.paths[volume.name] = found.path
+        group = _fs_group(pod)
+        if found.grouped and group is not None and (uid, found.volume) not in self._given:
+            gently = _policy(pod) == "OnRootMismatch"
+            await asyncio.to_thread(ownership.give_to_group, found.path, group, on_root_mismatch=gently)
+            self._given.add((uid, found.volume))
+
+    def _map_device(self, uid: str, found: Claimed) -> Path:
+        """A link to a device in the pod's folder, which says that it is the pod's."""
+        link = self.pod_dir(uid) / "volumeDevices/kubernetes.io~local-volume" / found.volume
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink() or os.readlink(link) != str(found.path):
+            link.unlink(missing_ok=True)
+            link.symlink_to(found.path)
+        return link
 
     async def remove(self, uid: str) -> None:
         """Unmount and remove what a pod had here. Never leaves the pods folder, by link or by mount."""
         await asyncio.to_thread(self._remove, uid)
         self._tokens.release(uid)
+        self._users = {volume: user for volume, user in self._users.items() if user != uid}
+        self._given = {(user, volume) for user, volume in self._given if user != uid}
 
     def _remove(self, uid: str) -> None:
         folder = self.pod_dir(uid)
@@ -211,6 +232,21 @@ def _fs_group(pod: Pod) -> int | None:
     return pod.spec.security_context.fs_group if pod.spec.security_context else None
 
 
-def _token_mode(pod: Pod, mode: int) -> int:
-    """With an fsGroup a token is its group's to read and nobody else's; without one the volume's mode stands."""
-    return 0o600 if _fs_group(pod) is not None else mode
+def _policy(pod: Pod) -> str:
+    return (pod.spec.security_context.fs_group_change_policy or "") if pod.spec.security_context else ""
+
+
+def _fs_user(pod: Pod) -> int | None:
+    """The one user that all of a pod's containers run as, whom a token is to belong to; None when there is none."""
+    of_pod = pod.spec.security_context.run_as_user if pod.spec.security_context else None
+    users = set()
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        own = container.security_context.run_as_user if container.security_context else None
+        users.add(of_pod if own is None else own)
+    return users.pop() if len(users) == 1 else None
+
+
+def _memory(sources: Sources) -> int | None:
+    """Bytes of memory that pods may use of the node."""
+    text = sources.allocatable.get("memory")
+    return quantity.whole(text) if text else None

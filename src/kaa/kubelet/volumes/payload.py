@@ -22,8 +22,11 @@ class PayloadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class File:
+    """``owner``: the uid that it belongs to; None leaves it with root."""
+
     data: bytes
     mode: int
+    owner: int | None = None
 
 
 def config_map_files(
@@ -35,7 +38,7 @@ def config_map_files(
         raise PayloadError(f'configmap "{name}" not found')
     data = {key: text.encode() for key, text in found.data.items()}
     data.update({key: base64.b64decode(text) for key, text in found.binary_data.items()})
-    return _pick(data, items, mode, optional)
+    return _pick(data, items, mode, optional, "config")
 
 
 def secret_files(
@@ -45,10 +48,12 @@ def secret_files(
         if optional:
             return {}
         raise PayloadError(f'secret "{name}" not found')
-    return _pick({key: base64.b64decode(text) for key, text in found.data.items()}, items, mode, optional)
+    return _pick({key: base64.b64decode(text) for key, text in found.data.items()}, items, mode, optional, "secret")
 
 
-def _pick(data: Mapping[str, bytes], items: tuple[KeyToPath, ...], mode: int, optional: bool) -> dict[str, File]:
+def _pick(
+    data: Mapping[str, bytes], items: tuple[KeyToPath, ...], mode: int, optional: bool, kind: str
+) -> dict[str, File]:
     if not items:
         return {key: File(content, mode) for key, content in data.items()}
     made: dict[str, File] = {}
@@ -56,7 +61,7 @@ def _pick(data: Mapping[str, bytes], items: tuple[KeyToPath, ...], mode: int, op
         if item.key in data:
             made[item.path] = File(data[item.key], mode if item.mode is None else item.mode)
         elif not optional:
-            raise PayloadError(f"references non-existent config key: {item.key}")
+            raise PayloadError(f"references non-existent {kind} key: {item.key}")
     return made
 
 
