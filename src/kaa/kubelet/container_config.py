@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from kaa.api.types.core_v1 import Pod, VolumeMount
-from kaa.runtime.base import DNS, ContainerConfig, Image, Mount, SandboxConfig
+from kaa.runtime.base import DNS, ContainerConfig, Device, HandlerFeatures, Image, Mount, SandboxConfig
 
 from . import security
 from .cgroups import container_resources
@@ -86,6 +86,7 @@ def container_config(
     volumes: Prepared,
     pod_dir: Path,
     memory_capacity_bytes: int,
+    features: HandlerFeatures,
     pid_target: str = "",
     image_volumes: Mapping[str, str] = EMPTY,
 ) -> ContainerConfig:
@@ -116,7 +117,8 @@ def container_config(
         args=args,
         working_dir=spec.working_dir or "",
         env=env,
-        mounts=_mounts(pod, spec, action.attempt, config, dict(env), volumes, pod_dir, sources, image_volumes),
+        mounts=_mounts(pod, spec, action.attempt, config, dict(env), volumes, pod_dir, sources, features, image_volumes),
+        devices=_block_devices(spec, volumes),
         resources=container_resources(
             pod, spec, memory_capacity_bytes=memory_capacity_bytes, pids_limit=config.pids_limit
         ),
@@ -145,6 +147,7 @@ def _mounts(
     volumes: Prepared,
     pod_dir: Path,
     sources: Sources,
+    features: HandlerFeatures,
     image_volumes: Mapping[str, str],
 ) -> tuple[Mount, ...]:
     made = []
@@ -164,7 +167,7 @@ def _mounts(
                 host_path=str(path),
                 container_path=mount.mount_path if mount.mount_path.startswith("/") else "/" + mount.mount_path,
                 read_only=bool(mount.read_only) or mount.name in volumes.read_only,
-                recursive_read_only=mount.recursive_read_only in ("Enabled", "IfPossible"),
+                recursive_read_only=recursive_read_only(mount, features),
                 propagation=_PROPAGATION.get(mount.mount_propagation or "", "private"),  # type: ignore[arg-type]  # closed set
             )
         )
@@ -184,6 +187,39 @@ def _image_mount(mount: VolumeMount, env: Mapping[str, str], image_id: str) -> M
     """An image's files, which the runtime finds: the kubelet has no path to look at."""
     path = mount.mount_path if mount.mount_path.startswith("/") else "/" + mount.mount_path
     return Mount("", path, read_only=True, image=image_id, image_sub_path=_inner(mount, env))
+
+
+def recursive_read_only(mount: VolumeMount, features: HandlerFeatures) -> bool:
+    """Whether what is mounted inside a volume is read-only, too. Raises ConfigError. Source: resolveRecursiveReadOnly."""
+    wanted = mount.recursive_read_only or "Disabled"
+    if wanted == "Disabled":
+        return False
+    fault = ""
+    if not mount.read_only:
+        fault = "it is not read-only"
+    elif mount.mount_propagation not in (None, "None"):
+        fault = f'it is not compatible with propagation "{mount.mount_propagation}"'
+    elif wanted == "Enabled" and not features.recursive_read_only:
+        fault = "it is not supported by the runtime"
+    if fault:
+        raise ConfigError(
+            f'failed to resolve recursive read-only mode: volume "{mount.name}" requested recursive read-only mode,'
+            f" but {fault}"
+        )
+    return features.recursive_read_only
+
+
+def _block_devices(spec: Any, volumes: Prepared) -> tuple[Device, ...]:
+    """The devices of a container's block volumes. Source: kubelet_pods.go makeBlockVolumes."""
+    made = []
+    for device in spec.volume_devices:
+        if not device.device_path.startswith("/"):
+            raise ConfigError(f"error DevicePath `{device.device_path}` must be an absolute path")
+        path = volumes.devices.get(device.name)
+        if path is None:
+            raise ConfigError(f'cannot find volume "{device.name}" to pass into container "{spec.name}"')
+        made.append(Device(str(path), device.device_path, "r" if device.name in volumes.read_only else "mrw"))
+    return tuple(made)
 
 
 def _inner(mount: VolumeMount, env: Mapping[str, str]) -> str:

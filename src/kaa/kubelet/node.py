@@ -28,6 +28,9 @@ from kaa.api.types.core_v1 import (
     NodeAddress,
     NodeCondition,
     NodeDaemonEndpoints,
+    NodeFeatures,
+    NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures,
     NodeSpec,
     NodeStatus,
     NodeSystemInfo,
@@ -35,7 +38,7 @@ from kaa.api.types.core_v1 import (
 from kaa.api.types.meta_v1 import ObjectMeta, OwnerReference
 from kaa.api.values import Quantity
 from kaa.client.client import Client, PatchType
-from kaa.runtime.base import Image, Runtime, RuntimeFailure
+from kaa.runtime.base import Image, Runtime, RuntimeFailure, RuntimeInfo
 
 from .config import KubeletConfig, Recorder
 
@@ -111,6 +114,23 @@ def allocatable(capacity: Mapping[str, str], reserved: Mapping[str, str]) -> dic
         left = left if left > 0 else Fraction(0)
         made[name] = quantity.format_millis(int(left * 1000)) if name == "cpu" else str(int(left))
     return made
+
+
+def runtime_features(info: RuntimeInfo) -> dict[str, Any]:
+    """The fields of a node's status that say what its container runtime can."""
+    handlers = (
+        NodeRuntimeHandler(
+            name=name,
+            features=NodeRuntimeHandlerFeatures(
+                recursive_read_only_mounts=one.recursive_read_only, user_namespaces=one.user_namespaces
+            ),
+        )
+        for name, one in sorted(info.features.items())
+    )
+    return {
+        "features": NodeFeatures(supplemental_groups_policy=info.strict_groups),
+        "runtime_handlers": tuple(handlers),
+    }
 
 
 def system_info(runtime_version: str, kubelet_version: str) -> NodeSystemInfo:
@@ -280,8 +300,10 @@ class NodeKeeper:
             )
 
     async def _status(self, old: NodeStatus | None) -> NodeStatus:
+        can: dict[str, Any] = {}
         try:
             info = await self._runtime.info()
+            can = runtime_features(info)
             runtime_version = f"{info.name}://{info.version}"
             not_ready = "" if info.network_ready else f"container runtime network not ready: {info.message}"
         except RuntimeFailure as err:
@@ -310,6 +332,7 @@ class NodeKeeper:
             daemon_endpoints=NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=self._config.port)),
             node_info=await asyncio.to_thread(system_info, runtime_version, self._config.version),
             images=image_list(await self._runtime.list_images()),
+            **can,
         )
 
     async def _keep_status(self) -> None:

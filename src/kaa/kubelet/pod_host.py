@@ -10,7 +10,7 @@ from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import ConfigMap, Pod, Secret, Service
 from kaa.client.client import Client
 from kaa.client.informer import Lister
-from kaa.runtime.base import Runtime
+from kaa.runtime.base import Runtime, RuntimeInfo
 
 from .admission import HostPort
 from .config import KubeletConfig, Recorder
@@ -53,6 +53,14 @@ class PodHost:
     plugins: Plugins  #: device plugins and DRA drivers
     metrics: KubeletMetrics
     closing: Callable[[], str]  #: why no pod may begin any more; empty while they may
+    info: RuntimeInfo | None = None  #: what the runtime said of itself, once it was asked
+
+
+async def runtime_info(host: PodHost) -> RuntimeInfo:
+    """What the runtime is and can; it is asked once."""
+    if host.info is None:
+        host.info = await host.runtime.info()
+    return host.info
 
 
 def plain_sources(host: PodHost, pod: Pod, view: PodView) -> Sources:

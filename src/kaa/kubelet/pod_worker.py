@@ -18,7 +18,7 @@ from kaa.api.errors import ApiError, NotFound
 from kaa.api.types.core_v1 import Pod, Secret
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.api.types.node_v1 import RuntimeClass
-from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
+from kaa.runtime.base import Container, ContainerState, HandlerFeatures, RuntimeFailure, Sandbox
 
 from . import lifecycle
 from .allocation import Allocation
@@ -28,7 +28,7 @@ from .env import ConfigError
 from .images import ImageError
 from .log_rotation import remove_logs
 from .messages import termination_message
-from .pod_host import PodHost, container_sources, plain_sources, pull_secrets
+from .pod_host import PodHost, container_sources, plain_sources, pull_secrets, runtime_info
 from .pod_plan import (
     SANDBOX,
     Action,
@@ -385,6 +385,8 @@ class PodWorker:
                 resizing=self.allocation.resizing,
                 resize_error=self.allocation.error,
                 devices=self.host.plugins.health(self.pod),
+                recursive_read_only=self.host.info is not None
+                and any(one.recursive_read_only for one in self.host.info.features.values()),
             ),
         )
         self._started(status.phase or "")
@@ -474,6 +476,11 @@ class PodWorker:
             self._event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}")
             self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
 
+    async def _features(self) -> HandlerFeatures:
+        """What the pod's runtime handler can."""
+        features = (await runtime_info(self.host)).features
+        return features.get(await self._handler() if features else "", HandlerFeatures())
+
     async def _handler(self) -> str:
         """The runtime handler that the pod's RuntimeClass names."""
         name = self.pod.spec.runtime_class_name
@@ -539,6 +546,7 @@ class PodWorker:
             memory_capacity_bytes=host.memory_capacity_bytes,
             pid_target=self._pid_target(spec),
             image_volumes=image_volumes,
+            features=await self._features(),
         )
         await host.plugins.before_start(self.pod, spec)
         config = host.hardware.equipped(self.pod, spec, config)

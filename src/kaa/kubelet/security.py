@@ -33,6 +33,7 @@ def security(pod: Pod, container: Container, *, seccomp_root: str = "/var/lib/ku
         user=user,
         group=group,
         supplemental_groups=tuple(groups),
+        strict_groups=of_pod is not None and of_pod.supplemental_groups_policy == "Strict",
         privileged=privileged,
         read_only_root=bool(own.read_only_root_filesystem),
         no_new_privileges=own.allow_privilege_escalation is False,

@@ -21,13 +21,16 @@ from kaa.api.types.core_v1 import (
     ContainerStateTerminated,
     ContainerStateWaiting,
     ContainerStatus,
+    ContainerUser,
     HostIP,
+    LinuxContainerUser,
     Pod,
     PodCondition,
     PodIP,
     PodStatus,
     ResourceRequirements,
     ResourceStatus,
+    VolumeMount,
     VolumeMountStatus,
 )
 from kaa.runtime.base import Container, ContainerState
@@ -82,6 +85,7 @@ class Seen:
     devices: Mapping[str, tuple[ResourceStatus, ...]] = field(
         default_factory=dict
     )  #: those of a container, and their health
+    recursive_read_only: bool = False  #: whether the runtime makes mounts inside of read-only ones read-only, too
 
 
 def pod_status(pod: Pod, seen: Seen) -> PodStatus:
@@ -198,7 +202,8 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
         resources=_resources(pod, spec, current) if running and not ephemeral else None,
         allocated_resources=dict(spec.resources.requests) if running and not ephemeral else {},
         allocated_resources_status=() if init or ephemeral else seen.devices.get(spec.name, ()),
-        volume_mounts=_mounts(spec),
+        volume_mounts=_mounts(spec, seen),
+        user=_user(current) if running else None,
     )
 
 
@@ -228,16 +233,29 @@ def _known(pod: Pod, name: str) -> ContainerStatus | None:
     return next((s for s in every if s.name == name), None)
 
 
-def _mounts(spec: Any) -> tuple[VolumeMountStatus, ...]:
+def _user(container: Container | None) -> ContainerUser | None:
+    if container is None or container.user is None:
+        return None
+    found = container.user
+    return ContainerUser(linux=LinuxContainerUser(uid=found.uid, gid=found.gid, supplemental_groups=found.groups))
+
+
+def _mounts(spec: Any, seen: Seen) -> tuple[VolumeMountStatus, ...]:
     return tuple(
         VolumeMountStatus(
             name=m.name,
             mount_path=m.mount_path,
             read_only=m.read_only or None,
-            recursive_read_only="Disabled" if m.read_only else None,
+            recursive_read_only=_depth(m, seen) if m.read_only else None,
         )
         for m in spec.volume_mounts
     )
+
+
+def _depth(mount: VolumeMount, seen: Seen) -> str:
+    """Whether the mounts inside of a read-only one are as well."""
+    asked = mount.recursive_read_only or "Disabled"
+    return "Enabled" if asked != "Disabled" and seen.recursive_read_only else "Disabled"
 
 
 def _waiting(pod: Pod, waiting: Waiting | None) -> ContainerStateWaiting:

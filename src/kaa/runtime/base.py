@@ -84,12 +84,25 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class IdMap:
+    """``length`` ids from ``inside`` on, as a user namespace counts them, are the host's from ``outside`` on."""
+
+    inside: int
+    outside: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Namespaces:
-    """``pod``: one for the sandbox; ``container``: one each; ``node``: the host's."""
+    """``pod``: one for the sandbox; ``container``: one each; ``node``: the host's.
+
+    ``users``: which ids of the host are the users and groups of the sandbox's own user namespace; empty: it has none.
+    """
 
     network: NamespaceMode = "pod"
     pid: NamespaceMode = "container"
     ipc: NamespaceMode = "pod"
+    users: tuple[IdMap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,7 @@ class Security:
     group: int | None = None
     username: str = ""
     supplemental_groups: tuple[int, ...] = ()
+    strict_groups: bool = False  #: only these groups, none that the image's own files give the user
     privileged: bool = False
     read_only_root: bool = False
     no_new_privileges: bool = False
@@ -198,6 +212,15 @@ class ContainerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a container's first process began as."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """A container as it is.
 
@@ -223,6 +246,7 @@ class Container:
     pid: int = 0
     resources: Resources | None = None  #: what it was given last; None where the runtime does not tell
     volume_images: tuple[str, ...] = ()  #: ids of the images that it mounts
+    user: Identity | None = None  #: None where the runtime does not tell
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 
@@ -323,10 +347,22 @@ class Streams(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerFeatures:
+    """What a runtime handler can beyond the common."""
+
+    recursive_read_only: bool = False
+    user_namespaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeInfo:
+    """``strict_groups``: whether the runtime heeds ``Security.strict_groups``."""
+
     name: str  #: ``kaa``, ``containerd``
     version: str
     handlers: tuple[str, ...] = ("",)
+    features: Mapping[str, HandlerFeatures] = field(default_factory=dict)  #: by handler
+    strict_groups: bool = False
     network_ready: bool = True
     message: str = ""
 

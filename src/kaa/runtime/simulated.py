@@ -29,6 +29,7 @@ from .base import (
     ContainerUsage,
     EventKind,
     ExecResult,
+    HandlerFeatures,
     Image,
     ImageAuth,
     ImagePullError,
@@ -102,7 +103,12 @@ class SimulatedRuntime:
     # ------------------------------------------------------------------------------------------------ sandboxes
 
     async def info(self) -> RuntimeInfo:
-        return RuntimeInfo(name="simulated", version="1.0.0")
+        return RuntimeInfo(
+            name="simulated",
+            version="1.0.0",
+            features={"": HandlerFeatures(recursive_read_only=True, user_namespaces=True)},
+            strict_groups=True,
+        )
 
     async def run_sandbox(self, config: SandboxConfig) -> str:
         for known in self._sandboxes.values():

@@ -8,7 +8,7 @@ the CRI wants again with every container while the contract gives it once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -18,6 +18,9 @@ from ..base import (
     ContainerConfig,
     ContainerState,
     ContainerUsage,
+    HandlerFeatures,
+    Identity,
+    IdMap,
     Image,
     ImageAuth,
     Mount,
@@ -108,7 +111,13 @@ def plain_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
 
 def namespace_options(namespaces: Namespaces, pid_target: str = "") -> cri.NamespaceOption:
     pid = cri.TARGET if pid_target else _MODES[namespaces.pid]
-    return cri.NamespaceOption(_MODES[namespaces.network], pid, _MODES[namespaces.ipc], pid_target)
+    users = id_mappings(namespaces.users)
+    own = cri.UserNamespace(cri.POD, users, users) if users else None
+    return cri.NamespaceOption(_MODES[namespaces.network], pid, _MODES[namespaces.ipc], pid_target, own)
+
+
+def id_mappings(users: Iterable[IdMap]) -> tuple[cri.IdMapping, ...]:
+    return tuple(cri.IdMapping(one.outside, one.inside, one.length) for one in users)
 
 
 def sandbox(found: cri.PodSandbox, ips: tuple[str, ...]) -> Sandbox:
@@ -147,7 +156,7 @@ def container_message(config: ContainerConfig, image: Image, namespaces: Namespa
         args=config.args or (),
         working_dir=config.working_dir,
         envs=tuple(cri.KeyValue(key, value) for key, value in config.env),
-        mounts=tuple(_mount(mount) for mount in config.mounts),
+        mounts=tuple(_mount(mount, id_mappings(namespaces.users)) for mount in config.mounts),
         devices=tuple(cri.Device(one.container_path, one.host_path, one.permissions) for one in config.devices),
         labels={**config.labels, **own_labels(owner)},
         annotations=config.annotations,
@@ -164,7 +173,7 @@ def container_message(config: ContainerConfig, image: Image, namespaces: Namespa
     )
 
 
-def _mount(mount: Mount) -> cri.Mount:
+def _mount(mount: Mount, users: tuple[cri.IdMapping, ...]) -> cri.Mount:
     if mount.image:
         spec, inner = cri.ImageSpec(mount.image), mount.image_sub_path
         return cri.Mount(container_path=mount.container_path, readonly=True, image=spec, image_sub_path=inner)
@@ -173,6 +182,8 @@ def _mount(mount: Mount) -> cri.Mount:
         host_path=mount.host_path,
         readonly=mount.read_only,
         propagation=_PROPAGATION[mount.propagation],
+        uid_mappings=users,
+        gid_mappings=users,
         recursive_read_only=mount.recursive_read_only,
     )
 
@@ -198,6 +209,7 @@ def _security(security: Security, image: Image, namespaces: cri.NamespaceOption)
         readonly_paths=READ_ONLY_PATHS if security.read_only_paths is None else security.read_only_paths,
         seccomp=profile(security.seccomp),
         apparmor=profile(security.apparmor) if security.apparmor else None,
+        supplemental_groups_policy=cri.STRICT if security.strict_groups else cri.MERGE,
     )
 
 
@@ -285,9 +297,22 @@ def container(
         pid=pid,
         resources=given if given is not None else resources(told) if told else None,
         volume_images=tuple(one.image.image for one in status.mounts if one.image is not None),
+        user=_identity(status.user),
         labels=plain_labels(row.labels),
         annotations=dict(row.annotations),
     )
+
+
+def _identity(user: cri.ContainerUser | None) -> Identity | None:
+    found = user.linux if user is not None else None
+    return Identity(found.uid, found.gid, tuple(found.supplemental_groups)) if found is not None else None
+
+
+def features(handlers: Iterable[cri.RuntimeHandler]) -> dict[str, HandlerFeatures]:
+    return {
+        one.name: HandlerFeatures(one.features.recursive_read_only_mounts, one.features.user_namespaces)
+        for one in handlers
+    }
 
 
 def usage(found: cri.ContainerStats) -> ContainerUsage | None:

@@ -39,11 +39,24 @@ PROTOCOLS = {"TCP": 0, "UDP": 1, "SCTP": 2}
 SANDBOX_READY = 0
 
 
+class IdMapping(Message, frozen=True):
+    host_id: Annotated[int, 1] = 0
+    container_id: Annotated[int, 2] = 0
+    length: Annotated[int, 3] = 0
+
+
+class UserNamespace(Message, frozen=True):
+    mode: Annotated[int, 1] = POD
+    uids: Annotated[tuple[IdMapping, ...], 2] = ()
+    gids: Annotated[tuple[IdMapping, ...], 3] = ()
+
+
 class NamespaceOption(Message, frozen=True):
     network: Annotated[int, 1] = POD
     pid: Annotated[int, 2] = POD
     ipc: Annotated[int, 3] = POD
     target_id: Annotated[str, 4] = ""
+    userns_options: Annotated[UserNamespace | None, 5] = None
 
 
 RUNTIME_DEFAULT, UNCONFINED, LOCALHOST = range(3)  # SecurityProfile.ProfileType
@@ -190,6 +203,9 @@ class Capability(Message, frozen=True):
     drop_capabilities: Annotated[tuple[str, ...], 2] = ()
 
 
+MERGE, STRICT = range(2)  # SupplementalGroupsPolicy
+
+
 class LinuxContainerSecurityContext(Message, frozen=True):
     """``*_profile_path`` are the older words for the profiles, which runtimes of before 1.20's fields read."""
 
@@ -207,6 +223,7 @@ class LinuxContainerSecurityContext(Message, frozen=True):
     readonly_paths: Annotated[tuple[str, ...], 14] = ()
     seccomp: Annotated[SecurityProfile | None, 15] = None
     apparmor: Annotated[SecurityProfile | None, 16] = None
+    supplemental_groups_policy: Annotated[int, 17] = MERGE
 
 
 class LinuxContainerConfig(Message, frozen=True):
@@ -220,6 +237,8 @@ class Mount(Message, frozen=True):
     readonly: Annotated[bool, 3] = False
     selinux_relabel: Annotated[bool, 4] = False
     propagation: Annotated[int, 5] = 0
+    uid_mappings: Annotated[tuple[IdMapping, ...], 6] = ()
+    gid_mappings: Annotated[tuple[IdMapping, ...], 7] = ()
     recursive_read_only: Annotated[bool, 8] = False
     image: Annotated[ImageSpec | None, 9] = None
     image_sub_path: Annotated[str, 10] = ""
@@ -304,6 +323,16 @@ class MountedImage(Message, frozen=True):
     image: Annotated[ImageSpec | None, 9] = None
 
 
+class LinuxContainerUser(Message, frozen=True):
+    uid: Annotated[int, 1] = 0
+    gid: Annotated[int, 2] = 0
+    supplemental_groups: Annotated[tuple[int, ...], 3] = ()
+
+
+class ContainerUser(Message, frozen=True):
+    linux: Annotated[LinuxContainerUser | None, 1] = None
+
+
 class ContainerStatus(Message, frozen=True):
     id: Annotated[str, 1] = ""
     metadata: Annotated[ContainerMetadata, 2] = ContainerMetadata()
@@ -320,6 +349,7 @@ class ContainerStatus(Message, frozen=True):
     log_path: Annotated[str, 15] = ""
     resources: Annotated[ContainerResources | None, 16] = None
     image_id: Annotated[str, 17] = ""
+    user: Annotated[ContainerUser | None, 18] = None
 
 
 class ContainerStatusResponse(Message, frozen=True):
@@ -499,10 +529,25 @@ class StatusRequest(Message, frozen=True):
     verbose: Annotated[bool, 1] = False
 
 
+class RuntimeHandlerFeatures(Message, frozen=True):
+    recursive_read_only_mounts: Annotated[bool, 1] = False
+    user_namespaces: Annotated[bool, 2] = False
+
+
+class RuntimeHandler(Message, frozen=True):
+    name: Annotated[str, 1] = ""
+    features: Annotated[RuntimeHandlerFeatures, 2] = RuntimeHandlerFeatures()
+
+
+class RuntimeFeatures(Message, frozen=True):
+    supplemental_groups_policy: Annotated[bool, 1] = False
+
+
 class StatusResponse(Message, frozen=True):
     status: Annotated[RuntimeStatus, 1] = RuntimeStatus()
     info: Annotated[Texts, 2] = {}
-    runtime_handlers: Annotated[tuple[Id, ...], 3] = ()  #: RuntimeHandler: its name is field 1
+    runtime_handlers: Annotated[tuple[RuntimeHandler, ...], 3] = ()
+    features: Annotated[RuntimeFeatures, 4] = RuntimeFeatures()
 
 
 class NetworkConfig(Message, frozen=True):

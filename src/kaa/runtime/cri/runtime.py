@@ -120,7 +120,9 @@ class CriRuntime:
         return RuntimeInfo(
             name=version.runtime_name,
             version=version.runtime_version,
-            handlers=tuple(handler.id for handler in status.runtime_handlers) or ("",),
+            handlers=tuple(handler.name for handler in status.runtime_handlers) or ("",),
+            features=convert.features(status.runtime_handlers),
+            strict_groups=status.features.supplemental_groups_policy,
             network_ready=network.status,
             message="" if network.status else f"NetworkReady=false reason:{network.reason} message:{network.message}",
         )

@@ -244,7 +244,7 @@ def _bind(mount: Mount, read_only_root: bool, added: bool) -> Spec:
     guarded = ["nosuid", "noexec", "nodev"] if own_shm or mount.image else []
     mode = "ro" if mount.read_only or (added and read_only_root and mount.container_path != "/dev/shm") else "rw"
     options = ["rbind", _PROPAGATION[mount.propagation], mode, *guarded]
-    if mount.recursive_read_only:
+    if mount.read_only and mount.recursive_read_only:
         options.append("rro")
     return {"destination": mount.container_path, "type": "bind", "source": mount.host_path, "options": options}
 
@@ -337,6 +337,8 @@ def resolve_user(config: ContainerConfig, image: ImageConfig, passwd: str, group
     if security.group is not None:
         gid = security.group
     named = [int(row[2]) for row in groups if account and account[0] in row[3].split(",")]
+    if security.strict_groups:
+        named = []
     extra = dict.fromkeys([gid, *named, *security.supplemental_groups])
     return User(uid, gid, tuple(extra), (account[5] if account else "") or "/")
 

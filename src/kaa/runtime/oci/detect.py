@@ -24,6 +24,8 @@ class Kernel:
     capabilities: frozenset[str]
     apparmor: bool
     lowest_oom_score_adj: int
+    recursive_read_only: bool = False
+    user_namespaces: bool = False
 
 
 def has_cgroup_v2(root: Path = CGROUP_ROOT) -> bool:
@@ -40,7 +42,28 @@ def kernel() -> Kernel:
     lowest = -1000 if bits >> _CAP_SYS_RESOURCE & 1 else int(Path("/proc/self/oom_score_adj").read_text())
     enabled = Path("/sys/module/apparmor/parameters/enabled")
     apparmor = enabled.exists() and enabled.read_text().startswith("Y")
-    return Kernel(has_cgroup_v2(), held, apparmor, lowest)
+    version = _version(os.uname().release)
+    return Kernel(
+        has_cgroup_v2(),
+        held,
+        apparmor,
+        lowest,
+        version >= _MOUNT_SETATTR,
+        version >= _IDMAPPED and _has_user_namespaces(),
+    )
+
+
+_MOUNT_SETATTR, _IDMAPPED = (5, 12), (6, 3)  #: Linux that sets attributes of whole trees; that maps ids of tmpfs, too
+
+
+def _version(release: str) -> tuple[int, int]:
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+
+
+def _has_user_namespaces() -> bool:
+    limit = Path("/proc/sys/user/max_user_namespaces")
+    return limit.exists() and int(limit.read_text()) > 0 and shutil.which("unshare") is not None
 
 
 #: {capability: its bit}: the kernel counts in the order in which they came.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..base import Device, Mount, RuntimeFailure
+from ..base import Device, Identity, Mount, RuntimeFailure
 from .bundle import DeviceNode, Facts, build_spec, resolve_user
 from .files import write_atomic
 from .images import ImageRecord
@@ -40,6 +40,7 @@ def write_bundle(
     )
     config = replace(record.config, mounts=mounts)
     user = resolve_user(config, image.config, read_inside(rootfs, "etc/passwd"), read_inside(rootfs, "etc/group"))
+    record.user = Identity(user.uid, user.gid, user.groups)
     for mount in config.mounts:
         prepare_source(mount)
     devices = (

@@ -30,6 +30,7 @@ from ..base import (
     ContainerUsage,
     EventKind,
     ExecResult,
+    HandlerFeatures,
     Image,
     ImageAuth,
     ImagePullError,
@@ -161,7 +162,9 @@ class OciRuntime:
                 log.warning("conmon stays in our cgroup: stopping our service may stop containers", error=str(err))
 
     async def info(self) -> RuntimeInfo:
-        return RuntimeInfo("kaa", __version__)
+        machine = kernel()
+        features = HandlerFeatures(machine.recursive_read_only, machine.user_namespaces)
+        return RuntimeInfo("kaa", __version__, features={"": features}, strict_groups=True)
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
         return self._events.subscribe()

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import msgspec
 import structlog
 
-from ..base import Container, ContainerConfig, ContainerState, Sandbox, SandboxConfig, SandboxState
+from ..base import Container, ContainerConfig, ContainerState, Identity, Sandbox, SandboxConfig, SandboxState
 from ..files import Trash
 from .files import remove_tree, write_atomic
 
@@ -81,6 +81,7 @@ class ContainerRecord(msgspec.Struct):
     message: str = ""
     process: ProcessRecord = NO_PROCESS
     conmon: ProcessRecord = NO_PROCESS
+    user: Identity | None = None
 
     def public(self) -> Container:
         config = self.config
@@ -103,6 +104,7 @@ class ContainerRecord(msgspec.Struct):
             pid=self.process.pid if self.state is ContainerState.RUNNING else 0,
             resources=config.resources,
             volume_images=tuple(self.volumes),
+            user=self.user,
             labels=config.labels,
             annotations=config.annotations,
         )
