@@ -159,6 +159,7 @@ class KubeletConfig:
     lease_period_s: float = 10.0
     lease_duration_s: int = 40
     housekeeping_s: float = 60.0
+    ids_per_pod: int = 65536  #: users of a pod that has a user namespace of its own
     eviction: Eviction | None = field(default_factory=Eviction)  #: None on nodes that only pretend
     images: ImageCollection = field(default_factory=ImageCollection)
     pulls: ImagePulls = field(default_factory=ImagePulls)

@@ -27,6 +27,7 @@ from .image_gc import Policy
 from .images.records import POLICIES, check_pattern
 from .pod_plan import go_duration
 
+UNIT = 65536  # ids of a pod come in whole ones of these
 API_VERSION, KIND = "kubelet.config.k8s.io/v1beta1", "KubeletConfiguration"
 
 Json = Mapping[str, Any]
@@ -48,7 +49,7 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
     try:
         changes = {name: read(given[wire]) for wire, (name, read) in _TAKEN.items() if wire in given}
         changes |= _reserved(given) | _eviction(given, config) | _images(given, config) | _pulls(given, config)
-        changes |= _topology(given)
+        changes |= _topology(given) | _users(given)
         changes |= config_serving.changes(given, config)
         made = replace(config, **changes)
         if made.eviction is not None:
@@ -126,6 +127,18 @@ _TAKEN: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "serializeImagePulls": ("serialize_image_pulls", bool),
     "staticPodPath": ("static_pod_path", Path),
 }
+
+
+def _users(given: Json) -> dict[str, Any]:
+    wanted = (given.get("userNamespaces") or {}).get("idsPerPod")
+    if wanted is None:
+        return {}
+    ids = _number(wanted)
+    if ids <= 0 or ids % UNIT:
+        raise ValueError(f"userNamespaces.idsPerPod must be a multiple of {UNIT}")
+    if ids >= 1 << 32:
+        raise ValueError("userNamespaces.idsPerPod must not be more than maximum allowed 4294967295")
+    return {"ids_per_pod": ids}
 
 
 def _reserved(given: Json) -> dict[str, Any]:
@@ -254,7 +267,7 @@ _SPECIAL = _OF_TOPOLOGY | frozenset(
     """evictionHard evictionMaxPodGracePeriod evictionMinimumReclaim evictionPressureTransitionPeriod evictionSoft
     evictionSoftGracePeriod imageGCHighThresholdPercent imageGCLowThresholdPercent imageMaximumGCAge imageMinimumGCAge
     imagePullCredentialsVerificationPolicy kubeReserved preloadedImagesVerificationAllowlist registryBurst registryPullQPS
-    systemReserved""".split()
+    systemReserved userNamespaces""".split()
 )
 _WITHOUT_EFFECT = frozenset(
     """cgroupDriver cgroupRoot cgroupsPerQOS configMapAndSecretChangeDetectionStrategy
@@ -271,5 +284,5 @@ _WITHOUT_EFFECT = frozenset(
     rotateCertificates runOnce runtimeRequestTimeout seccompDefault serverTLSBootstrap
     singleProcessOOMKill
     staticPodURL staticPodURLHeader swap syncFrequency systemCgroups systemReservedCgroup
-    tlsCurvePreferences tracing userNamespaces volumePluginDir""".split()
+    tlsCurvePreferences tracing volumePluginDir""".split()
 )

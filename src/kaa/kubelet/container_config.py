@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from kaa.api.types.core_v1 import Pod, VolumeMount
-from kaa.runtime.base import DNS, ContainerConfig, Device, HandlerFeatures, Image, Mount, SandboxConfig
+from kaa.runtime.base import DNS, ContainerConfig, Device, HandlerFeatures, IdMap, Image, Mount, SandboxConfig
 
 from . import security
 from .cgroups import container_resources
@@ -45,8 +45,14 @@ def log_directory(config: KubeletConfig, pod: Pod) -> Path:
 
 
 def sandbox_config(
-    pod: Pod, config: KubeletConfig, attempt: int, cgroup_parent: str, handler: str = ""
+    pod: Pod,
+    config: KubeletConfig,
+    attempt: int,
+    cgroup_parent: str,
+    handler: str = "",
+    users: tuple[IdMap, ...] = (),
 ) -> SandboxConfig:
+    """A pod's shell. ``users``: its range of the node's ids, if it is to have a user namespace."""
     name, _ = security.hostname(pod, config.cluster_domain, config.hostname or config.node_name)
     return SandboxConfig(
         name=pod.metadata.name or "",
@@ -57,7 +63,7 @@ def sandbox_config(
         log_directory=str(log_directory(config, pod)),
         dns=_dns(pod, config),
         ports=security.port_mappings(pod),
-        namespaces=security.namespaces(pod),
+        namespaces=security.namespaces(pod, users),
         sysctls=security.sysctls(pod),
         cgroup_parent=cgroup_parent,
         runtime_handler=handler,
@@ -117,7 +123,9 @@ def container_config(
         args=args,
         working_dir=spec.working_dir or "",
         env=env,
-        mounts=_mounts(pod, spec, action.attempt, config, dict(env), volumes, pod_dir, sources, features, image_volumes),
+        mounts=_mounts(
+            pod, spec, action.attempt, config, dict(env), volumes, pod_dir, sources, features, image_volumes
+        ),
         devices=_block_devices(spec, volumes),
         resources=container_resources(
             pod, spec, memory_capacity_bytes=memory_capacity_bytes, pids_limit=config.pids_limit

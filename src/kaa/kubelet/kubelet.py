@@ -44,6 +44,7 @@ from .static_pods import HASH, MIRROR, Mirrors, host_process_pod, host_process_s
 from .status_writer import StatusWriter
 from .tasks import Tasks
 from .topology.hardware import Hardware
+from .userns import UserNamespaces
 from .volumes import Volumes
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class Kubelet:
             plugins=self.plugins,
             metrics=self.metrics,
             closing=self._closing,
+            users=UserNamespaces(config.root, config.ids_per_pod),
         )
         self._workers = Tasks("kubelet/worker")
         self._sandboxes: dict[str, str] = {}  #: {sandbox id: pod uid}
@@ -357,6 +359,7 @@ class Kubelet:
         for uid in await asyncio.to_thread(self._host.volumes.known_uids):
             if uid not in self.workers:
                 await self._host.volumes.remove(uid)
+                self._host.users.release(uid)
         for folder in await asyncio.to_thread(orphan_logs, self.config, self.workers):
             await asyncio.to_thread(remove_logs, self.config, folder)
         if self.config.cgroups is not None:

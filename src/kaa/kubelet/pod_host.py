@@ -23,6 +23,7 @@ from .pod_plan import PodView
 from .probes import Prober
 from .status_writer import StatusWriter
 from .topology.hardware import Hardware
+from .userns import UserNamespaces
 from .volumes import Volumes
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class PodHost:
     plugins: Plugins  #: device plugins and DRA drivers
     metrics: KubeletMetrics
     closing: Callable[[], str]  #: why no pod may begin any more; empty while they may
+    users: UserNamespaces
     info: RuntimeInfo | None = None  #: what the runtime said of itself, once it was asked
 
 

@@ -18,7 +18,7 @@ from kaa.api.errors import ApiError, NotFound
 from kaa.api.types.core_v1 import Pod, Secret
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.api.types.node_v1 import RuntimeClass
-from kaa.runtime.base import Container, ContainerState, HandlerFeatures, RuntimeFailure, Sandbox
+from kaa.runtime.base import Container, ContainerState, HandlerFeatures, IdMap, RuntimeFailure, Sandbox
 
 from . import lifecycle
 from .allocation import Allocation
@@ -308,6 +308,7 @@ class PodWorker:
             return
         await self.host.plugins.unprepare(self.pod)
         await self.host.volumes.remove(self.uid)
+        self.host.users.release(self.uid)
         self._gone = True
         self.finished.set()
         self.allocation.release()
@@ -462,7 +463,8 @@ class PodWorker:
             if cgroups is not None:
                 parent = await self.allocation.ensure_cgroup(cgroups)
             handler = await self._handler()
-            config = sandbox_config(self.pod, self.host.config, action.attempt, parent, handler)
+            users = await self._users(handler)
+            config = sandbox_config(self.pod, self.host.config, action.attempt, parent, handler, users)
             await self.host.runtime.run_sandbox(config)
             self._failures.pop(SANDBOX, None)
             self._retry_s.pop(SANDBOX, None)
@@ -475,6 +477,15 @@ class PodWorker:
         except (RuntimeFailure, ApiError, ConfigError, OSError, TimeoutError) as err:
             self._event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}")
             self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
+
+    async def _users(self, handler: str) -> tuple[IdMap, ...]:
+        """The node's ids for the pod's own user namespace, if it asks for one. Raises ConfigError."""
+        if self.pod.spec.host_users is not False:
+            return ()
+        known = (await runtime_info(self.host)).features.get(handler, HandlerFeatures())
+        if not known.user_namespaces:
+            raise ConfigError(f'RuntimeClass handler "{handler}" does not support user namespaces')
+        return self.host.users.of(self.pod)
 
     async def _features(self) -> HandlerFeatures:
         """What the pod's runtime handler can."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from kaa.api.types.core_v1 import Container, HostAlias, Pod, SeccompProfile, SecurityContext
-from kaa.runtime.base import Namespaces, PortMapping, Security
+from kaa.runtime.base import IdMap, Namespaces, PortMapping, Security
 
 from .env import ConfigError
 
@@ -91,12 +91,13 @@ def check_non_root(pod: Pod, container: Container, confined: Security, image_use
         )
 
 
-def namespaces(pod: Pod) -> Namespaces:
+def namespaces(pod: Pod, users: tuple[IdMap, ...] = ()) -> Namespaces:
     spec = pod.spec
     return Namespaces(
         network="node" if spec.host_network else "pod",
         pid="node" if spec.host_pid else ("pod" if spec.share_process_namespace else "container"),
         ipc="node" if spec.host_ipc else "pod",
+        users=users,
     )
 
 

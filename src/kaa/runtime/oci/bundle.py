@@ -6,10 +6,10 @@ Source: OCI runtime-spec 1.0; defaults (capabilities, masked paths, mounts) are 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..base import ContainerConfig, Mount, Resources, RuntimeFailure
+from ..base import ContainerConfig, IdMap, Mount, Resources, RuntimeFailure
 from .images import ImageConfig
 from .seccomp import default_profile
 
@@ -86,6 +86,8 @@ class Facts:
     lowest_oom_score_adj: int = -1000
     cgroup_v2: bool = True
     apparmor: bool = False
+    users: tuple[IdMap, ...] = ()  #: the ids of the container's own user namespace
+    locked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: {mount source: options it must keep}
     profile: Spec | None = None  #: the seccomp profile that ``Security.seccomp`` names by path
     cdi_folders: tuple[str, ...] = ()  #: where CDI specs lie, the weightiest last
 
@@ -105,6 +107,10 @@ def build_spec(config: ContainerConfig, image: ImageConfig, facts: Facts) -> Spe
         "readonlyPaths": [] if security.privileged else list(read_only),
     }
     linux["resources"]["devices"] = device_rules(facts.devices, privileged=security.privileged)
+    if facts.users:
+        linux["uidMappings"] = linux["gidMappings"] = [
+            {"containerID": one.inside, "hostID": one.outside, "size": one.length} for one in facts.users
+        ]
     if facts.devices:
         linux["devices"] = [device_spec(device) for device in facts.devices]
     if any(mount.propagation == "bidirectional" for mount in config.mounts):
@@ -205,7 +211,10 @@ def mounts_spec(config: ContainerConfig, facts: Facts) -> list[Spec]:
     added = [mount for mount in facts.mounts if mount.container_path not in own]
     bound = sorted([*added, *config.mounts], key=lambda mount: mount.container_path.rstrip("/").count("/"))
     standard = [entry for entry in _standard_mounts(privileged) if entry["destination"] not in own]
-    return [*standard, *(_bind(mount, config.security.read_only_root, mount in added) for mount in bound)]
+    made = [_bind(mount, config.security.read_only_root, mount in added) for mount in bound]
+    for entry in made:
+        entry["options"] += [one for one in facts.locked.get(entry["source"], ()) if one not in entry["options"]]
+    return [*standard, *made]
 
 
 def _standard_mounts(privileged: bool) -> list[Spec]:

@@ -40,6 +40,7 @@ from .linux import boot_id, in_own_thread, start_time
 from .prepare import rewrite_resources, write_bundle
 from .snapshots import Snapshots
 from .state import ContainerRecord, Folder, ProcessRecord, SandboxRecord
+from .users import drop_staged
 from .work import ProcessWatch, Threads, run_command
 
 log = structlog.get_logger(__name__)
@@ -139,6 +140,7 @@ class Containers:
                 if entry.name not in known:
                     conmon.delete(self.engine, entry.name)
                     self.snapshots.release(entry.name)
+                    drop_staged(self.bundles / entry.name)
                     remove_tree(self.bundles / entry.name)
 
     # ------------------------------------------------------------------------------------------------ creation
@@ -189,9 +191,10 @@ class Containers:
         self.folder.save(record)
 
         def build() -> None:
-            rootfs = self.snapshots.prepare(record.id, record.chain)
+            namespace = facts.namespaces.get("user")
+            rootfs = self.snapshots.prepare(record.id, record.chain, facts.users, namespace)
             shown = {
-                image_id: self.snapshots.show(record.id, str(number), chain)
+                image_id: self.snapshots.show(record.id, str(number), chain, namespace)
                 for number, (image_id, chain) in enumerate(record.volumes.items())
             }
             write_bundle(self.bundle(record.id), rootfs, record, image, facts, shown)
@@ -239,7 +242,10 @@ class Containers:
         launch = conmon.Launch(
             record.id, self.bundle(record.id), record.log_path, config.tty, config.stdin, config.stdin_once
         )
-        launched = conmon.launch(self.engine, launch)
+        try:
+            launched = conmon.launch(self.engine, launch)
+        finally:
+            drop_staged(launch.bundle)
         boot = boot_id()
         process = ProcessRecord(launched.pid, start_time(launched.pid), boot)
         monitor = ProcessRecord(launched.conmon_pid, start_time(launched.conmon_pid), boot)
@@ -353,6 +359,7 @@ class Containers:
         else:
             conmon.delete(self.engine, record.id)
         self.snapshots.release(record.id)
+        drop_staged(self.bundle(record.id))
         self.trash.put(self.bundle(record.id), root=self.bundles)
         self.folder.forget(record.id)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..base import Device, Identity, Mount, RuntimeFailure
+from ..base import ContainerConfig, Device, Identity, Mount, RuntimeFailure
+from . import users
 from .bundle import DeviceNode, Facts, build_spec, resolve_user
 from .files import write_atomic
 from .images import ImageRecord
@@ -48,32 +49,77 @@ def write_bundle(
         if config.security.privileged
         else [node for device in config.devices for node in device_nodes(device)]
     )
-    seccomp = config.security.seccomp
-    profile = msgspec.json.decode(Path(seccomp).read_bytes()) if seccomp.startswith("/") else None
-    spec = build_spec(
-        config,
-        image.config,
-        Facts(
-            rootfs=str(rootfs),
-            cgroup_path=record.cgroup_path,
-            namespaces=facts.namespaces,
-            user=user,
-            mounts=facts.mounts,
-            devices=tuple(devices),
-            hostname=facts.hostname,
-            capabilities=facts.capabilities,
-            lowest_oom_score_adj=facts.lowest_oom_score_adj,
-            cgroup_v2=facts.cgroup_v2,
-            apparmor=facts.apparmor,
-            profile=profile,
-        ),
+    seen = replace(
+        facts,
+        rootfs=str(rootfs),
+        cgroup_path=record.cgroup_path,
+        user=user,
+        devices=tuple(devices),
+        profile=_seccomp_profile(config.security.seccomp),
     )
+    bundle.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if facts.users:
+        config, seen = stage_mounts(bundle, config, seen)
+    spec = build_spec(config, image.config, seen)
     if config.cdi_devices:
         from .cdi import inject
 
         inject(spec, config.cdi_devices, facts.cdi_folders)
-    bundle.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomic(bundle / "config.json", msgspec.json.encode(spec))
+
+
+def stage_mounts(bundle: Path, config: ContainerConfig, facts: Facts) -> tuple[ContainerConfig, Facts]:
+    """Copies of a container's mounts, their owners mapped, for runc to take; and what names them now.
+
+    /dev/shm was made for the namespace's own ids. What is mounted nosuid, say, must stay so: its namespace may not change it.
+    """
+    folder, locked = bundle / users.STAGED, {}
+    folder.mkdir(exist_ok=True, mode=0o711)
+    staged: dict[str, Mount] = {}
+    with users.opened(Path(facts.namespaces["user"] or "")) as namespace:
+        for one in (*facts.mounts, *config.mounts):
+            if one.host_path == "tmpfs" or one.container_path == "/dev/shm":
+                continue
+            if one.image:  # made for the namespace already
+                locked[one.host_path] = locked_options(Path(one.host_path))
+                continue
+            place = folder / str(len(staged))
+            _make_alike(place, one.host_path)
+            users.map_mount(one.host_path, str(place), namespace)
+            staged[one.container_path] = replace(one, host_path=str(place))
+            locked[str(place)] = locked_options(place)
+    return (
+        replace(config, mounts=tuple(staged.get(one.container_path, one) for one in config.mounts)),
+        replace(facts, mounts=tuple(staged.get(one.container_path, one) for one in facts.mounts), locked=locked),
+    )
+
+
+def _make_alike(place: Path, source: str) -> None:
+    if os.path.isdir(source):
+        place.mkdir(exist_ok=True)
+    else:
+        place.touch()
+
+
+def locked_options(place: Path) -> tuple[str, ...]:
+    """The options of a mount that nobody in a user namespace may take off."""
+    flags = os.statvfs(place).f_flag
+    names = {os.ST_NOSUID: "nosuid", os.ST_NODEV: "nodev", os.ST_NOEXEC: "noexec"}
+    return tuple(name for flag, name in names.items() if flags & flag)
+
+
+def _seccomp_profile(name: str) -> dict[str, object] | None:
+    """The profile of the node that a container names by its path. Raises RuntimeFailure."""
+    if not name.startswith("/"):
+        return None
+    try:
+        found: dict[str, object] = msgspec.json.decode(Path(name).read_bytes())
+    except OSError as err:
+        why = (err.strerror or str(err)).lower()
+        raise RuntimeFailure(f'cannot load seccomp profile "{name}": open {name}: {why}') from err
+    except msgspec.DecodeError as err:
+        raise RuntimeFailure(f'cannot load seccomp profile "{name}": {err}') from err
+    return found
 
 
 def read_inside(rootfs: Path, name: str) -> str:

@@ -62,6 +62,7 @@ from .registry import Puller
 from .snapshots import Snapshots
 from .state import Folder, ProcessRecord, SandboxRecord
 from .streams import attach_streams, exec_streams, exec_to_end, forward_streams
+from .users import reachable
 from .work import Threads
 
 log = structlog.get_logger(__name__)
@@ -163,7 +164,8 @@ class OciRuntime:
 
     async def info(self) -> RuntimeInfo:
         machine = kernel()
-        features = HandlerFeatures(machine.recursive_read_only, machine.user_namespaces)
+        mapped = machine.user_namespaces and self.snapshots.overlay and reachable(self.snapshots.writable)
+        features = HandlerFeatures(machine.recursive_read_only, mapped)
         return RuntimeInfo("kaa", __version__, features={"": features}, strict_groups=True)
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
@@ -193,7 +195,7 @@ class OciRuntime:
         folder = self._folder(record.id)
         await in_own_thread(lambda: _make_folder(folder, record.config))
         if record.config.namespaces.pid == "pod":
-            pid = await in_own_thread(lambda: namespaces.start_pause(folder))
+            pid = await in_own_thread(lambda: namespaces.start_pause(folder, record.config))
             record.pause = ProcessRecord(pid, start_time(pid), boot_id())
             self._sandbox_folder.save(record)
         if self.network and record.config.namespaces.network != "node":
@@ -315,12 +317,13 @@ class OciRuntime:
             cgroup_v2=machine.cgroup_v2,
             apparmor=machine.apparmor,
             cdi_folders=self._cdi_folders,
+            users=sandbox.config.namespaces.users,
         )
 
     def _namespaces(self, sandbox: SandboxRecord, config: ContainerConfig) -> dict[str, str | None]:
         """{OCI kind: path}; the host's are left out."""
         folder = self._folder(sandbox.id)
-        names = {"net": "network", "ipc": "ipc", "uts": "uts"}
+        names = {"net": "network", "ipc": "ipc", "uts": "uts", "user": "user"}
         found: dict[str, str | None] = {"mount": None}
         found |= {names[name]: str(folder / name) for name in namespaces.wanted_namespaces(sandbox.config)}
         if config.pid_target:

@@ -20,12 +20,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..base import RuntimeFailure, SandboxConfig
+from . import users
 from .files import remove_tree
 from .linux import (
     CLONE_FS,
     CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWPID,
+    CLONE_NEWUSER,
     CLONE_NEWUTS,
     MS_BIND,
     MS_NODEV,
@@ -89,12 +91,15 @@ def wanted_namespaces(config: SandboxConfig) -> dict[str, int]:
         wanted |= {"net": CLONE_NEWNET, "uts": CLONE_NEWUTS}
     if config.namespaces.ipc != "node":
         wanted["ipc"] = CLONE_NEWIPC
-    return wanted
+    return {"user": CLONE_NEWUSER, **wanted} if config.namespaces.users else wanted
 
 
 def make_namespaces(folder: Path, config: SandboxConfig) -> None:
     """Make and hold the namespaces below ``folder``, with /dev/shm. Call it in a thread of its own."""
     wanted = wanted_namespaces(config)
+    if config.namespaces.users:
+        _make_below_user_namespace(folder, config, wanted)
+        return
     if wanted:
         flags = 0
         for flag in wanted.values():
@@ -108,9 +113,29 @@ def make_namespaces(folder: Path, config: SandboxConfig) -> None:
         (folder / name).touch()
         mount(thread_namespace(name), str(folder / name), flags=MS_BIND)
     if "ipc" in wanted:
-        (folder / "shm").mkdir(exist_ok=True)
-        options = f"mode=1777,size={_SHM_BYTES}"
-        mount("shm", str(folder / "shm"), "tmpfs", MS_NOEXEC | MS_NOSUID | MS_NODEV, options)
+        _mount_shm(folder)
+
+
+def _mount_shm(folder: Path, owner: int = 0) -> None:
+    (folder / "shm").mkdir(exist_ok=True)
+    options = f"mode=1777,size={_SHM_BYTES},uid={owner},gid={owner}"
+    mount("shm", str(folder / "shm"), "tmpfs", MS_NOEXEC | MS_NOSUID | MS_NODEV, options)
+
+
+def _make_below_user_namespace(folder: Path, config: SandboxConfig, wanted: Mapping[str, int]) -> None:
+    root = users.outside(config.namespaces.users, 0)
+    users.hold(folder, wanted, config.namespaces.users)
+    users.enter(folder, [kind for kind in wanted if kind != "user"])
+    if "net" in wanted:
+        loopback_up()
+        socket.sethostname(config.hostname or config.name or "localhost")
+    of_network = {name: value for name, value in config.sysctls.items() if name.startswith("net")}
+    write_sysctls(of_network)  # these ask for capabilities, the others for being the namespace's root
+    if len(config.sysctls) > len(of_network):
+        with users.acting_as(root):
+            write_sysctls({name: value for name, value in config.sysctls.items() if name not in of_network})
+    if "ipc" in wanted:
+        _mount_shm(folder, root)
 
 
 def write_sysctls(sysctls: Mapping[str, str]) -> None:
@@ -126,7 +151,7 @@ def write_sysctls(sysctls: Mapping[str, str]) -> None:
             raise RuntimeFailure(f"cannot set sysctl {name}={value}: {err.strerror}") from err
 
 
-def start_pause(folder: Path) -> int:
+def start_pause(folder: Path, config: SandboxConfig) -> int:
     """Start the first process of a shared pid namespace; its pid. Call it in a thread of its own.
 
     The net, ipc and uts namespaces stay the host's: containers take those from the mounts.
@@ -136,6 +161,8 @@ def start_pause(folder: Path) -> int:
     program = jail / "pause"
     program.write_bytes(pause_program())
     program.chmod(0o555)
+    if config.namespaces.users:
+        return users.start_pause(folder, jail, _NOBODY)
     with open(os.devnull, "r+b") as null:
         unshare(CLONE_FS | CLONE_NEWPID)
         os.chroot(jail)
@@ -191,7 +218,7 @@ def held(folder: Path, config: SandboxConfig) -> bool:
 
 def drop_namespaces(folder: Path) -> None:
     """Let go of the namespaces and remove the folder."""
-    for name in ("shm", "net", "ipc", "uts"):
+    for name in ("shm", "net", "ipc", "uts", "user"):
         while unmount(str(folder / name)):
             pass
     try:

@@ -14,16 +14,18 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
+from ..base import IdMap
 from ..files import Trash
 from .files import remove_tree, tree_size, write_atomic
 from .linux import CLONE_FS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, unmount, unshare
 from .unpack import ByteSource, LayerError, Limits, unpack_layer
+from .users import map_mount, opened, outside
 
 log = structlog.get_logger(__name__)
 
@@ -108,8 +110,13 @@ class Snapshots:
         finally:
             remove_tree(part)
 
-    def prepare(self, container_id: str, chain: Sequence[str]) -> Path:
-        """A writable root made of layers, lowest first; mounted when this returns. Call it in a thread of its own."""
+    def prepare(
+        self, container_id: str, chain: Sequence[str], users: Sequence[IdMap] = (), namespace: str | None = None
+    ) -> Path:
+        """A writable root made of layers, lowest first; mounted when this returns. Call it in a thread of its own.
+
+        Args: users: whom the root is for, if it is for a user namespace, whose file is at ``namespace``.
+        """
         base = self.writable / container_id
         rootfs = base / "rootfs"
         for name in ("upper", "work", "rootfs"):
@@ -117,7 +124,9 @@ class Snapshots:
             (base / name).chmod(0o755)
         if not chain:
             return rootfs
-        if self.overlay:
+        if namespace is not None:
+            self._mount_mapped(base, chain, users, namespace)
+        elif self.overlay:
             self._mount(base, chain)
         else:
             for chain_id in chain:
@@ -138,7 +147,7 @@ class Snapshots:
             data=f"lowerdir={lower},upperdir={base}/upper,workdir={base}/work{self.options}",
         )
 
-    def show(self, container_id: str, name: str, chain: Sequence[str]) -> Path:
+    def show(self, container_id: str, name: str, chain: Sequence[str], namespace: str | None = None) -> Path:
         """Layers, lowest first, as one tree that is only read: an image that a container mounts. Call it as ``prepare``.
 
         The empty layer at the bottom makes an overlay of an image of one layer too, so that no whiteout is ever seen.
@@ -151,12 +160,46 @@ class Snapshots:
             for chain_id in chain:
                 apply_layer(self.folder(chain_id) / "fs", place)
         elif chain:
-            unshare(CLONE_FS)
-            os.chdir(self.layers)
-            lower = ":".join([*(f"{self.folder(chain_id).name}/fs" for chain_id in reversed(chain)), str(bottom)])
             flags = MS_RDONLY | MS_NOEXEC | MS_NOSUID | MS_NODEV
-            mount("overlay", str(place), "overlay", flags, data=f"lowerdir={lower}")
+            with self._layers_for(container_id, f"{name}-", chain, namespace) as lower:
+                mount("overlay", str(place), "overlay", flags, data=f"lowerdir={':'.join([*lower, str(bottom)])}")
         return place
+
+    def _mount_mapped(self, base: Path, chain: Sequence[str], users: Sequence[IdMap], namespace: str) -> None:
+        """As ``_mount``, for a user namespace: its root owns the upper layer's folder."""
+        shutil.copystat(self.folder(chain[-1]) / "fs", base / "upper")
+        root = outside(users, 0)
+        for name in ("upper", "work"):
+            os.chown(base / name, root, root)
+        with self._layers_for(base.name, "", chain, namespace) as lower:
+            data = f"lowerdir={':'.join(lower)},upperdir={base}/upper,workdir={base}/work{self.options}"
+            mount("overlay", str(base / "rootfs"), "overlay", data=data)
+
+    @contextlib.contextmanager
+    def _layers_for(
+        self, container_id: str, prefix: str, chain: Sequence[str], namespace: str | None
+    ) -> Iterator[list[str]]:
+        """Layers as overlayfs is to name them, highest first, relative to the thread's folder, which changes.
+
+        Those for a user namespace are mounted as it owns them; overlayfs keeps its own copies of such mounts, ours end here.
+        """
+        unshare(CLONE_FS)
+        if namespace is None:
+            os.chdir(self.layers)
+            yield [f"{self.folder(chain_id).name}/fs" for chain_id in reversed(chain)]
+            return
+        base = self.writable / container_id
+        os.chdir(base)
+        names = [f"layer{prefix}{n}" for n in range(len(chain))]
+        try:
+            with opened(Path(namespace)) as descriptor:
+                for chain_id, name in zip(reversed(chain), names, strict=True):
+                    (base / name).mkdir(exist_ok=True)
+                    map_mount(str(self.folder(chain_id) / "fs"), str(base / name), descriptor)
+            yield names
+        finally:
+            for name in names:
+                unmount(str(base / name))
 
     def upper(self, container_id: str) -> Path:
         """Where a container's own writes lie."""
