@@ -24,7 +24,7 @@ from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, ImagePulls, KubeletConfig, Serving
 from kaa.kubelet.image_gc import Policy
 from kaa.kubelet.kubelet import Kubelet
-from kaa.kubelet.resolv import parse_resolv_conf, pod_dns
+from kaa.kubelet.resolv import Resolved, parse_resolv_conf, pod_dns
 from kaa.kubelet.tls import server_context
 from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
 from kaa.runtime.base import DNS, Runtime
@@ -214,8 +214,8 @@ def _as_the_file_says(made: KubeletConfig, config: ClusterConfig) -> KubeletConf
     return found
 
 
-def _pod_dns(pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> DNS:
-    return pod_dns(pod, host, cluster_dns=cluster_dns, cluster_domain=cluster_domain).dns
+def _pod_dns(pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> Resolved:
+    return pod_dns(pod, host, cluster_dns=cluster_dns, cluster_domain=cluster_domain)
 
 
 def host_dns() -> DNS:

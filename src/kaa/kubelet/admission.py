@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -136,6 +138,31 @@ def forbidden_sysctl(pod: Pod, allowed: Iterable[str] = ()) -> Refusal | None:
         if why:
             return Refusal("SysctlForbidden", f'forbidden sysctl: "{sysctl.name}" {why}')
     return None
+
+
+_APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
+
+
+def lacking_apparmor(pod: Pod, enabled: Path = _APPARMOR) -> Refusal | None:
+    """The refusal of a pod that a machine without AppArmor cannot confine. Source: pkg/security/apparmor/validate.go."""
+    contexts: list[Any] = [pod.spec.security_context]
+    contexts += [one.security_context for one in (*pod.spec.init_containers, *pod.spec.containers)]
+    profiles = (context.app_armor_profile for context in contexts if context is not None)
+    if all(profile is None or profile.type == "Unconfined" for profile in profiles):
+        return None
+    if enabled.exists() and enabled.read_text().startswith("Y"):
+        return None
+    return Refusal("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host")
+
+
+def wants_strict_groups(pod: Pod) -> bool:
+    context = pod.spec.security_context
+    return context is not None and context.supplemental_groups_policy == "Strict"
+
+
+NO_STRICT_GROUPS = Refusal(
+    "SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node"
+)
 
 
 # -------------------------------------------------------------------------------------------------------- resizing

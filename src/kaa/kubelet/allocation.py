@@ -20,7 +20,7 @@ from kaa.runtime.base import Resources, RuntimeFailure
 from . import admission
 from .admission import HostPort, Pending, Refusal
 from .cgroups import CgroupManager, container_resources
-from .pod_host import PodHost
+from .pod_host import PodHost, runtime_info
 from .pod_plan import Failure, PodView, is_resized, resize_key
 from .pressure import refused_under
 from .topology.base import NotGiven
@@ -100,7 +100,10 @@ class Allocation:
             return Refusal(short.reason, str(short))
         if self.ports and admission.ports_clash(self.ports, host.ports(uid)):
             return Refusal("NodePorts", "Predicate NodePorts failed")
-        return admission.forbidden_sysctl(self.pod, host.config.allowed_unsafe_sysctls)
+        if admission.wants_strict_groups(self.pod) and not (await runtime_info(host)).strict_groups:
+            return admission.NO_STRICT_GROUPS
+        unsafe = admission.forbidden_sysctl(self.pod, host.config.allowed_unsafe_sysctls)
+        return unsafe or admission.lacking_apparmor(self.pod)
 
     @property
     def ports(self) -> frozenset[HostPort]:

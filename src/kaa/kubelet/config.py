@@ -15,6 +15,7 @@ from kaa.runtime.base import DNS
 from .cgroups import CgroupManager
 from .image_gc import Policy
 from .images.records import Policy as VerificationPolicy
+from .resolv import Resolved
 from .volumes.mounts import Mounter, PlainFolders
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ class Recorder(Protocol):
 
 
 class PodDns(Protocol):
-    """A pod's resolv.conf, by its dnsPolicy."""
+    """A pod's resolv.conf, by its dnsPolicy, with what is to be said about it."""
 
-    def __call__(self, pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> DNS: ...
+    def __call__(self, pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> Resolved: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ class KubeletConfig:
     lease_period_s: float = 10.0
     lease_duration_s: int = 40
     housekeeping_s: float = 60.0
+    seccomp_default: bool = False  #: containers that say nothing are confined by the runtime's own profile
     ids_per_pod: int = 65536  #: users of a pod that has a user namespace of its own
     eviction: Eviction | None = field(default_factory=Eviction)  #: None on nodes that only pretend
     images: ImageCollection = field(default_factory=ImageCollection)

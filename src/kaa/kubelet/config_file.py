@@ -124,6 +124,7 @@ _TAKEN: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "providerID": ("provider_id", str),
     "registerNode": ("register", bool),
     "registerWithTaints": ("taints", _taints),
+    "seccompDefault": ("seccomp_default", bool),
     "serializeImagePulls": ("serialize_image_pulls", bool),
     "staticPodPath": ("static_pod_path", Path),
 }
@@ -281,7 +282,7 @@ _WITHOUT_EFFECT = frozenset(
     maxOpenFiles memorySwap memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
     nodeStatusUpdateFrequency oomScoreAdj podCIDR podsPerCore
     protectKernelDefaults qosReserved resolvConf
-    rotateCertificates runOnce runtimeRequestTimeout seccompDefault serverTLSBootstrap
+    rotateCertificates runOnce runtimeRequestTimeout serverTLSBootstrap
     singleProcessOOMKill
     staticPodURL staticPodURLHeader swap syncFrequency systemCgroups systemReservedCgroup
     tlsCurvePreferences tracing volumePluginDir""".split()

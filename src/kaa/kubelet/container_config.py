@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from kaa.api.types.core_v1 import Pod, VolumeMount
-from kaa.runtime.base import DNS, ContainerConfig, Device, HandlerFeatures, IdMap, Image, Mount, SandboxConfig
+from kaa.runtime.base import ContainerConfig, Device, HandlerFeatures, IdMap, Image, Mount, SandboxConfig
 
 from . import security
 from .cgroups import container_resources
 from .config import KubeletConfig
 from .env import ConfigError, Sources, command_line, environment, expand
 from .pod_plan import BACKOFF_ANNOTATION, HASH_ANNOTATION, LIFE_ANNOTATION, StartContainer, container_hash, grace_of
+from .resolv import Resolved
 from .volumes import subpath
 from .volumes.manager import Prepared
 from .volumes.mounts import Mounter
@@ -61,7 +63,7 @@ def sandbox_config(
         attempt=attempt,
         hostname=name,
         log_directory=str(log_directory(config, pod)),
-        dns=_dns(pod, config),
+        dns=pod_dns(pod, config).dns,
         ports=security.port_mappings(pod),
         namespaces=security.namespaces(pod, users),
         sysctls=security.sysctls(pod),
@@ -73,9 +75,10 @@ def sandbox_config(
     )
 
 
-def _dns(pod: Pod, config: KubeletConfig) -> DNS:
+def pod_dns(pod: Pod, config: KubeletConfig) -> Resolved:
+    """A pod's resolv.conf, and the events that say what did not fit in."""
     if config.pod_dns is None:
-        return config.host_dns
+        return Resolved(config.host_dns)
     return config.pod_dns(
         pod, cluster_dns=config.cluster_dns, cluster_domain=config.cluster_domain, host=config.host_dns
     )
@@ -100,9 +103,11 @@ def container_config(
 
     Args:   image_volumes: {volume: id of the image that it is}.
     """
-    confined = security.security(pod, spec, seccomp_root=str(config.root / "seccomp"))
+    confined = security.security(
+        pod, spec, seccomp_root=str(config.root / "seccomp"), seccomp_default=config.seccomp_default
+    )
     security.check_non_root(pod, spec, confined, image.user)
-    env = environment(pod, spec, sources)
+    env = environment(pod, spec, replace(sources, volumes=volumes.paths))
     command, args = command_line(spec, dict(env))
     annotations = {
         HASH_ANNOTATION: container_hash(spec),
@@ -180,7 +185,7 @@ def _mounts(
             )
         )
     taken = {m.container_path for m in made}
-    if "/etc/hosts" not in taken:
+    if "/etc/hosts" not in taken and (sources.pod_ips or pod.spec.host_network):
         made.append(Mount(str(_hosts(pod, config, pod_dir, sources)), "/etc/hosts"))
     message_path = spec.termination_message_path or "/dev/termination-log"
     file = message_file(pod_dir, spec.name, attempt)

@@ -11,9 +11,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
+
+import structlog
 
 from kaa.api import quantity
-from kaa.api.types.core_v1 import ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service
+from kaa.api.types.core_v1 import (
+    ConfigMap,
+    Container,
+    EnvVarSource,
+    FileKeySelector,
+    Pod,
+    ResourceFieldSelector,
+    Secret,
+    Service,
+)
+
+log = structlog.get_logger(__name__)
 
 #: Services of the default namespace that every pod sees.
 MASTER_SERVICES = ("kubernetes",)
@@ -33,6 +47,7 @@ class Sources:
     host_ips: tuple[str, ...] = ()
     pod_ips: tuple[str, ...] = ()
     allocatable: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, Path] = field(default_factory=dict)  #: where files of variables may be
 
 
 def expand(text: str, known: Mapping[str, str], missing: set[str] | None = None) -> str:
@@ -123,7 +138,26 @@ def _referenced(source: EnvVarSource, pod: Pod, container: Container, sources: S
         if key_ref.optional:
             return None
         raise ConfigError(f"couldn't find key {key_ref.key} in Secret {pod.metadata.namespace}/{key_ref.name}")
+    if source.file_key_ref is not None:
+        return _from_file(source.file_key_ref, sources)
     raise ConfigError("this source of an environment variable is not supported")
+
+
+def _from_file(ref: FileKeySelector, sources: Sources) -> str | None:
+    """A variable that another container of the pod wrote into a file of a volume."""
+    from . import env_file
+
+    folder = sources.volumes.get(ref.volume_name)
+    if folder is None:
+        raise ConfigError(f'cannot find the volume "{ref.volume_name}" referenced by FileKeyRef')
+    try:
+        value = env_file.read(folder, ref.path, ref.key)
+    except env_file.EnvFileError as err:
+        log.info("environment file refused", volume=ref.volume_name, path=ref.path, error=str(err))
+        raise ConfigError("couldn't parse env file") from err
+    if value or ref.optional:
+        return value or None
+    raise ConfigError(f'environment variable key "{ref.key}" not found in file "{folder / ref.path}"')
 
 
 def _config_map(name: str, optional: bool, pod: Pod, sources: Sources) -> dict[str, str]:

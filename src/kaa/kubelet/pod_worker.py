@@ -23,7 +23,7 @@ from kaa.runtime.base import Container, ContainerState, HandlerFeatures, IdMap, 
 from . import lifecycle
 from .allocation import Allocation
 from .claims import ClaimFailure
-from .container_config import container_config, log_directory, sandbox_config
+from .container_config import container_config, log_directory, pod_dns, sandbox_config
 from .env import ConfigError
 from .images import ImageError
 from .log_rotation import remove_logs
@@ -465,6 +465,8 @@ class PodWorker:
             handler = await self._handler()
             users = await self._users(handler)
             config = sandbox_config(self.pod, self.host.config, action.attempt, parent, handler, users)
+            for reason, message in pod_dns(self.pod, self.host.config).warnings:
+                self._event("Warning", reason, message)
             await self.host.runtime.run_sandbox(config)
             self._failures.pop(SANDBOX, None)
             self._retry_s.pop(SANDBOX, None)

@@ -15,10 +15,16 @@ from .env import ConfigError
 HOSTS_HEADER = "# Kubernetes-managed hosts file.\n"
 HOSTS_HEADER_NODE = "# Kubernetes-managed hosts file (host network).\n"
 HOSTNAME_MAX = 63
+FQDN_MAX = 64  # of Linux' own field for a host name
 
 
-def security(pod: Pod, container: Container, *, seccomp_root: str = "/var/lib/kubelet/seccomp") -> Security:
-    """How a container is confined; what the container says goes before what its pod says."""
+def security(
+    pod: Pod, container: Container, *, seccomp_root: str = "/var/lib/kubelet/seccomp", seccomp_default: bool = False
+) -> Security:
+    """How a container is confined; what the container says goes before what its pod says.
+
+    Args: seccomp_default: a container that says nothing gets the runtime's own profile.
+    """
     of_pod = pod.spec.security_context
     own = container.security_context or SecurityContext()
     user = own.run_as_user if own.run_as_user is not None else (of_pod.run_as_user if of_pod else None)
@@ -28,6 +34,9 @@ def security(pod: Pod, container: Container, *, seccomp_root: str = "/var/lib/ku
         groups.append(of_pod.fs_group)
     privileged = bool(own.privileged)
     apparmor = own.app_armor_profile or (of_pod.app_armor_profile if of_pod else None)
+    profile = own.seccomp_profile or (of_pod.seccomp_profile if of_pod else None)
+    if profile is None and seccomp_default:
+        profile = SeccompProfile(type="RuntimeDefault")
     unmasked = own.proc_mount == "Unmasked" or privileged
     return Security(
         user=user,
@@ -39,7 +48,7 @@ def security(pod: Pod, container: Container, *, seccomp_root: str = "/var/lib/ku
         no_new_privileges=own.allow_privilege_escalation is False,
         add_capabilities=_capabilities(own.capabilities.add if own.capabilities else ()),
         drop_capabilities=_capabilities(own.capabilities.drop if own.capabilities else ()),
-        seccomp=_seccomp(own.seccomp_profile or (of_pod.seccomp_profile if of_pod else None), privileged, seccomp_root),
+        seccomp=_seccomp(profile, privileged, seccomp_root),
         apparmor="" if apparmor is None else _apparmor(apparmor.type, apparmor.localhost_profile),
         masked_paths=() if unmasked else None,
         read_only_paths=() if unmasked else None,
@@ -119,18 +128,27 @@ def port_mappings(pod: Pod) -> tuple[PortMapping, ...]:
 
 
 def hostname(pod: Pod, cluster_domain: str, node_hostname: str) -> tuple[str, str]:
-    """(hostname, its fully qualified name or empty): the spec's, else the pod's name cut to 63."""
+    """(hostname, its fully qualified name or empty): the spec's, else the pod's name cut to 63. Raises ConfigError."""
     if pod.spec.host_network:
         return node_hostname, ""
     if pod.spec.hostname_override:
-        return pod.spec.hostname_override, ""
-    name = pod.spec.hostname or (pod.metadata.name or "")[:HOSTNAME_MAX].rstrip("-.")
+        return _cut(pod.spec.hostname_override), ""
+    name = _cut(pod.spec.hostname or pod.metadata.name or "")
     if not pod.spec.subdomain:
         return name, ""
     full = f"{name}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{cluster_domain}"
-    if pod.spec.set_hostname_as_fqdn:
-        return full, full
-    return name, full
+    if not pod.spec.set_hostname_as_fqdn:
+        return name, full
+    if len(full) > FQDN_MAX:
+        raise ConfigError(
+            f"failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long"
+            f" ({FQDN_MAX} characters is the max, {len(full)} characters requested)"
+        )
+    return full, full
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= HOSTNAME_MAX else name[:HOSTNAME_MAX].rstrip("-.")
 
 
 def hosts_file(

@@ -24,13 +24,15 @@ class EscapeError(OSError):
 
 
 @contextlib.contextmanager
-def opened(volume: Path, inner: str) -> Iterator[int]:
-    """A descriptor (``O_PATH``) of what lies at ``inner`` in a volume. What is missing is made: folders with the volume's mode.
+def opened(volume: Path, inner: str, *, make: bool = True) -> Iterator[int]:
+    """A descriptor (``O_PATH``) of what lies at ``inner`` in a volume.
+
+    Args: make: make what is missing, folders with the volume's mode.
 
     Raises OSError: EscapeError for a path that leaves the volume.
     """
     root = os.open(volume, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    walk = _Walk(root, os.path.realpath(volume))
+    walk = _Walk(root, os.path.realpath(volume), make)
     try:
         yield walk.to(inner)
     finally:
@@ -40,8 +42,8 @@ def opened(volume: Path, inner: str) -> Iterator[int]:
 class _Walk:
     """Open folders from the volume down to where the walk stands."""
 
-    def __init__(self, root: int, place: str) -> None:
-        self._open, self._place = [root], place
+    def __init__(self, root: int, place: str, make: bool) -> None:
+        self._open, self._place, self._make = [root], place, make
         self._mode = stat.S_IMODE(os.fstat(root).st_mode)
 
     def to(self, inner: str) -> int:
@@ -74,6 +76,8 @@ class _Walk:
         try:
             return os.open(name, _STEP, dir_fd=here)
         except FileNotFoundError:
+            if not self._make:
+                raise
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=here)
         step = os.open(name, _STEP, dir_fd=here)

@@ -147,7 +147,7 @@ def process_spec(config: ContainerConfig, image: ImageConfig, facts: Facts) -> S
         "capabilities": capabilities(config, facts.capabilities),
     }
     if facts.apparmor and security.apparmor and security.apparmor != "unconfined":
-        process["apparmorProfile"] = security.apparmor
+        process["apparmorProfile"] = security.apparmor.removeprefix("localhost/")
     if security.selinux_label:
         process["selinuxLabel"] = security.selinux_label
     return process
