@@ -24,6 +24,7 @@ from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, ImagePulls, KubeletConfig, Serving
 from kaa.kubelet.image_gc import Policy
 from kaa.kubelet.kubelet import Kubelet
+from kaa.kubelet.machine import Machine, has_cgroup_v2, look
 from kaa.kubelet.resolv import Resolved, parse_resolv_conf, pod_dns
 from kaa.kubelet.tls import server_context
 from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
@@ -183,6 +184,7 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         host_processes=host_processes(config),
         cgroups=None if simulated else CgroupManager(root=config.cgroup_root),
         mounter=PlainFolders() if simulated else SystemMounter(),
+        machine=Machine() if simulated else look(cgroup_v2=has_cgroup_v2()),
         network_probes=not simulated,
         pod_resources=not simulated,
         eviction=None if simulated else Eviction(hard={"memory.available": "100Mi"}),

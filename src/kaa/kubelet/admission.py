@@ -46,7 +46,11 @@ class Shortage(msgspec.Struct, frozen=True):
 
 def requests_of(pod: Pod) -> dict[str, int]:
     """What a pod takes of a node: {resource: amount}, cpu in thousandths, and itself."""
-    return {"pods": 1, **{name: pod_amount(pod, "requests", name) or 0 for name in _FITTED}}
+    listed = [one.resources for one in (*pod.spec.init_containers, *pod.spec.containers)]
+    if pod.spec.resources is not None:
+        listed.append(pod.spec.resources)
+    huge = {name for one in listed for name in (*one.requests, *one.limits) if name.startswith("hugepages-")}
+    return {"pods": 1, **{name: pod_amount(pod, "requests", name) or 0 for name in (*_FITTED, *sorted(huge))}}
 
 
 def shortage(asked: Mapping[str, int], used: Mapping[str, int], allocatable: Mapping[str, str]) -> Shortage | None:

@@ -173,7 +173,8 @@ class Allocation:
 
     async def resize(self, container_id: str, spec: ContainerSpec) -> None:
         """Give a running container what it was allocated; memory that it uses is not taken from it."""
-        host, key, wanted = self._host, resize_key(container_id), self._resources(spec)
+        host, key = self._host, resize_key(container_id)
+        wanted = host.memory.apply(self.pod, spec, self._resources(spec))
         try:
             await self._check_memory(container_id, wanted.memory_limit_bytes)
             await self._loosen()

@@ -8,7 +8,7 @@ Source: pkg/kubelet/cm (qos_container_manager_linux, helpers_linux), pkg/kubelet
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -139,6 +139,7 @@ class PodLimits:
     cpu_quota_us: int | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    huge_pages: Mapping[str, int] = field(default_factory=dict)  #: {page size, as ``2Mi``: bytes}
 
 
 def pod_amount(pod: Pod, side: Literal["limits", "requests"], resource: str) -> int | None:
@@ -194,7 +195,17 @@ def pod_limits(pod: Pod, *, pids: int | None = None, throttled: bool = True) -> 
         cpu_quota_us=quota_us(cpu_limit) if cpu_limit else None,
         memory_bytes=memory or None,
         pids=pids,
+        huge_pages={size: pod_amount(pod, "limits", f"hugepages-{size}") or 0 for size in _page_sizes(pod)},
     )
+
+
+def _page_sizes(pod: Pod) -> list[str]:
+    """The sizes of huge pages that containers of a pod, or the pod itself, are limited to."""
+    listed = [one.resources.limits for one in (*pod.spec.init_containers, *pod.spec.containers)]
+    if pod.spec.resources is not None:
+        listed.append(pod.spec.resources.limits)
+    named = {name for limits in listed for name in limits if name.startswith("hugepages-")}
+    return sorted(name.removeprefix("hugepages-") for name in named)
 
 
 def pod_cgroup(pod: Pod, root: str = "") -> str:
@@ -229,12 +240,17 @@ class CgroupManager:
         if self.v2:
             self._make_v2(path)
             _write(self._mount / path[1:], _v2_values(limits))
+            _write(self._mount / path[1:], _huge_pages(self._mount / path[1:], limits, "max"))
         else:
             for controller in self.V1:
                 folder = self._mount / controller / path[1:]
                 if (self._mount / controller).is_dir():
                     folder.mkdir(parents=True, exist_ok=True)
                     _write(folder, _v1_values(limits, controller))
+            if (self._mount / "hugetlb").is_dir():
+                folder = self._mount / "hugetlb" / path[1:]
+                folder.mkdir(parents=True, exist_ok=True)
+                _write(folder, _huge_pages(folder, limits, "limit_in_bytes"))
         return path
 
     def loosen_pod(self, pod: Pod, *, throttled: bool = True) -> None:
@@ -262,7 +278,7 @@ class CgroupManager:
 
     def remove_pod(self, pod_path: str) -> None:
         """Remove a pod's cgroup and what is left below it. Processes in it make this fail with OSError."""
-        roots = [self._mount] if self.v2 else [self._mount / c for c in self.V1]
+        roots = [self._mount] if self.v2 else [self._mount / c for c in (*self.V1, "hugetlb")]
         for root in roots:
             remove_folders(root / pod_path[1:])
 
@@ -300,6 +316,12 @@ def _v1_values(limits: PodLimits, controller: str) -> dict[str, str]:
             return {} if limits.memory_bytes is None else {"memory.limit_in_bytes": str(limits.memory_bytes)}
         case _:
             return {} if limits.pids is None else {"pids.max": str(limits.pids)}
+
+
+def _huge_pages(folder: Path, limits: PodLimits, word: str) -> dict[str, str]:
+    """A limit for each size of huge pages that the pod names, and none at all of the others that the machine has."""
+    there = {file.name: "0" for file in folder.glob(f"hugetlb.*B.{word}")}
+    return there | {f"hugetlb.{size.replace('i', '')}B.{word}": str(held) for size, held in limits.huge_pages.items()}
 
 
 _ALL = frozenset({"max", "-1"})

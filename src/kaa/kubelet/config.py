@@ -15,6 +15,7 @@ from kaa.runtime.base import DNS
 from .cgroups import CgroupManager
 from .image_gc import Policy
 from .images.records import Policy as VerificationPolicy
+from .machine import Machine
 from .resolv import Resolved
 from .volumes.mounts import Mounter, PlainFolders
 
@@ -160,6 +161,10 @@ class KubeletConfig:
     lease_period_s: float = 10.0
     lease_duration_s: int = 40
     housekeeping_s: float = 60.0
+    machine: Machine = field(default_factory=Machine)  #: ``machine.look``: what it has of swap and huge pages
+    fail_swap_on: bool = False  #: do not run on a machine that swaps
+    swap_behavior: str = ""  #: ``LimitedSwap`` lets burstable containers swap; anything else is NoSwap
+    single_process_oom_kill: bool | None = None  #: None: not with cgroups of version 2
     seccomp_default: bool = False  #: containers that say nothing are confined by the runtime's own profile
     ids_per_pod: int = 65536  #: users of a pod that has a user namespace of its own
     eviction: Eviction | None = field(default_factory=Eviction)  #: None on nodes that only pretend

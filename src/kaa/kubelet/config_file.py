@@ -27,6 +27,7 @@ from .image_gc import Policy
 from .images.records import POLICIES, check_pattern
 from .pod_plan import go_duration
 
+NO_SWAP, LIMITED_SWAP = "NoSwap", "LimitedSwap"
 UNIT = 65536  # ids of a pod come in whole ones of these
 API_VERSION, KIND = "kubelet.config.k8s.io/v1beta1", "KubeletConfiguration"
 
@@ -49,7 +50,7 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
     try:
         changes = {name: read(given[wire]) for wire, (name, read) in _TAKEN.items() if wire in given}
         changes |= _reserved(given) | _eviction(given, config) | _images(given, config) | _pulls(given, config)
-        changes |= _topology(given) | _users(given)
+        changes |= _topology(given) | _users(given) | _swap(given, config)
         changes |= config_serving.changes(given, config)
         made = replace(config, **changes)
         if made.eviction is not None:
@@ -140,6 +141,21 @@ def _users(given: Json) -> dict[str, Any]:
     if ids >= 1 << 32:
         raise ValueError("userNamespaces.idsPerPod must not be more than maximum allowed 4294967295")
     return {"ids_per_pod": ids}
+
+
+def _swap(given: Json, config: KubeletConfig) -> dict[str, Any]:
+    """As upstream has it, a kubelet with a file does not run where there is swap, unless the file lets it."""
+    behavior = (given.get("memorySwap") or {}).get("swapBehavior") or ""
+    if behavior not in ("", NO_SWAP, LIMITED_SWAP):
+        raise ValueError(f'memorySwap.swapBehavior "{behavior}" must be one of: "", "{LIMITED_SWAP}" or "{NO_SWAP}"')
+    single = given.get("singleProcessOOMKill")
+    if single is False and config.cgroups is not None and not config.cgroups.v2:
+        raise ValueError("singleProcessOOMKill must not be explicitly set to false when using cgroup v1")
+    return {
+        "swap_behavior": behavior,
+        "fail_swap_on": bool(given.get("failSwapOn", True)),
+        "single_process_oom_kill": single,
+    }
 
 
 def _reserved(given: Json) -> dict[str, Any]:
@@ -268,22 +284,21 @@ _SPECIAL = _OF_TOPOLOGY | frozenset(
     """evictionHard evictionMaxPodGracePeriod evictionMinimumReclaim evictionPressureTransitionPeriod evictionSoft
     evictionSoftGracePeriod imageGCHighThresholdPercent imageGCLowThresholdPercent imageMaximumGCAge imageMinimumGCAge
     imagePullCredentialsVerificationPolicy kubeReserved preloadedImagesVerificationAllowlist registryBurst registryPullQPS
-    systemReserved userNamespaces""".split()
+    systemReserved userNamespaces memorySwap failSwapOn singleProcessOOMKill""".split()
 )
 _WITHOUT_EFFECT = frozenset(
     """cgroupDriver cgroupRoot cgroupsPerQOS configMapAndSecretChangeDetectionStrategy
     containerRuntimeEndpoint contentType cpuCFSQuota cpuCFSQuotaPeriod
     crashLoopBackOff enableContentionProfiling
     enableControllerAttachDetach
-    enforceNodeAllocatable failCgroupV1 failSwapOn
+    enforceNodeAllocatable failCgroupV1
     featureGates fileCheckFrequency hairpinMode httpCheckFrequency
     imageServiceEndpoint iptablesDropBit iptablesMasqueradeBit kernelMemcgNotification
     kubeAPIBurst kubeAPIQPS kubeReservedCgroup kubeletCgroups localStorageCapacityIsolation logging makeIPTablesUtilChains
-    maxOpenFiles memorySwap memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
+    maxOpenFiles memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
     nodeStatusUpdateFrequency oomScoreAdj podCIDR podsPerCore
     protectKernelDefaults qosReserved resolvConf
     rotateCertificates runOnce runtimeRequestTimeout serverTLSBootstrap
-    singleProcessOOMKill
-    staticPodURL staticPodURLHeader swap syncFrequency systemCgroups systemReservedCgroup
+    staticPodURL staticPodURLHeader syncFrequency systemCgroups systemReservedCgroup
     tlsCurvePreferences tracing volumePluginDir""".split()
 )

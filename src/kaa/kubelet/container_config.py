@@ -16,6 +16,7 @@ from . import security
 from .cgroups import container_resources
 from .config import KubeletConfig
 from .env import ConfigError, Sources, command_line, environment, expand
+from .memory_rules import Rules
 from .pod_plan import BACKOFF_ANNOTATION, HASH_ANNOTATION, LIFE_ANNOTATION, StartContainer, container_hash, grace_of
 from .resolv import Resolved
 from .volumes import subpath
@@ -96,6 +97,7 @@ def container_config(
     pod_dir: Path,
     memory_capacity_bytes: int,
     features: HandlerFeatures,
+    memory: Rules,
     pid_target: str = "",
     image_volumes: Mapping[str, str] = EMPTY,
 ) -> ContainerConfig:
@@ -132,8 +134,10 @@ def container_config(
             pod, spec, action.attempt, config, dict(env), volumes, pod_dir, sources, features, image_volumes
         ),
         devices=_block_devices(spec, volumes),
-        resources=container_resources(
-            pod, spec, memory_capacity_bytes=memory_capacity_bytes, pids_limit=config.pids_limit
+        resources=memory.apply(
+            pod,
+            spec,
+            container_resources(pod, spec, memory_capacity_bytes=memory_capacity_bytes, pids_limit=config.pids_limit),
         ),
         security=confined,
         stdin=bool(spec.stdin),

@@ -30,6 +30,8 @@ from .config import KubeletConfig, Recorder
 from .evictor import Evictor
 from .images.wiring import node_images
 from .log_rotation import LogRotation, orphan_logs, remove_logs
+from .machine import check_swap
+from .memory_rules import Rules
 from .metrics import KubeletMetrics
 from .node import NodeKeeper
 from .objects import Objects
@@ -133,6 +135,7 @@ class Kubelet:
             plugins=self.plugins,
             metrics=self.metrics,
             closing=self._closing,
+            memory=Rules.of(config, quantity.whole(self.node.capacity["memory"])),
             users=UserNamespaces(config.root, config.ids_per_pod),
         )
         self._workers = Tasks("kubelet/worker")
@@ -144,6 +147,8 @@ class Kubelet:
         self.ready = asyncio.Event()  #: set once the node is registered and its pods are known
 
     async def run(self) -> None:
+        if self.config.fail_swap_on:
+            check_swap()
         self.pods.add_handler(self._pod_changed)
         try:
             async with asyncio.TaskGroup() as tasks:

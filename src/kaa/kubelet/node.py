@@ -33,6 +33,7 @@ from kaa.api.types.core_v1 import (
     NodeRuntimeHandlerFeatures,
     NodeSpec,
     NodeStatus,
+    NodeSwapStatus,
     NodeSystemInfo,
 )
 from kaa.api.types.meta_v1 import ObjectMeta, OwnerReference
@@ -83,8 +84,7 @@ def machine_capacity(config: KubeletConfig) -> dict[str, str]:
     found = {
         "cpu": str(os.cpu_count() or 1),
         "ephemeral-storage": f"{disk // 1024}Ki",
-        "hugepages-1Gi": "0",
-        "hugepages-2Mi": "0",
+        **{f"hugepages-{size}": quantity.format_bytes(held) for size, held in config.machine.huge_pages.items()},
         "memory": f"{memory // 1024}Ki",
         "pods": str(config.max_pods),
     }
@@ -113,6 +113,9 @@ def allocatable(capacity: Mapping[str, str], reserved: Mapping[str, str]) -> dic
         left = quantity.parse(capacity.get(name, "0")) - quantity.parse(text)
         left = left if left > 0 else Fraction(0)
         made[name] = quantity.format_millis(int(left * 1000)) if name == "cpu" else str(int(left))
+    huge = sum(quantity.whole(text) for name, text in made.items() if name.startswith("hugepages-"))
+    if huge:  # nobody can use that memory but as huge pages
+        made["memory"] = quantity.format_bytes(max(quantity.whole(made["memory"]) - huge, 0))
     return made
 
 
@@ -133,7 +136,7 @@ def runtime_features(info: RuntimeInfo) -> dict[str, Any]:
     }
 
 
-def system_info(runtime_version: str, kubelet_version: str) -> NodeSystemInfo:
+def system_info(runtime_version: str, kubelet_version: str, swap_bytes: int = 0) -> NodeSystemInfo:
     """What nodeInfo tells of the machine; unreadable facts are empty."""
     return NodeSystemInfo(
         machine_id=_read("/etc/machine-id"),
@@ -146,6 +149,7 @@ def system_info(runtime_version: str, kubelet_version: str) -> NodeSystemInfo:
         kube_proxy_version="",
         operating_system="linux",
         architecture=architecture(),
+        swap=NodeSwapStatus(capacity=swap_bytes) if swap_bytes else None,
     )
 
 
@@ -311,6 +315,7 @@ class NodeKeeper:
             not_ready = f"container runtime is down: {err}"
         troubles = [one for one in (not_ready, self._trouble()) if one]
         not_ready = f"[{', '.join(troubles)}]" if len(troubles) > 1 else "".join(troubles)
+        swap = self._config.machine.swap_bytes
         name = self._config.hostname or self._config.node_name
         addresses = [NodeAddress(type="InternalIP", address=ip) for ip in self._config.node_ips]
         base = (
@@ -330,7 +335,7 @@ class NodeKeeper:
             allocatable=_quantities({**self.allocatable, **free, **others}),
             conditions=conditions(base.conditions, self._clock.now(), not_ready, self._pressure()),
             daemon_endpoints=NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=self._config.port)),
-            node_info=await asyncio.to_thread(system_info, runtime_version, self._config.version),
+            node_info=await asyncio.to_thread(system_info, runtime_version, self._config.version, swap),
             images=image_list(await self._runtime.list_images()),
             **can,
         )

@@ -16,6 +16,7 @@ from .admission import HostPort
 from .config import KubeletConfig, Recorder
 from .env import Sources
 from .images import Images
+from .memory_rules import Rules
 from .metrics import KubeletMetrics
 from .objects import Objects
 from .plugins import Plugins
@@ -55,6 +56,7 @@ class PodHost:
     metrics: KubeletMetrics
     closing: Callable[[], str]  #: why no pod may begin any more; empty while they may
     users: UserNamespaces
+    memory: Rules
     info: RuntimeInfo | None = None  #: what the runtime said of itself, once it was asked
 
 

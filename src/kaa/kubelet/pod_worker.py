@@ -560,6 +560,7 @@ class PodWorker:
             pid_target=self._pid_target(spec),
             image_volumes=image_volumes,
             features=await self._features(),
+            memory=host.memory,
         )
         await host.plugins.before_start(self.pod, spec)
         config = host.hardware.equipped(self.pod, spec, config)

@@ -86,6 +86,7 @@ class Facts:
     lowest_oom_score_adj: int = -1000
     cgroup_v2: bool = True
     apparmor: bool = False
+    hugetlb: bool = True
     users: tuple[IdMap, ...] = ()  #: the ids of the container's own user namespace
     locked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: {mount source: options it must keep}
     profile: Spec | None = None  #: the seccomp profile that ``Security.seccomp`` names by path
@@ -102,7 +103,7 @@ def build_spec(config: ContainerConfig, image: ImageConfig, facts: Facts) -> Spe
         "namespaces": [
             {"type": kind, "path": path} if path else {"type": kind} for kind, path in facts.namespaces.items()
         ],
-        "resources": resources_spec(config.resources, v2=facts.cgroup_v2),
+        "resources": resources_spec(config.resources, v2=facts.cgroup_v2, hugetlb=facts.hugetlb),
         "maskedPaths": [] if security.privileged else list(masked),
         "readonlyPaths": [] if security.privileged else list(read_only),
     }
@@ -258,8 +259,11 @@ def _bind(mount: Mount, read_only_root: bool, added: bool) -> Spec:
     return {"destination": mount.container_path, "type": "bind", "source": mount.host_path, "options": options}
 
 
-def resources_spec(resources: Resources, *, v2: bool) -> Spec:
-    """The ``linux.resources`` part; what is None is left to the kernel."""
+def resources_spec(resources: Resources, *, v2: bool, hugetlb: bool = True) -> Spec:
+    """The ``linux.resources`` part; what is None is left to the kernel.
+
+    Args: hugetlb: whether the machine can limit huge pages; one that cannot does without, as with containerd.
+    """
     cpu = {
         "shares": resources.cpu_shares,
         "quota": resources.cpu_quota_us,
@@ -274,9 +278,10 @@ def resources_spec(resources: Resources, *, v2: bool) -> Spec:
     }
     if resources.pids_limit is not None:
         spec["pids"] = {"limit": resources.pids_limit}
-    if resources.hugepage_limits:
+    if resources.hugepage_limits and hugetlb:
         spec["hugepageLimits"] = [
-            {"pageSize": size, "limit": limit} for size, limit in sorted(resources.hugepage_limits.items())
+            {"pageSize": size.replace("i", "").removesuffix("B") + "B", "limit": limit}
+            for size, limit in sorted(resources.hugepage_limits.items())
         ]
     if resources.unified and v2:
         spec["unified"] = dict(resources.unified)

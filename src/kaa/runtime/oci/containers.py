@@ -377,7 +377,7 @@ class Containers:
         live = self.get(container_id)
         async with live.lock:
             record = live.record
-            spec = resources_spec(resources, v2=kernel().cgroup_v2)
+            spec = resources_spec(resources, v2=kernel().cgroup_v2, hugetlb=kernel().hugetlb)
             path = self.bundle(record.id) / "update.json"
             if record.state is ContainerState.RUNNING:
                 await self.threads.run(write_atomic, path, msgspec.json.encode(spec))

@@ -26,10 +26,18 @@ class Kernel:
     lowest_oom_score_adj: int
     recursive_read_only: bool = False
     user_namespaces: bool = False
+    hugetlb: bool = False
 
 
 def has_cgroup_v2(root: Path = CGROUP_ROOT) -> bool:
     return (root / "cgroup.controllers").exists()
+
+
+def has_hugetlb(root: Path = CGROUP_ROOT) -> bool:
+    """Whether cgroups limit huge pages here."""
+    if has_cgroup_v2(root):
+        return "hugetlb" in (root / "cgroup.controllers").read_text().split()
+    return (root / "hugetlb").is_dir()
 
 
 @cache
@@ -50,6 +58,7 @@ def kernel() -> Kernel:
         lowest,
         version >= _MOUNT_SETATTR,
         version >= _IDMAPPED and _has_user_namespaces(),
+        has_hugetlb(),
     )
 
 

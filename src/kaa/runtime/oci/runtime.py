@@ -317,6 +317,7 @@ class OciRuntime:
             cgroup_v2=machine.cgroup_v2,
             apparmor=machine.apparmor,
             cdi_folders=self._cdi_folders,
+            hugetlb=machine.hugetlb,
             users=sandbox.config.namespaces.users,
         )
 
