@@ -143,6 +143,7 @@ class Kubelet:
         self._static: dict[str, Pod] = {}  #: {uid: static pod}
         self._static_changed = asyncio.Event()
         self._kept_at = clock.monotonic()
+        self._static_read = asyncio.Event()  #: the folder of static pods is known
         self._mirrors = Mirrors(client, config.node_name, lambda namespace, name: self.pods.get(name, namespace))
         self.ready = asyncio.Event()  #: set once the node is registered and its pods are known
 
@@ -249,7 +250,7 @@ class Kubelet:
 
     def _alive(self) -> Collection[str] | None:
         """Uids of this node's pods; None before all are known."""
-        known = self.pods.synced.is_set() and (self.config.static_pod_path is None or self._static_read)
+        known = self.pods.synced.is_set() and (self.config.static_pod_path is None or self._static_read.is_set())
         return self.workers.keys() if known else None
 
     def _running(self) -> list[Pod]:
@@ -341,6 +342,8 @@ class Kubelet:
     # ------------------------------------------------------------------------------------------------ housekeeping
 
     async def _keep_house(self) -> None:
+        if self.config.static_pod_path is not None:  # what belongs to no pod is told only by knowing all pods
+            await self._static_read.wait()
         while True:
             self._kept_at = self.clock.monotonic()
             try:
@@ -374,8 +377,6 @@ class Kubelet:
 
     # ------------------------------------------------------------------------------------------------ static pods
 
-    _static_read = False
-
     async def _keep_static(self) -> None:
         """Read the folder, keep mirrors, publish host processes; again whenever a mirror changes."""
         if self.config.static_pod_path is None and not self.config.host_processes:
@@ -406,7 +407,7 @@ class Kubelet:
         if folder is None:
             return
         wanted = await asyncio.to_thread(read_folder, folder, self.config.node_name, self.clock.now())
-        self._static_read = True
+        self._static_read.set()
         for uid in [uid for uid in self._static if uid not in wanted]:
             del self._static[uid]
             if uid in self.workers:
