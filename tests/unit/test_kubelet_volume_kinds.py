@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubelet_world import FakeClient, make_container, make_pod
+from kubelet_world import FakeClient, World, make_container, make_pod
 
 from kaa.api.clock import VirtualClock
 from kaa.api.scheme import convert
 from kaa.api.types.core_v1 import (
+    ConfigMap,
     EmptyDirVolumeSource,
     Node,
     PersistentVolume,
@@ -30,6 +31,7 @@ from kaa.api.types.core_v1 import (
 )
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.api.values import Quantity
+from kaa.client.client import WatchType
 from kaa.kubelet.env import Sources
 from kaa.kubelet.objects import Objects
 from kaa.kubelet.volumes import VolumeError, Volumes, empty_dir, ownership
@@ -299,3 +301,48 @@ def test_volumes_in_memory_are_never_swapped(tmp_path: Path) -> None:
         assert (oct(folder.stat().st_mode), folder.stat().st_gid) == ("0o43777", 2000)
     finally:
         asyncio.run(shelf.volumes.remove("uid-web"))
+
+
+# -------------------------------------------------------------------------------------------------------- another life
+
+
+def test_volumes_of_an_earlier_life_are_followed_on(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with World(tmp_path) as world:
+            words = ConfigMap(metadata=ObjectMeta(name="words", namespace="default"), data={"a": "1"})
+            world.client.put(words)
+            token = {"serviceAccountToken": {"path": "token"}}
+            both = convert(Volume, {"name": "v", "projected": {"sources": [token, {"configMap": {"name": "words"}}]}})
+            world.client.put(make_pod(volumes=(both,)))
+            await world.rest()
+            folder = world.config.root / "pods/uid-web/volumes/kubernetes.io~projected/v"
+            assert (folder / "a").read_text() == "1"
+            await world.restart()
+            world.client.put(ConfigMap(metadata=words.metadata, data={"a": "2"}))
+            await world.until(lambda: (folder / "a").read_text() == "2")
+            before = (folder / "token").read_text()
+            await world.advance(3000, 500)
+            assert (folder / "token").read_text() != before
+
+    asyncio.run(go())
+
+
+def test_volumes_of_an_earlier_life_that_cannot_be_had_are_asked_for_again(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with World(tmp_path) as world:
+            words = ConfigMap(metadata=ObjectMeta(name="words", namespace="default"), data={"a": "1"})
+            words = world.client.put(words)
+            world.client.put(make_pod(volumes=(convert(Volume, {"name": "v", "configMap": {"name": "words"}}),)))
+            await world.rest()
+            await world.stop()
+            world.client.put(words, WatchType.DELETED)
+            world.kubelet = world.make()
+            await world.start()
+            await world.advance(3)
+            folder = world.config.root / "pods/uid-web/volumes/kubernetes.io~configmap/v"
+            assert (folder / "a").read_text() == "1"
+            world.client.put(ConfigMap(metadata=words.metadata, data={"a": "2"}))
+            await world.until(lambda: (folder / "a").read_text() == "2")
+            assert world.events.reasons("web").count("FailedMount") < 6
+
+    asyncio.run(go())

@@ -86,6 +86,7 @@ class PodWorker:
         self._volumes: Prepared | None = None
         self._volumes_lock = asyncio.Lock()
         self._refresh_volumes = False
+        self._volumes_at = 0.0  #: when to look again at volumes that an earlier life of ours made
         self._gone = False
         self.finished = asyncio.Event()  #: nothing of it runs, nor will
         self._said_backoff: dict[str, str] = {}
@@ -203,11 +204,20 @@ class PodWorker:
         self._publish(decided)
         for action in decided.actions:
             await self._do(action)
-        if self._refresh_volumes and self._volumes is not None and not self._gone and "volumes" not in self._tasks:
+        if self._volumes_due():
             self._refresh_volumes = False
             self._tasks.start("volumes", self._refresh())
-        refresh_at = self._volumes.refresh_at if self._volumes else None
-        return _earliest(decided.wake_at, self._deadline(), refresh_at, pin_at)
+        again = self._volumes.refresh_at if self._volumes is not None else self._volumes_at or None
+        return _earliest(decided.wake_at, self._deadline(), again, pin_at)
+
+    def _volumes_due(self) -> bool:
+        """Whether volumes are to be made true: something in them changed, or nobody follows what is in them yet."""
+        if self._gone or self._ending is not None or "volumes" in self._tasks:
+            return False
+        if self._volumes is not None:
+            return self._refresh_volumes
+        starting = any(key.startswith("start/") for key in self._tasks.keys)
+        return self.view.sandbox is not None and not starting and self.host.clock.now() >= self._volumes_at
 
     async def _sleep_until(self, at: float | None) -> None:
         if self._wake.is_set():
@@ -511,8 +521,11 @@ class PodWorker:
                 self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
         except VolumeError as err:
             self._event("Warning", "FailedMount", str(err))
-            if self._volumes is not None and self._volumes.refresh_at is not None:
-                self._volumes.refresh_at = self.host.clock.now() + self._backed_off("volumes")
+            again = self.host.clock.now() + self._backed_off("volumes")
+            if self._volumes is None:
+                self._volumes_at = again
+            elif self._volumes.refresh_at is not None:
+                self._volumes.refresh_at = again
 
     async def _start(self, action: StartContainer) -> None:
         spec = self._spec(action.name)
