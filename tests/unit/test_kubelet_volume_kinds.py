@@ -346,3 +346,24 @@ def test_volumes_of_an_earlier_life_that_cannot_be_had_are_asked_for_again(tmp_p
             assert world.events.reasons("web").count("FailedMount") < 6
 
     asyncio.run(go())
+
+
+def test_what_never_changes_is_not_watched(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with World(tmp_path) as world:
+            for name, fixed in (("fixed", True), ("open", None)):
+                meta = ObjectMeta(name=name, namespace="default")
+                world.client.put(ConfigMap(metadata=meta, data={"a": "1"}, immutable=fixed))
+            volumes = tuple(convert(Volume, {"name": n, "configMap": {"name": n}}) for n in ("fixed", "open"))
+            world.client.put(make_pod(volumes=volumes))
+            await world.rest()
+            watched = {fields for kind, _, fields, _ in world.client.watches if kind is ConfigMap}
+            assert watched == {"metadata.name=open"}
+            world.client.put(make_pod("other", volumes=volumes[:1]))
+            await world.until(lambda: world.pod("other").status.phase == "Running")
+            world.client.ask_delete("web", world.clock.now())
+            world.client.ask_delete("other", world.clock.now())
+            await world.until(lambda: not world.exists() and not world.exists("other"))
+            assert {kind for kind, *_ in world.client.watches if kind is ConfigMap} == set()
+
+    asyncio.run(go())

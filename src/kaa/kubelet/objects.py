@@ -1,7 +1,8 @@
 """The ConfigMaps, Secrets and their kin that pods of this node name: fetched when asked, then followed by a watch each.
 
 The idea: a node may read only the objects its pods refer to, so each gets a watch of its own name, shared by the pods that
-use it and ended with the last of them. A change tells the pods that use the object, within moments.
+use it and ended with the last of them, or once the object says that it never changes. A change tells the pods that use
+the object, within moments.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class _Followed:
     informer: Informer[Any]
     task: asyncio.Task[None] | None = None
     users: set[str] = field(default_factory=set)
+    fixed: Any = None  #: the object, if it is immutable: it is watched no more
 
 
 class Objects:
@@ -47,6 +49,8 @@ class Objects:
     async def fetch(self, kind: type[T], namespace: str, name: str, *, user: str) -> T | None:
         """An object as it is (None when it does not exist), followed for the pod ``user`` from now on."""
         entry = self._follow((kind, namespace, name), user)
+        if entry.fixed is not None:
+            return cast(T, entry.fixed)
         if entry.informer.synced.is_set():
             found = entry.informer.get(name, namespace)
             if found is not None:
@@ -65,13 +69,19 @@ class Objects:
             )
             entry = self._followed[key] = _Followed(informer)
             followed = entry
-            informer.add_handler(lambda old, new: self._tell(followed))
+            informer.add_handler(lambda old, new: self._changed_to(followed, new))
             if self._tasks is not None:
                 entry.task = self._tasks.create_task(
                     informer.run(), name=f"kubelet/watch {kind.__name__} {namespace}/{name}"
                 )
         entry.users.add(user)
         return entry
+
+    def _changed_to(self, entry: _Followed, new: Any) -> None:
+        if new is not None and getattr(new, "immutable", None) and entry.task is not None:
+            entry.fixed = new
+            entry.task.cancel()
+        self._tell(entry)
 
     def _tell(self, entry: _Followed) -> None:
         for user in list(entry.users):
