@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import shutil
 import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ from kaa.kubelet.volumes import VolumeError, Volumes, empty_dir, ownership
 from kaa.kubelet.volumes.manager import Prepared
 from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
 from kaa.kubelet.volumes.payload import PayloadError
+from kaa.runtime.files import mount_points
 
 
 class Shelf:
@@ -367,3 +371,54 @@ def test_what_never_changes_is_not_watched(tmp_path: Path) -> None:
             assert {kind for kind, *_ in world.client.watches if kind is ConfigMap} == set()
 
     asyncio.run(go())
+
+
+# -------------------------------------------------------------------------------------------------------- disks
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A loop device of 2 MiB with nothing on it."""
+    (tmp_path / "image").write_bytes(bytes(2**21))
+    attach = ("losetup", "--find", "--show", str(tmp_path / "image"))
+    found = subprocess.run(attach, capture_output=True, text=True, check=False)
+    if found.returncode or not shutil.which("mkfs.ext4"):
+        pytest.skip(f"no loop device, or no mkfs.ext4: {found.stderr.strip()}")
+    yield Path(found.stdout.strip())
+    subprocess.run(["losetup", "--detach", found.stdout.strip()], check=True)
+
+
+@pytest.mark.root
+def test_a_disk_is_formatted_once_and_mounted_for_as_long_as_pods_use_it(tmp_path: Path, disk: Path) -> None:
+    root = tmp_path / "kubelet"
+    shelf = Shelf(root, SystemMounter())
+    bound(shelf, disk)
+    try:
+        first = shelf.prepare(claiming("a")).paths["v"]
+        assert first == root / "pods/uid-a/volumes/kubernetes.io~local-volume/pv"
+        (first / "file").write_text("kept")
+        second = shelf.prepare(claiming("b")).paths["v"]
+        assert (second / "file").read_text() == "kept"
+        asyncio.run(shelf.volumes.remove("uid-a"))
+        assert len(mount_points(root)) == 2
+        again = Shelf(root, SystemMounter())  # as after a crash
+        asyncio.run(again.volumes.remove("uid-b"))
+        assert mount_points(root) == []
+        bound(again, disk)
+        assert (again.prepare(claiming("c")).paths["v"] / "file").read_text() == "kept"
+        asyncio.run(again.volumes.remove("uid-c"))
+        assert mount_points(root) == []
+    finally:
+        SystemMounter().unmount_below(root)
+
+
+@pytest.mark.root
+def test_a_disk_of_another_kind_is_left_alone(tmp_path: Path, disk: Path) -> None:
+    subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
+    before = disk.read_bytes()
+    shelf = Shelf(tmp_path / "kubelet", SystemMounter())
+    bound(shelf, disk, local={"path": str(disk), "fsType": "xfs"})
+    with pytest.raises(VolumeError, match=r'MountVolume.MountDevice failed for volume "pv" : mount failed: exit status'):
+        shelf.prepare(claiming())
+    assert disk.read_bytes() == before
+    asyncio.run(shelf.volumes.remove("uid-web"))

@@ -18,9 +18,10 @@ from kaa.api.placement import selects
 from kaa.api.types.core_v1 import Node, PersistentVolume, PersistentVolumeClaim, Pod, Volume
 from kaa.client.client import Client
 
-from . import host_path
+from . import disks, host_path
 from .payload import PayloadError
 
+DEFAULT_FILE_SYSTEM = "ext4"
 _OWN_USE = "ReadWriteOncePod"
 
 
@@ -37,6 +38,8 @@ class Claimed(msgspec.Struct, frozen=True):
     read_only: bool = False
     grouped: bool = False  #: whether a pod's fsGroup is given it
     alone: bool = False  #: whether one pod at a time may have it
+    disk: str = ""  #: the path is a disk to be mounted, as a file system of this kind by default
+    options: tuple[str, ...] = ()  #: with which it is mounted
 
 
 async def claimed(client: Client, pod: Pod, volume: Volume) -> Claimed:
@@ -127,7 +130,10 @@ def _place(held: PersistentVolume, read_only: bool) -> Claimed:
     name, spec, block = held.metadata.name or "", held.spec, held.spec.volume_mode == "Block"
     alone = spec.access_modes == (_OWN_USE,)
     if spec.local is not None:
-        return Claimed(name, _local(name, Path(spec.local.path), block), block, read_only, not read_only, alone)
+        path = _local(name, Path(spec.local.path), block)
+        kind = (spec.local.fs_type or DEFAULT_FILE_SYSTEM) if not block and disks.is_disk(path) else ""
+        options = (*spec.mount_options, *(("ro",) if read_only and kind else ()))
+        return Claimed(name, path, block, read_only, not read_only, alone, kind, options)
     if spec.host_path is not None and not block:
         try:
             path = host_path.prepare(spec.host_path)
@@ -149,7 +155,7 @@ def _local(name: str, path: Path, block: bool) -> Path:
         raise VolumeError(f'{step}.NewMounter initialization failed for volume "{name}" : {why}') from err
     if block and not stat.S_ISBLK(mode):
         raise VolumeError(f'MapVolume.MapPodDevice failed for volume "{name}" : {path} is not a block device')
-    if not block and not stat.S_ISDIR(mode):
+    if not block and not (stat.S_ISDIR(mode) or stat.S_ISBLK(mode)):
         why = "only directory and block device are supported"
         raise VolumeError(f'MountVolume.NewMounter initialization failed for volume "{name}" : {why}')
     return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from kaa.runtime.files import Trash
 
 from ..env import ConfigError, Sources
 from ..objects import Objects
-from . import atomic, empty_dir, host_path, ownership
+from . import atomic, disks, empty_dir, host_path, ownership
 from .claims import Claimed, VolumeError, claimed
 from .mounts import Mounter
 from .payload import DEFAULT_MODE, File, PayloadError, config_map_files, downward_files, secret_files
@@ -54,6 +55,7 @@ class Volumes:
         self._root, self._mounter = root, mounter
         self._tokens = Tokens(client, clock)
         self._trash = Trash(root / "trash")
+        self._disks_lock = threading.Lock()
         self._users: dict[str, str] = {}  #: {PersistentVolume: uid of the pod that used it last}
         self._given: set[tuple[str, str]] = set()  #: (pod uid, PersistentVolume) that the pod's group was given
 
@@ -189,12 +191,24 @@ class Volumes:
         if found.block:
             made.devices[volume.name] = await asyncio.to_thread(self._map_device, uid, found)
             return
-        made.paths[volume.name] = found.path
+        path = found.path
+        if found.disk:
+            try:
+                path = await asyncio.to_thread(self._mount_disk, uid, found)
+            except PayloadError as err:
+                raise VolumeError(f'MountVolume.MountDevice failed for volume "{found.volume}" : {err}') from err
+        made.paths[volume.name] = path
         group = _fs_group(pod)
         if found.grouped and group is not None and (uid, found.volume) not in self._given:
             gently = _policy(pod) == "OnRootMismatch"
-            await asyncio.to_thread(ownership.give_to_group, found.path, group, on_root_mismatch=gently)
+            await asyncio.to_thread(ownership.give_to_group, path, group, on_root_mismatch=gently)
             self._given.add((uid, found.volume))
+
+    def _mount_disk(self, uid: str, found: Claimed) -> Path:
+        with self._disks_lock:
+            return disks.mount_for(
+                self._root, uid, found.volume, found.path, self._mounter, kind=found.disk, options=found.options
+            )
 
     def _map_device(self, uid: str, found: Claimed) -> Path:
         """A link to a device in the pod's folder, which says that it is the pod's."""
@@ -213,9 +227,11 @@ class Volumes:
         self._given = {(user, volume) for user, volume in self._given if user != uid}
 
     def _remove(self, uid: str) -> None:
-        folder = self.pod_dir(uid)
+        folder, used = self.pod_dir(uid), disks.used_by(self._root, uid)
         self._mounter.unmount_below(folder)
-        self._trash.put(folder, root=self._root / "pods")
+        with self._disks_lock:
+            self._trash.put(folder, root=self._root / "pods")
+            disks.release(self._root, used, self._mounter)
 
     def known_uids(self) -> list[str]:
         """Pods that have a folder here. What an earlier life threw away is no longer among them."""
