@@ -418,7 +418,9 @@ def test_a_disk_of_another_kind_is_left_alone(tmp_path: Path, disk: Path) -> Non
     before = disk.read_bytes()
     shelf = Shelf(tmp_path / "kubelet", SystemMounter())
     bound(shelf, disk, local={"path": str(disk), "fsType": "xfs"})
-    with pytest.raises(VolumeError, match=r'MountVolume.MountDevice failed for volume "pv" : mount failed: exit status'):
+    with pytest.raises(
+        VolumeError, match=r'MountVolume.MountDevice failed for volume "pv" : mount failed: exit status'
+    ):
         shelf.prepare(claiming())
     assert disk.read_bytes() == before
     asyncio.run(shelf.volumes.remove("uid-web"))

@@ -11,6 +11,8 @@ from kaa.runtime.base import (
     ContainerConfig,
     ContainerState,
     EventKind,
+    HandlerFeatures,
+    IdMap,
     Image,
     Mount,
     Namespaces,
@@ -114,6 +116,32 @@ def test_a_container_as_it_is_asked_for() -> None:
     assert "/proc/kcore" in confined.masked_paths
     assert made.mounts == (cri.Mount("/c", "/h", readonly=True, propagation=2),)
     assert (made.stop_signal, made.labels) == (38, {"a": "b", "kaa.dev/owner": "me"})
+
+
+def test_users_and_groups_as_they_are_asked_for() -> None:
+    users = (IdMap(0, 65536, 65536),)
+    maps = (cri.IdMapping(host_id=65536, container_id=0, length=65536),)
+    sandbox = convert.sandbox_message(SandboxConfig("web", "d", "u", namespaces=Namespaces(users=users)), "me")
+    assert sandbox.linux is not None
+    assert sandbox.linux.security_context is not None
+    assert sandbox.linux.security_context.namespace_options is not None
+    assert sandbox.linux.security_context.namespace_options.userns_options == cri.UserNamespace(cri.POD, maps, maps)
+    config = ContainerConfig("c", "i", mounts=(Mount("/h", "/c"),), security=Security(strict_groups=True))
+    made = convert.container_message(config, IMAGE, Namespaces(users=users), "")
+    assert made.linux is not None
+    assert made.linux.security_context is not None
+    assert made.linux.security_context.supplemental_groups_policy == cri.STRICT
+    assert made.mounts == (cri.Mount("/c", "/h", uid_mappings=maps, gid_mappings=maps),)
+    plain = convert.namespace_options(Namespaces())
+    assert plain.userns_options is None
+
+
+def test_what_handlers_can_is_read() -> None:
+    handler = cri.RuntimeHandler("runc", cri.RuntimeHandlerFeatures(recursive_read_only_mounts=True))
+    answer = cri.StatusResponse(runtime_handlers=(handler,), features=cri.RuntimeFeatures(True))
+    read = cri.StatusResponse.decode(answer.encode())
+    assert convert.features(read.runtime_handlers) == {"runc": HandlerFeatures(recursive_read_only=True)}
+    assert read.features.supplemental_groups_policy
 
 
 @pytest.mark.parametrize(
