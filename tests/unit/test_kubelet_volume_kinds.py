@@ -283,8 +283,9 @@ def test_devices(tmp_path: Path) -> None:
     assert {name: os.readlink(path) for name, path in made.devices.items()} == {"v": str(device)}
     assert made.paths == {}
     bound(shelf, tmp_path, volumeMode="Block")
-    with pytest.raises(VolumeError, match="is not a block device"):
+    with pytest.raises(VolumeError, match="is not a block device") as caught:
         shelf.prepare(claiming(device=True))
+    assert caught.value.reason == "FailedMapVolume"
 
 
 @pytest.mark.root

@@ -481,7 +481,7 @@ class PodWorker:
             self._failures.pop(SANDBOX, None)
             self._retry_s.pop(SANDBOX, None)
         except VolumeError as err:
-            self._event("Warning", "FailedMount", str(err))
+            self._event("Warning", err.reason, str(err))
             self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
         except ClaimFailure as err:
             self._event("Warning", "FailedPrepareDynamicResources", f"Failed to prepare dynamic resources: {err}")
@@ -520,7 +520,7 @@ class PodWorker:
             async with self._volumes_lock:
                 self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
         except VolumeError as err:
-            self._event("Warning", "FailedMount", str(err))
+            self._event("Warning", err.reason, str(err))
             again = self.host.clock.now() + self._backed_off("volumes")
             if self._volumes is None:
                 self._volumes_at = again

@@ -203,7 +203,7 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
         allocated_resources=dict(spec.resources.requests) if running and not ephemeral else {},
         allocated_resources_status=() if init or ephemeral else seen.devices.get(spec.name, ()),
         volume_mounts=_mounts(spec, seen),
-        user=_user(current) if running else None,
+        user=_user(current),
     )
 
 

@@ -26,7 +26,11 @@ _OWN_USE = "ReadWriteOncePod"
 
 
 class VolumeError(Exception):
-    """A volume cannot be had (yet); the message is the FailedMount event's."""
+    """A volume cannot be had (yet); the message is that of an event, ``reason`` the event's."""
+
+    @property
+    def reason(self) -> str:
+        return "FailedMapVolume" if str(self).startswith("MapVolume.") else "FailedMount"
 
 
 class Claimed(msgspec.Struct, frozen=True):
