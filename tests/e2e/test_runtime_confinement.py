@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from kaa.runtime.base import (
 )
 from kaa.runtime.files import mount_points
 from kaa.runtime.oci.build import busybox_archive
-from kaa.runtime.oci.linux import MS_BIND, MS_SHARED, mount, unmount
+from kaa.runtime.oci.linux import MS_BIND, MS_PRIVATE, MS_SHARED, mount, unmount
 from kaa.runtime.oci.runtime import OciRuntime
 
 pytestmark = [
@@ -212,6 +213,26 @@ def test_mounts_go_where_propagation_lets_them(run: Callable[[Body], None], tree
         for place in ("private/p", "slave/s", "shared/b"):
             await sh(runtime, container_id, f"mount -t tmpfs tmpfs /{place} && touch /{place}/made")
         assert [(tree / f"{name}/made").exists() for name in ("p", "s", "b")] == [False, False, True]
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    ("propagation", "name"), [("bidirectional", "shared"), ("host_to_container", "shared or slave")]
+)
+def test_mounts_that_cannot_propagate_are_refused(
+    run: Callable[[Body], None], tree: Path, propagation: Any, name: str
+) -> None:
+    mount("", str(tree), flags=MS_PRIVATE)
+
+    async def body(runtime: OciRuntime, folder: Path) -> None:
+        sandbox_id = await sandbox(runtime)
+        source = str(tree / "some")
+        with pytest.raises(RuntimeFailure) as caught:
+            await started(runtime, sandbox_id, mounts=(Mount(source, "/m", propagation=propagation),))
+        assert str(caught.value) == (
+            f'failed to generate spec: path "{source}" is mounted on "{tree}" but it is not a {name} mount'
+        )
 
     run(body)
 

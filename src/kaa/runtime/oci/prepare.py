@@ -44,6 +44,7 @@ def write_bundle(
     record.user = Identity(user.uid, user.gid, user.groups)
     for mount in config.mounts:
         prepare_source(mount)
+        check_propagation(mount)
     devices = (
         host_devices()
         if config.security.privileged
@@ -171,6 +172,32 @@ def prepare_source(mount: Mount) -> None:
     """A bind mount needs its source: a missing one is made a folder, as containerd does."""
     if mount.host_path != "tmpfs" and not os.path.lexists(mount.host_path):
         os.makedirs(mount.host_path, mode=0o755, exist_ok=True)
+
+
+#: {propagation: (marks in mountinfo of a mount that can have it, what containerd calls such a mount)}
+_CAN_PROPAGATE = {
+    "bidirectional": (("shared:",), "shared mount"),
+    "host_to_container": (("shared:", "master:"), "shared or slave mount"),
+}
+
+
+def check_propagation(mount: Mount, table: str = "/proc/self/mountinfo") -> None:
+    """Raises RuntimeFailure for a mount whose source lies where no mount propagates: nobody would notice otherwise."""
+    if mount.propagation not in _CAN_PROPAGATE:
+        return
+    marks, name = _CAN_PROPAGATE[mount.propagation]
+    path = os.path.realpath(mount.host_path)
+    point, options = "/", ""
+    for line in Path(table).read_text(errors="surrogateescape").splitlines():
+        words = line.split(" ")
+        here = words[4].encode("latin-1", "surrogateescape").decode("unicode_escape") if "\\" in words[4] else words[4]
+        inside = path == here or path.startswith(here.rstrip("/") + "/")
+        if inside and len(here) >= len(point):
+            point, options = here, " ".join(words[6 : words.index("-")])
+    if not any(mark in options for mark in marks):
+        raise RuntimeFailure(
+            f'failed to generate spec: path "{mount.host_path}" is mounted on "{point}" but it is not a {name}'
+        )
 
 
 def device_nodes(device: Device) -> list[DeviceNode]:
