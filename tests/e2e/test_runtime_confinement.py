@@ -124,6 +124,9 @@ def test_root_of_a_user_namespace_is_nobody_here(run: Callable[[Body], None]) ->
         assert (volume / "his").stat().st_uid == 1000
         assert "Read-only" in await sh(runtime, first, "touch /frozen/x")
         assert await sh(runtime, first, "stat -c %u /bin/sh /etc/hostname /dev/shm") == "0\n0\n0\n"
+        for container_id in (first, second):
+            assert await sh(runtime, container_id, "echo out > /dev/stdout; echo err > /dev/stderr") == "out\nerr\n"
+            assert await sh(runtime, container_id, "echo first > /proc/1/fd/2 && echo said") == "said\n"
         links = [os.readlink(f"/proc/{(await runtime.container(c)).pid}/ns/user") for c in (first, second)]
         assert links[0] == links[1] != os.readlink("/proc/self/ns/user")
         assert mount_points(folder / "run/containers") == []

@@ -40,7 +40,7 @@ from .linux import boot_id, in_own_thread, start_time
 from .prepare import rewrite_resources, write_bundle
 from .snapshots import Snapshots
 from .state import ContainerRecord, Folder, ProcessRecord, SandboxRecord
-from .users import drop_staged
+from .users import drop_staged, give_stdio
 from .work import ProcessWatch, Threads, run_command
 
 log = structlog.get_logger(__name__)
@@ -246,6 +246,8 @@ class Containers:
             launched = conmon.launch(self.engine, launch)
         finally:
             drop_staged(launch.bundle)
+        if record.stdio_owner is not None and not config.tty:
+            give_stdio(launched.pid, record.stdio_owner)
         boot = boot_id()
         process = ProcessRecord(launched.pid, start_time(launched.pid), boot)
         monitor = ProcessRecord(launched.conmon_pid, start_time(launched.conmon_pid), boot)

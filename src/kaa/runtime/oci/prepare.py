@@ -42,6 +42,7 @@ def write_bundle(
     config = replace(record.config, mounts=mounts)
     user = resolve_user(config, image.config, read_inside(rootfs, "etc/passwd"), read_inside(rootfs, "etc/group"))
     record.user = Identity(user.uid, user.gid, user.groups)
+    record.stdio_owner = users.outside(facts.users, user.uid) if facts.users else None
     for mount in config.mounts:
         prepare_source(mount)
         check_propagation(mount)

@@ -369,11 +369,14 @@ class OciRuntime:
 
     async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> ExecResult:
         live = self.containers.running(container_id)
-        return await exec_to_end(self.engine, self.threads, self.clock, live.record.id, command, timeout_s)
+        return await exec_to_end(
+            self.engine, self.threads, self.clock, live.record.id, command, timeout_s, live.record.stdio_owner
+        )
 
     async def exec(self, container_id: str, command: tuple[str, ...], *, stdin: bool, tty: bool) -> Streams:
         live = self.containers.running(container_id)
-        return await exec_streams(self.engine, self.threads, live.record.id, command, stdin=stdin, tty=tty)
+        owner = live.record.stdio_owner
+        return await exec_streams(self.engine, self.threads, live.record.id, command, stdin=stdin, tty=tty, owner=owner)
 
     async def attach(self, container_id: str, *, stdin: bool, tty: bool) -> Streams:
         live = self.containers.running(container_id)

@@ -82,6 +82,7 @@ class ContainerRecord(msgspec.Struct):
     process: ProcessRecord = NO_PROCESS
     conmon: ProcessRecord = NO_PROCESS
     user: Identity | None = None
+    stdio_owner: int | None = None  #: the host's number of ``user``, if that is of a user namespace
 
     def public(self) -> Container:
         config = self.config

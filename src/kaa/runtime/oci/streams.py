@@ -96,6 +96,11 @@ class ExecStreams:
         for fd in self._all:
             os.set_blocking(fd, False)
 
+    def give_to(self, user: int) -> None:
+        """Let the pipes belong to a user of the host: our ends are the same files as the command's."""
+        for fd in self._all:
+            os.fchown(fd, user, user)
+
     async def write(self, data: bytes) -> None:
         if self._stdin >= 0:
             await _write_all(self._stdin, data, os.write)
@@ -229,9 +234,19 @@ def _descendants(pid: int) -> set[int]:
 
 
 async def exec_streams(
-    engine: conmon.Engine, threads: Threads, container_id: str, command: tuple[str, ...], *, stdin: bool, tty: bool
+    engine: conmon.Engine,
+    threads: Threads,
+    container_id: str,
+    command: tuple[str, ...],
+    *,
+    stdin: bool,
+    tty: bool,
+    owner: int | None = None,
 ) -> ExecStreams:
-    """Start a command in a running container. Raises RuntimeFailure when the OCI runtime cannot even be started."""
+    """Start a command in a running container. Raises RuntimeFailure when the OCI runtime cannot even be started.
+
+    Args: owner: who may open its pipes by name (``/dev/stderr``), where the OCI runtime cannot see to it.
+    """
     if not command:
         raise RuntimeFailure("no command given to exec")
     folder = engine.state.parent / "execs"
@@ -240,9 +255,12 @@ async def exec_streams(
     folder.mkdir(parents=True, exist_ok=True)
     spawn = _spawn_on_terminal if tty else _spawn_on_pipes
     try:
-        return await threads.run(spawn, engine.command(*words), pid_file, stdin)
+        streams: ExecStreams = await threads.run(spawn, engine.command(*words), pid_file, stdin)
     except OSError as err:
         raise RuntimeFailure(f"{engine.binary}: {err}") from err
+    if owner is not None and not tty:
+        streams.give_to(owner)
+    return streams
 
 
 def _spawn_on_pipes(words: list[str], pid_file: Path, stdin: bool) -> ExecStreams:
@@ -280,10 +298,16 @@ def _spawn_on_terminal(words: list[str], pid_file: Path, stdin: bool) -> ExecStr
 
 
 async def exec_to_end(
-    engine: conmon.Engine, threads: Threads, clock: Clock, container_id: str, command: tuple[str, ...], timeout_s: float
+    engine: conmon.Engine,
+    threads: Threads,
+    clock: Clock,
+    container_id: str,
+    command: tuple[str, ...],
+    timeout_s: float,
+    owner: int | None = None,
 ) -> ExecResult:
     """Run a command and collect what it says, at most 16 MiB a stream. Raises TimeoutError."""
-    streams = await exec_streams(engine, threads, container_id, command, stdin=False, tty=False)
+    streams = await exec_streams(engine, threads, container_id, command, stdin=False, tty=False, owner=owner)
     collected: dict[Channel, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
 
     async def collect() -> None:
