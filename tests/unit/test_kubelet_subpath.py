@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -145,3 +146,32 @@ def test_bind_mounts_stay_where_they_were(volume: Path) -> None:
     finally:
         mounter.unmount_below(volume.parent)
     assert mount_points(volume.parent) == []
+
+
+@pytest.mark.root
+def test_a_folder_that_its_user_removed_is_let_go_of(volume: Path) -> None:
+    mounter, target = SystemMounter(), volume.parent / "target/0"
+    try:
+        found(volume, "folder", mounter)
+        (volume / "folder").rmdir()
+        assert found(volume, "folder", mounter) == target  # as for a container that starts again
+        (volume / "folder/new").touch()
+        assert os.listdir(target) == ["new"]
+        shutil.rmtree(volume / "folder")
+    finally:
+        mounter.unmount_below(volume.parent)
+    assert mount_points(volume.parent) == []
+
+
+@pytest.mark.root
+def test_a_key_that_changed_is_seen_by_who_starts_again(volume: Path) -> None:
+    mounter, target = SystemMounter(), volume.parent / "target/0"
+    try:
+        atomic.write(volume, {"key": File(b"1", 0o644)}, 1000.0)
+        found(volume, "key", mounter)
+        atomic.write(volume, {"key": File(b"2", 0o644)}, 1001.0)
+        assert target.read_text() == "1"
+        found(volume, "key", mounter)
+        assert target.read_text() == "2"
+    finally:
+        mounter.unmount_below(volume.parent)

@@ -289,6 +289,27 @@ def test_devices(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/hugepages/hugepages-2048kB").exists(), reason="no huge pages of 2 MiB here"
+)
+def test_volumes_of_huge_pages(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, SystemMounter())
+    volume = Volume(name="v", empty_dir=EmptyDirVolumeSource(medium="HugePages"))
+    limits = ResourceRequirements(limits={"hugepages-2Mi": Quantity("2Mi")})
+    pod = make_pod(volumes=(volume,), containers=(make_container(resources=limits),))
+    try:
+        folder = shelf.prepare(pod).paths["v"]
+        assert shelf.prepare(pod).paths["v"] == folder
+        [line] = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
+        assert " hugetlbfs " in line
+        assert "pagesize=2M" in line
+        assert oct(folder.stat().st_mode) == "0o40777"
+    finally:
+        asyncio.run(shelf.volumes.remove("uid-web"))
+    assert mount_points(tmp_path) == []
+
+
+@pytest.mark.root
 def test_volumes_in_memory_are_never_swapped(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, SystemMounter())
     source = EmptyDirVolumeSource(medium="Memory", size_limit=Quantity("1Mi"))
