@@ -124,6 +124,8 @@ def test_root_of_a_user_namespace_is_nobody_here(run: Callable[[Body], None]) ->
         assert (volume / "his").stat().st_uid == 1000
         assert "Read-only" in await sh(runtime, first, "touch /frozen/x")
         assert await sh(runtime, first, "stat -c %u /bin/sh /etc/hostname /dev/shm") == "0\n0\n0\n"
+        assert await sh(runtime, first, "chmod 700 /bin/busybox; stat -c '%u %a' /bin/busybox") == "0 700\n"
+        assert (upper / "bin/busybox").stat().st_uid == 655360  # copied up as its owner's
         for container_id in (first, second):
             assert await sh(runtime, container_id, "echo out > /dev/stdout; echo err > /dev/stderr") == "out\nerr\n"
             assert await sh(runtime, container_id, "echo first > /proc/1/fd/2 && echo said") == "said\n"
@@ -153,6 +155,20 @@ def test_a_file_system_that_cannot_be_mapped_is_named(run: Callable[[Body], None
         with pytest.raises(RuntimeFailure, match=r"failed to set MOUNT_ATTR_IDMAP on /proc: .*filesystem used doesn't"):
             await started(runtime, sandbox_id, mounts=(Mount("/proc", "/host-proc"),))
         assert await runtime.list_containers() == []
+
+    run(body)
+
+
+def test_mounts_of_a_crash_are_swept(run: Callable[[Body], None]) -> None:
+    async def body(runtime: OciRuntime, folder: Path) -> None:
+        left = [runtime.snapshots.writable / "dead/layer0", runtime.containers.bundles / "dead/idmapped/0"]
+        for place in left:
+            place.mkdir(parents=True)
+            mount("tmpfs", str(place), "tmpfs")
+        again = OciRuntime(folder / "root", folder / "run", SystemClock())
+        await again.start()
+        await again.close()
+        assert [place for place in left if place.parent.exists()] == []
 
     run(body)
 

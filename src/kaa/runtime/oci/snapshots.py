@@ -212,6 +212,8 @@ class Snapshots:
         if (base / "images").is_dir():
             for place in (base / "images").iterdir():
                 unmount(str(place))
+        for layer in base.glob("layer*"):  # of a crash while they were being mapped
+            unmount(str(layer))
         self._trash.put(base, root=self.writable)
 
     def sweep_layers(self, keep: Iterable[str]) -> None:

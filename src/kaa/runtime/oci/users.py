@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import signal
 import stat
 import subprocess
 import time
@@ -133,8 +134,16 @@ def start_pause(folder: Path, jail: Path, user: int) -> int:
     ) as go:
         try:
             return _child(go)
+        except RuntimeFailure:
+            for child in _children(go.pid):
+                os.kill(child, signal.SIGKILL)
+            raise
         finally:
             go.kill()
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 _PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -144,10 +153,10 @@ def _child(parent: subprocess.Popen[bytes]) -> int:
     """The one child of a process, once it runs its own program."""
     end = time.monotonic() + _WAIT_S
     while time.monotonic() < end and parent.poll() is None:
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         with contextlib.suppress(OSError):
-            if children and os.readlink(f"/proc/{children[0]}/exe").endswith("/pause"):
-                return int(children[0])
+            for child in _children(parent.pid):
+                if os.readlink(f"/proc/{child}/exe").endswith("/pause"):
+                    return child
         time.sleep(0.001)
     assert parent.stderr
     said = parent.stderr.read().decode(errors="replace").strip() if parent.poll() is not None else "it does not start"
