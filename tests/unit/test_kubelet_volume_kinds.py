@@ -446,3 +446,46 @@ def test_a_disk_of_another_kind_is_left_alone(tmp_path: Path, disk: Path) -> Non
         shelf.prepare(claiming())
     assert disk.read_bytes() == before
     asyncio.run(shelf.volumes.remove("uid-web"))
+
+
+# -------------------------------------------------------------------------------------------------------- words
+
+
+def test_every_source_that_fails_is_named(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    sources = [{"secret": {"name": "a"}}, {"configMap": {"name": "b"}}, {"secret": {"name": "a"}}]
+    pod = make_pod(volumes=(convert(Volume, {"name": "v", "projected": {"sources": sources}}),))
+    with pytest.raises(VolumeError) as caught:
+        shelf.prepare(pod)
+    assert str(caught.value) == (
+        'MountVolume.SetUp failed for volume "v" : [secret "a" not found, configmap "b" not found]'
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("DirectoryOrCreate", "mkdir {path}: not a directory"),
+        ("FileOrCreate", "open {path}: not a directory"),
+        ("CharDevice", "hostPath type check failed: {path} is not a character device"),
+        ("BlockDevice", "hostPath type check failed: {path} is not a block device"),
+        ("Tape", "Tape is an invalid volume type"),
+    ],
+)
+def test_host_paths_that_cannot_be_made(tmp_path: Path, kind: str, text: str) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file/inner"
+    pod = make_pod(volumes=(convert(Volume, {"name": "v", "hostPath": {"path": str(path), "type": kind}}),))
+    with pytest.raises(VolumeError) as caught:
+        Shelf(tmp_path / "kubelet").prepare(pod)
+    assert str(caught.value) == f'MountVolume.SetUp failed for volume "v" : {text.format(path=path)}'
+
+
+def test_an_ephemeral_claim_of_somebody_else(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    meta = {"name": "web-v", "namespace": "default", "uid": "u"}
+    shelf.put(PersistentVolumeClaim, metadata=meta, spec={"volumeName": "pv"}, status={"phase": "Bound"})
+    pod = make_pod(volumes=(convert(Volume, {"name": "v", "ephemeral": {}}),))
+    with pytest.raises(VolumeError) as caught:
+        shelf.prepare(pod)
+    assert str(caught.value) == f"{FAILED}PVC default/web-v was not created for pod default/web (pod is not owner)"
