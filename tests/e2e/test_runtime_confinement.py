@@ -159,6 +159,19 @@ def test_a_file_system_that_cannot_be_mapped_is_named(run: Callable[[Body], None
     run(body)
 
 
+def test_images_that_a_user_namespace_mounts_are_its_roots(run: Callable[[Body], None]) -> None:
+    async def body(runtime: OciRuntime, folder: Path) -> None:
+        sandbox_id = await sandbox(runtime, namespaces=Namespaces(users=USERS))
+        image = await runtime.image("busybox")
+        assert image is not None
+        mounts = (Mount("", "/tools", read_only=True, image=image.id, image_sub_path="bin"),)
+        container_id = await started(runtime, sandbox_id, mounts=mounts)
+        assert await sh(runtime, container_id, "stat -c %u /tools/busybox") == "0\n"
+        assert "Read-only" in await sh(runtime, container_id, "touch /tools/x")
+
+    run(body)
+
+
 def test_mounts_of_a_crash_are_swept(run: Callable[[Body], None]) -> None:
     async def body(runtime: OciRuntime, folder: Path) -> None:
         left = [runtime.snapshots.writable / "dead/layer0", runtime.containers.bundles / "dead/idmapped/0"]
