@@ -176,7 +176,14 @@ def container_message(config: ContainerConfig, image: Image, namespaces: Namespa
 def _mount(mount: Mount, users: tuple[cri.IdMapping, ...]) -> cri.Mount:
     if mount.image:
         spec, inner = cri.ImageSpec(mount.image), mount.image_sub_path
-        return cri.Mount(container_path=mount.container_path, readonly=True, image=spec, image_sub_path=inner)
+        return cri.Mount(
+            container_path=mount.container_path,
+            readonly=True,
+            uid_mappings=users,
+            gid_mappings=users,
+            image=spec,
+            image_sub_path=inner,
+        )
     return cri.Mount(
         container_path=mount.container_path,
         host_path=mount.host_path,
