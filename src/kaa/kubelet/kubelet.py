@@ -342,8 +342,7 @@ class Kubelet:
     # ------------------------------------------------------------------------------------------------ housekeeping
 
     async def _keep_house(self) -> None:
-        if self.config.static_pod_path is not None:  # what belongs to no pod is told only by knowing all pods
-            await self._static_read.wait()
+        await self._all_known()
         while True:
             self._kept_at = self.clock.monotonic()
             try:
@@ -352,6 +351,18 @@ class Kubelet:
                 log.warning("housekeeping failed", error=str(err))
             await self.clock.sleep(self.config.housekeeping_s)
             self._wake_all()
+
+    async def _all_known(self) -> None:
+        """Wait until the static pods are known, too, or a round has passed: what belongs to no pod is told only by all."""
+        if self.config.static_pod_path is None:
+            return
+        timer = asyncio.ensure_future(self.clock.sleep(self.config.housekeeping_s))
+        known = asyncio.ensure_future(self._static_read.wait())
+        try:
+            await asyncio.wait((timer, known), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            known.cancel()
 
     async def clean(self) -> None:
         """Remove what belongs to no pod of this node: sandboxes, then folders, then cgroups."""
