@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from kaa.api.clock import parse_time
+
 EXEC_TIMEOUT_S = 60.0
 _EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 #: How much of what a plugin printed goes into an error.
@@ -53,6 +55,7 @@ class Credentials:
     exec: ExecPlugin | None = None
     impersonate: str = ""
     impersonate_groups: tuple[str, ...] = ()
+    expires_at: float | None = None  #: when a plugin's answer ends, in seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,12 @@ def _plugin_answer(plugin: ExecPlugin, output: bytes) -> Credentials:
     token, certificate = status.get("token") or "", status.get("clientCertificateData") or ""
     if not token and not certificate:
         raise KubeconfigError(f"exec: {plugin.command} gave neither a token nor a certificate")
-    return Credentials(token=token, certificate=certificate.encode(), key=(status.get("clientKeyData") or "").encode())
+    key, until = status.get("clientKeyData") or "", status.get("expirationTimestamp") or ""
+    try:
+        expires_at = parse_time(until) if until else None
+    except ValueError as err:
+        raise KubeconfigError(f"exec: {plugin.command}: expirationTimestamp: {err}") from err
+    return Credentials(token=token, certificate=certificate.encode(), key=key.encode(), expires_at=expires_at)
 
 
 def _credentials(user: Mapping[str, Any]) -> Credentials:

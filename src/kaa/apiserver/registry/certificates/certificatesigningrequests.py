@@ -13,7 +13,7 @@ from typing import Any
 from cryptography import x509
 from msgspec.structs import replace
 
-from kaa.api import fields
+from kaa.api import fields, names
 from kaa.api.clock import format_duration
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.certificates_v1 import CertificateSigningRequest, CertificateSigningRequestStatus
@@ -59,6 +59,11 @@ class SigningRequestStrategy(Strategy[CertificateSigningRequest]):
         "certificates/certificatesigningrequests", "Age|SignerName|Requestor|RequestedDuration|Condition", _cells
     )
     field_names = frozenset(("spec.signerName",))
+
+    @staticmethod
+    def name_faults(name: str, /) -> list[str]:
+        """Any that a URL can hold: kubelets name theirs by a digest in base64, ``node-csr-uqNUG6f…``."""
+        return names.path_segment(name)
 
     def prepare_create(self, obj: CertificateSigningRequest) -> CertificateSigningRequest:
         return replace(obj, status=CertificateSigningRequestStatus())
