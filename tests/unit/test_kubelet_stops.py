@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from kubelet_world import World, make_container, make_pod
 
-from kaa.api.types.core_v1 import ExecAction, Lifecycle, LifecycleHandler, SleepAction
+from kaa.api.types.core_v1 import (
+    ExecAction,
+    HTTPGetAction,
+    Lifecycle,
+    LifecycleHandler,
+    SleepAction,
+    TCPSocketAction,
+)
+from kaa.kubelet.lifecycle import HookFailed, run_hook
 from kaa.kubelet.log_rotation import LogRotation
 
 Play = Callable[..., None]
@@ -55,9 +63,101 @@ def test_pre_stop_is_cut_by_the_grace_period(play: Play) -> None:
         world.client.ask_delete("web", world.clock.now(), grace_s=4)
         await world.advance(6)
         assert not world.exists()
-        assert "FailedPreStopHook" in world.events.reasons("web")
+        assert "FailedPreStopHook" not in world.events.reasons("web"), "it did not fail, its time was over"
 
     play(story)
+
+
+def test_a_pre_stop_process_that_is_cut_has_failed(play: Play) -> None:
+    async def story(world: World) -> None:
+        async def never(*_: Any) -> Any:
+            await asyncio.Event().wait()
+
+        world.runtime.exec_sync = never  # type: ignore[method-assign]
+        hook = LifecycleHandler(exec=ExecAction(command=("wait",)))
+        world.client.put(make_pod(containers=(hooked(pre_stop=hook),)))
+        await world.rest()
+        world.client.ask_delete("web", world.clock.now(), grace_s=4)
+        await world.advance(6)
+        assert not world.exists()
+        assert ("web", "FailedPreStopHook", "PreStopHook failed") in world.events.said
+
+    play(story)
+
+
+def test_a_failed_post_start_ends_the_container_as_any_end(play: Play) -> None:
+    async def story(world: World) -> None:
+        fails, waits = (
+            LifecycleHandler(exec=ExecAction(command=("false",))),
+            LifecycleHandler(sleep=SleepAction(seconds=2)),
+        )
+        world.client.put(make_pod(containers=(hooked(post_start=fails, pre_stop=waits),)))
+        await world.rest()
+        said = [(reason, text) for _, reason, text in world.events.said if reason in ("Killing", "FailedPostStartHook")]
+        assert said == [("FailedPostStartHook", "PostStartHook failed"), ("Killing", "FailedPostStartHook")]
+        assert world.pod().status.container_statuses[0].state.running is not None, "its preStop hook has its time"
+        await world.advance(3)
+        assert world.pod().status.container_statuses[0].restart_count >= 1
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    ("hook", "failed"),
+    [
+        (LifecycleHandler(sleep=SleepAction(seconds=0)), False),
+        (LifecycleHandler(tcp_socket=TCPSocketAction(port=80)), True),
+        (LifecycleHandler(http_get=HTTPGetAction(port="nobody")), True),
+    ],
+    ids=["sleep-0", "tcp-can-never-run", "no-such-port"],
+)
+def test_hooks_that_can_and_cannot_run(play: Play, hook: LifecycleHandler, failed: bool) -> None:
+    async def story(world: World) -> None:
+        world.client.put(make_pod(containers=(hooked(pre_stop=hook),)))
+        await world.rest()
+        world.client.ask_delete("web", world.clock.now())
+        await world.advance(1)
+        assert not world.exists()
+        assert ("FailedPreStopHook" in world.events.reasons("web")) == failed
+
+    play(story)
+
+
+def test_what_a_failed_hook_says_names_it(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with World(tmp_path) as world:
+            pod = make_pod()
+            world.client.put(pod)
+            await world.rest()
+            (container,) = await world.runtime.list_containers()
+            hook = LifecycleHandler(exec=ExecAction(command=("false", "it")))
+            with pytest.raises(HookFailed) as failed:
+                await run_hook(world.runtime, world.clock, pod, pod.spec.containers[0], hook, container.id, "192.0.2.1")
+            assert str(failed.value) == (
+                'Exec lifecycle hook ([false it]) for Container "main" in Pod "web_default(uid-web)" failed'
+                " - error: command 'false it' exited with 1: , message: \"\""
+            )
+
+    asyncio.run(go())
+
+
+def test_an_http_hook_takes_any_answer(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def go() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server, World(tmp_path) as world:
+            hook = LifecycleHandler(http_get=HTTPGetAction(port=server.sockets[0].getsockname()[1], path="/bye"))
+            pod = make_pod()
+            await run_hook(world.runtime, world.clock, pod, pod.spec.containers[0], hook, "c", "127.0.0.1")
+        assert "User-Agent: kube-lifecycle/1.36" in seen[0]
+
+    asyncio.run(go())
 
 
 def test_failed_post_start_restarts(play: Play) -> None:

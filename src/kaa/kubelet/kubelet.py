@@ -121,7 +121,13 @@ class Kubelet:
             volumes=Volumes(client, clock, objects, config.root, config.mounter),
             objects=objects,
             prober=Prober(
-                runtime, clock, self._wake, self._unhealthy, network=config.network_probes, probed=self.metrics.probed
+                runtime,
+                clock,
+                self._wake,
+                self._unhealthy,
+                warn=self._probe_warning,
+                network=config.network_probes,
+                probed=self.metrics.probed,
             ),
             statuses=StatusWriter(client, clock, self.metrics.pod_status_sync_duration_seconds.observe),
             services=self._services,
@@ -315,6 +321,9 @@ class Kubelet:
 
     def _unhealthy(self, pod: Pod, container: str, message: str) -> None:
         self.recorder.event(container_reference(pod, container), "Warning", "Unhealthy", message)
+
+    def _probe_warning(self, pod: Pod, container: str, message: str) -> None:
+        self.recorder.event(container_reference(pod, container), "Warning", "ProbeWarning", message)
 
     # ------------------------------------------------------------------------------------------------ runtime events
 

@@ -15,7 +15,7 @@ import structlog
 
 from kaa.api.clock import parse_time
 from kaa.api.errors import ApiError, NotFound
-from kaa.api.types.core_v1 import Pod, Secret
+from kaa.api.types.core_v1 import LifecycleHandler, Pod, Secret
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.api.types.node_v1 import RuntimeClass
 from kaa.runtime.base import Container, ContainerState, HandlerFeatures, IdMap, RuntimeFailure, Sandbox
@@ -52,7 +52,7 @@ from .pod_plan import (
 )
 from .pressure import may_be_evicted
 from .references import container_reference
-from .status import Seen, pod_status
+from .status import Seen, known_health, pod_status
 from .status_writer import with_status
 from .tasks import Tasks
 from .volumes import VolumeError
@@ -99,12 +99,17 @@ class PodWorker:
         if pod.metadata.annotations != self.pod.metadata.annotations or pod.metadata.labels != self.pod.metadata.labels:
             self._refresh_volumes = True
         self.allocation.update(pod)
+        self.host.prober.nudge(self.uid)
         self._wake.set()
 
     @property
     def pod(self) -> Pod:
         """As the API server has it, but with the resources that it was given."""
         return self.allocation.pod
+
+    def _shown(self) -> Pod | None:
+        """The pod's face at the API server."""
+        return self._mirror if self._static else self.pod
 
     def mirrored(self, mirror: Pod) -> None:
         """A static pod's face at the API server was made or changed."""
@@ -131,14 +136,15 @@ class PodWorker:
         self._wake.set()
 
     @property
+    def static(self) -> bool:
+        """Whether it runs from a manifest of the node's own."""
+        return self._static
+
+    @property
     def evictable(self) -> bool:
         """Whether the node may end it to help itself."""
         running = not (self._gone or self.removed or self._ending or self._evicted or self._static)
         return running and may_be_evicted(self.pod, static=self._static)
-
-    @property
-    def static(self) -> bool:
-        return self._static
 
     @property
     def active(self) -> bool:
@@ -251,7 +257,10 @@ class PodWorker:
             for container in running.values():
                 spec = self._spec(container.name)
                 if spec is not None and f"start/{container.name}" not in self._tasks:
-                    self.host.prober.follow(self.pod, spec, container.id, ip)
+                    known = known_health(self._shown(), container.id)
+                    self.host.prober.follow(
+                        self.pod, spec, container.id, ip, began_at=container.started_at, known=known
+                    )
 
     def _ip(self, sandbox: Sandbox) -> str:
         if self.pod.spec.host_network or not sandbox.ips:
@@ -306,6 +315,7 @@ class PodWorker:
             return
         if self._ending is None:
             self._ending = wanted
+            self.host.prober.ending(self.uid)
             for key in self._tasks.keys:
                 if key.startswith(("start/", "volumes")):
                     self._tasks.cancel(key)
@@ -377,7 +387,7 @@ class PodWorker:
             if failure.reason and name != SANDBOX:
                 waiting.setdefault(name, Waiting(failure.reason, failure.message))
         self._say_backoffs(decided)
-        shown = self._mirror if self._static else self.pod
+        shown = self._shown()
         if shown is None or self.removed:
             return
         known = with_status(shown, self.host.statuses.last(shown.metadata.uid or ""))
@@ -616,12 +626,16 @@ class PodWorker:
 
     async def _post_start(self, spec: Any, container_id: str, sandbox: Sandbox) -> None:
         try:
-            await lifecycle.run_hook(
-                self.host.runtime, self.host.clock, spec, spec.lifecycle.post_start, container_id, self._ip(sandbox)
-            )
-        except lifecycle.HookFailed as err:
-            self._event("Warning", "FailedPostStartHook", f"PostStartHook failed: {err}", container=spec.name)
-            await self.host.runtime.stop_container(container_id, grace_of(self.pod))
+            await self._hook(spec, spec.lifecycle.post_start, container_id, self._ip(sandbox))
+        except lifecycle.HookFailed as err:  # what it said may be a secret: it goes to the log alone
+            log.warning("PostStartHook failed", pod=self._name, container=spec.name, error=str(err))
+            self._event("Warning", "FailedPostStartHook", "PostStartHook failed", container=spec.name)
+            grace_s = grace_of(self.pod)
+            self._stopping[container_id] = self.host.clock.now() + grace_s
+            await self._stop(StopContainer(container_id, spec.name, grace_s, "FailedPostStartHook"))
+
+    async def _hook(self, spec: Any, hook: LifecycleHandler, container_id: str, ip: str) -> None:
+        await lifecycle.run_hook(self.host.runtime, self.host.clock, self.pod, spec, hook, container_id, ip)
 
     def _pid_target(self, spec: Any) -> str:
         target = getattr(spec, "target_container_name", None)
@@ -639,7 +653,7 @@ class PodWorker:
         began = host.clock.monotonic()
         try:
             hooks = action.hooks and spec is not None and spec.lifecycle is not None
-            if first and hooks and spec.lifecycle.pre_stop is not None:
+            if first and hooks and spec.lifecycle.pre_stop is not None and action.grace_s > 0:
                 await self._pre_stop(spec, action)
             left = max(action.grace_s - (host.clock.monotonic() - began), min(2.0, action.grace_s))
             await host.runtime.stop_container(action.container_id, left)
@@ -653,13 +667,17 @@ class PodWorker:
     async def _pre_stop(self, spec: Any, action: StopContainer) -> None:
         sandbox = self.view.sandbox
         ip = self._ip(sandbox) if sandbox is not None else ""
-        hook = lifecycle.run_hook(
-            self.host.runtime, self.host.clock, spec, spec.lifecycle.pre_stop, action.container_id, ip
-        )
+        hook: LifecycleHandler = spec.lifecycle.pre_stop
         try:
-            await lifecycle.within(self.host.clock, action.grace_s, hook)
+            in_time = await lifecycle.within(
+                self.host.clock, action.grace_s, self._hook(spec, hook, action.container_id, ip)
+            )
+            failed = not in_time and hook.exec is not None  # its process ends with the container, and not well
         except lifecycle.HookFailed as err:
-            self._event("Warning", "FailedPreStopHook", f"PreStopHook failed: {err}", container=spec.name)
+            log.warning("PreStopHook failed", pod=self._name, container=spec.name, error=str(err))
+            failed = True
+        if failed:
+            self._event("Warning", "FailedPreStopHook", "PreStopHook failed", container=spec.name)
 
 
 def _earliest(*times: float | None) -> float | None:

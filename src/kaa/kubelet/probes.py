@@ -1,13 +1,13 @@
 """Startup, liveness and readiness probes: one task each a running container, on the clock.
 
-The idea: a task only counts; what a container's health is follows from its probes' last verdicts (``health``).
-Source: pkg/kubelet/prober, pkg/probe.
+The idea: a task only counts; what a container's health is follows from its probes' last verdicts (``health``). A probe that
+could not be asked (its port has no number, the runtime failed) counts for nothing, neither yes nor no.
+Source: pkg/kubelet/prober (worker, prober, prober_manager), pkg/probe.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,32 +16,58 @@ from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import HTTPGetAction, Pod, Probe
 from kaa.runtime.base import Runtime, RuntimeFailure
 
-from .pod_plan import Health
+from .env import expand
+from .pod_plan import Health, go_duration
 from .tasks import Tasks
 
 Kind = Literal["startup", "liveness", "readiness"]
-_BODY_MAX = 10 * 1024
+_OUTPUT_MAX = 10 * 1024
+_RETRIES = 3
 
 
 class ProbeFailed(Exception):
     """The container answered, and the answer is no; or it did not answer at all."""
 
 
+class ProbeErrored(Exception):
+    """The container could not be asked; ``state`` is what upstream calls the result."""
+
+    def __init__(self, message: str, state: str = "unknown") -> None:
+        super().__init__(message)
+        self.state = state
+
+
 @dataclass(slots=True)
 class _Probed:
     """What is known of one running container."""
 
-    has_startup: bool
+    uid: str
     has_readiness: bool
+    old: bool  #: it ran before this kubelet did
     started: bool = False
     ready: bool = False
     failed: str = ""
     grace_s: float | None = None
     began: asyncio.Event = field(default_factory=asyncio.Event)
+    nudged: asyncio.Event = field(default_factory=asyncio.Event)  #: ask for readiness now
+
+
+@dataclass(slots=True)
+class _Count:
+    """Verdicts in a row."""
+
+    last: bool | None = None
+    run: int = 0
+
+    def add(self, ok: bool) -> int:
+        self.run = self.run + 1 if ok == self.last else 1
+        self.last = ok
+        return self.run
 
 
 class Prober:
-    """``changed(uid)`` is called when a container's health is another; ``say(pod, container, message)`` on failures."""
+    """``changed(uid)`` is called when a container's health is another; ``say(pod, container, message)`` on failures, and
+    ``warn`` for what upstream warns of."""
 
     def __init__(
         self,
@@ -50,40 +76,63 @@ class Prober:
         changed: Callable[[str], None],
         say: Callable[[Pod, str, str], None],
         *,
+        warn: Callable[[Pod, str, str], None] | None = None,
         network: bool = True,
         probed: Callable[[str, str, Pod, bool, float], None] = lambda kind, container, pod, good, seconds: None,
     ) -> None:
         self._probed = probed  #: told every verdict, and how long it took
         self._runtime, self._clock = runtime, clock
-        self._changed, self._say = changed, say
+        self._changed, self._say, self._warn = changed, say, warn
         self._network = network
+        self._since = clock.now()
         self._known: dict[str, _Probed] = {}
         self._tasks = Tasks("kubelet/probe")
 
-    def follow(self, pod: Pod, spec: Any, container_id: str, ip: str) -> None:
-        """Probe a running container from now on; once is enough."""
+    def follow(
+        self, pod: Pod, spec: Any, container_id: str, ip: str, *, began_at: float = 0, known: Health | None = None
+    ) -> None:
+        """Probe a running container from now on; once is enough.
+
+        ``known`` is what an earlier kubelet found of it: what had started has, and what was ready is, until its probe says
+        otherwise (KEP-4781). A liveness probe begins anew.
+        """
         if container_id in self._known:
             return
-        probed = _Probed(spec.startup_probe is not None, spec.readiness_probe is not None)
-        probed.started = not probed.has_startup
-        probed.ready = not probed.has_readiness
+        probed = _Probed(pod.metadata.uid or "", spec.readiness_probe is not None, began_at < self._since)
+        probed.started = spec.startup_probe is None or (known is not None and known.started)
+        probed.ready = not probed.has_readiness or (known is not None and known.ready)
         if probed.started:
             probed.began.set()
         self._known[container_id] = probed
         kinds: tuple[tuple[Kind, Probe | None], ...] = (
-            ("startup", spec.startup_probe),
+            ("startup", spec.startup_probe if not probed.started else None),
             ("liveness", spec.liveness_probe),
             ("readiness", spec.readiness_probe),
         )
         for kind, probe in kinds:
             if probe is not None:
-                work = self._run(pod, spec, container_id, ip, kind, probe, probed)
+                work = self._run(pod, spec, container_id, began_at, ip, kind, probe, probed)
                 self._tasks.start(f"{container_id}/{kind}", work)
 
     def forget(self, container_id: str) -> None:
         if self._known.pop(container_id, None) is not None:
-            for kind in ("startup", "liveness", "readiness"):
-                self._tasks.cancel(f"{container_id}/{kind}")
+            self._end(container_id, "startup", "liveness", "readiness")
+
+    def ending(self, uid: str) -> None:
+        """A pod is being ended: whether its containers live well matters no more, whether they are ready does."""
+        for container_id, probed in self._known.items():
+            if probed.uid == uid:
+                self._end(container_id, "startup", "liveness")
+
+    def nudge(self, uid: str) -> None:
+        """A pod was changed: containers that are not ready are asked at once, not when their period is over."""
+        for probed in self._known.values():
+            if probed.uid == uid and not probed.ready:
+                probed.nudged.set()
+
+    def _end(self, container_id: str, *kinds: Kind) -> None:
+        for kind in kinds:
+            self._tasks.cancel(f"{container_id}/{kind}")
 
     def health(self, container_id: str) -> Health:
         """A container that nobody probes (yet) has started but is not ready until it is followed."""
@@ -95,33 +144,60 @@ class Prober:
     async def close(self) -> None:
         await self._tasks.close()
 
+    # ------------------------------------------------------------------------------------------------ one probe
+
     async def _run(
-        self, pod: Pod, spec: Any, container_id: str, ip: str, kind: Kind, probe: Probe, probed: _Probed
+        self,
+        pod: Pod,
+        spec: Any,
+        container_id: str,
+        began_at: float,
+        ip: str,
+        kind: Kind,
+        probe: Probe,
+        probed: _Probed,
     ) -> None:
+        period_s = float(probe.period_seconds or 10)
+        if probed.old and self._clock.now() - self._since < period_s:
+            await self._clock.sleep(self._clock.random.random() * period_s)  # not all of a node's probes at once
         if kind != "startup":
             await probed.began.wait()
-        await self._clock.sleep(float(probe.initial_delay_seconds or 0))
-        good = bad = 0
+        delay_s = float(probe.initial_delay_seconds or 0)
+        await self._clock.sleep(max(began_at + delay_s - self._clock.now(), 0.0) if delay_s else 0.0)
+        count = _Count()
         while True:
+            due = self._clock.monotonic() + period_s
+            probed.nudged.clear()
             asked = self._clock.monotonic()
-            message = await self._verdict(pod, spec, container_id, ip, probe)
-            self._probed(kind, spec.name, pod, message is None, self._clock.monotonic() - asked)
-            if message is None:
-                good, bad = good + 1, 0
-                if good >= (probe.success_threshold or 1):
-                    self._settle(pod, probed, kind, ok=True)
-                    if kind == "startup":
-                        return
-            else:
-                good, bad = 0, bad + 1
-                self._say(pod, spec.name, f"{kind.capitalize()} probe failed: {message}")
-                if bad >= (probe.failure_threshold or 3):
-                    self._settle(pod, probed, kind, ok=False, probe=probe)
-                    if kind != "readiness":
-                        return
-            await self._clock.sleep(float(probe.period_seconds or 10))
+            ok = await self._verdict(pod, spec, container_id, ip, kind, probe)
+            if ok is not None:
+                self._probed(kind, spec.name, pod, ok, self._clock.monotonic() - asked)
+            if ok is not None and self._counted(pod, probed, kind, probe, count, ok):
+                return
+            await self._rest(max(due - self._clock.monotonic(), 0.0), probed if kind == "readiness" else None)
 
-    def _settle(self, pod: Pod, probed: _Probed, kind: Kind, *, ok: bool, probe: Probe | None = None) -> None:
+    def _counted(self, pod: Pod, probed: _Probed, kind: Kind, probe: Probe, count: _Count, ok: bool) -> bool:
+        """Whether that was the last time that a verdict is wanted of this run of the container."""
+        run = count.add(ok)
+        if run < (probe.success_threshold or 1 if ok else probe.failure_threshold or 3):
+            return False
+        self._settle(pod, probed, kind, probe, ok=ok)
+        return kind == "startup" if ok else kind != "readiness"
+
+    async def _rest(self, seconds: float, probed: _Probed | None) -> None:
+        """Until the next time; a probe of readiness may be woken before."""
+        if probed is None:
+            await self._clock.sleep(seconds)
+            return
+        timer = asyncio.ensure_future(self._clock.sleep(seconds))
+        nudged = asyncio.ensure_future(probed.nudged.wait())
+        try:
+            await asyncio.wait((timer, nudged), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            nudged.cancel()
+
+    def _settle(self, pod: Pod, probed: _Probed, kind: Kind, probe: Probe, *, ok: bool) -> None:
         before = (probed.started, probed.ready, probed.failed)
         match kind:
             case "startup" if ok:
@@ -131,123 +207,107 @@ class Prober:
                 probed.ready = ok
             case _ if not ok:
                 probed.failed = f"{kind} probe"
-                grace = probe.termination_grace_period_seconds if probe is not None else None
+                grace = probe.termination_grace_period_seconds
                 probed.grace_s = float(grace) if grace is not None else None
         if before != (probed.started, probed.ready, probed.failed):
             self._changed(pod.metadata.uid or "")
 
-    async def _verdict(self, pod: Pod, spec: Any, container_id: str, ip: str, probe: Probe) -> str | None:
-        """None when the probe succeeds, else why not."""
-        try:
-            await run_probe(self._runtime, spec, container_id, ip, probe, network=self._network)
-        except ProbeFailed as err:
-            return str(err)
-        except (RuntimeFailure, OSError, ValueError) as err:
-            return str(err)
+    async def _verdict(self, pod: Pod, spec: Any, container_id: str, ip: str, kind: Kind, probe: Probe) -> bool | None:
+        """Whether the probe succeeds; None when it could not be asked. What is not good is told."""
+        named = kind.capitalize()
+        for attempt in range(_RETRIES):
+            try:
+                warning = await run_probe(self._runtime, spec, container_id, ip, probe, network=self._network)
+            except ProbeFailed as err:
+                self._say(pod, spec.name, f"{named} probe failed: {err}")
+                return False
+            except (ProbeErrored, RuntimeFailure, OSError, ValueError) as err:
+                if attempt == _RETRIES - 1:
+                    state = err.state if isinstance(err, ProbeErrored) else "unknown"
+                    self._say(pod, spec.name, f"{named} probe errored and resulted in {state} state: {err}")
+            else:
+                if warning and self._warn is not None:
+                    self._warn(pod, spec.name, f"{named} probe warning: {warning}")
+                return True
         return None
 
 
 async def run_probe(
     runtime: Runtime, spec: Any, container_id: str, ip: str, probe: Probe, *, network: bool = True
-) -> None:
-    """Ask once. Raises ProbeFailed."""
+) -> str:
+    """Ask once. Returns what to warn of, mostly nothing. Raises ProbeFailed and ProbeErrored."""
     timeout_s = float(probe.timeout_seconds or 1)
     if probe.exec is not None:
-        await _exec(runtime, container_id, probe.exec.command, timeout_s)
+        known = {variable.name: variable.value or "" for variable in spec.env}
+        await _exec(runtime, container_id, tuple(expand(word, known) for word in probe.exec.command), timeout_s)
     elif not network:
-        return
+        return ""
     elif probe.http_get is not None:
-        await http_get(probe.http_get, spec, ip, timeout_s)
+        return await _http(probe.http_get, spec, ip, timeout_s)
     elif probe.tcp_socket is not None:
         host = probe.tcp_socket.host or ip
         await _tcp(host, port_number(spec, probe.tcp_socket.port), timeout_s)
     elif probe.grpc is not None:
-        from .probe_grpc import check
+        from .probe_grpc import NotServing, check
 
-        await check(ip, probe.grpc.port, probe.grpc.service or "", timeout_s)
+        try:
+            await check(ip, probe.grpc.port, probe.grpc.service or "", timeout_s)
+        except NotServing as err:
+            raise ProbeFailed(str(err)) from err
+    else:
+        raise ProbeErrored(f"missing probe handler for container {spec.name}")
+    return ""
 
 
 async def _exec(runtime: Runtime, container_id: str, command: tuple[str, ...], timeout_s: float) -> None:
     try:
         result = await runtime.exec_sync(container_id, command, timeout_s)
     except TimeoutError as err:
-        raise ProbeFailed(f'command timed out: "{" ".join(command)}" timed out after {timeout_s:g}s') from err
+        shown = " ".join(command)
+        raise ProbeFailed(f'command timed out: "{shown}" timed out after {go_duration(timeout_s)}') from err
     if result.exit_code != 0:
-        output = (result.stdout + result.stderr)[:_BODY_MAX]
+        output = (result.stdout + result.stderr)[:_OUTPUT_MAX]
         raise ProbeFailed(output.decode("utf-8", "replace"))
 
 
 def port_number(spec: Any, port: int | str) -> int:
-    """A port by number or by the name that the container gives it."""
-    if isinstance(port, int):
-        return port
-    if port.isdigit():
-        return int(port)
-    for declared in spec.ports:
-        if declared.name == port:
-            return int(declared.container_port)
-    raise ProbeFailed(f"couldn't find port: {port!r} in container {spec.name}")
+    """A port by number or by the name that the container gives it. Raises ProbeErrored."""
+    found = port if isinstance(port, int) else 0
+    if isinstance(port, str):
+        named = [int(declared.container_port) for declared in spec.ports if declared.name == port]
+        if not named and not port.isdigit():
+            raise ProbeErrored(f'strconv.Atoi: parsing "{port}": invalid syntax')
+        found = named[0] if named else int(port)
+    if not 0 < found < 65536:
+        raise ProbeErrored(f"invalid port number: {found}")
+    return found
 
 
 async def _tcp(host: str, port: int, timeout_s: float) -> None:
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    from .probe_http import address, dial_error
+
     try:
         async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError as err:
-        raise ProbeFailed(f"dial tcp {shown}: i/o timeout") from err
+        raise ProbeFailed(f"dial tcp {address(host, port)}: i/o timeout") from err
     except OSError as err:
-        raise ProbeFailed(f"dial tcp {shown}: {_dial_error(err)}") from err
+        raise ProbeFailed(f"dial tcp {address(host, port)}: {dial_error(err)}") from err
     writer.close()
 
 
-def _dial_error(err: OSError) -> str:
-    named = {
-        111: "connect: connection refused",
-        113: "connect: no route to host",
-        101: "connect: network is unreachable",
-    }
-    return named.get(err.errno or 0, f"connect: {(err.strerror or str(err)).lower()}")
+async def _http(action: HTTPGetAction, spec: Any, ip: str, timeout_s: float) -> str:
+    """GET; 200 to 299 is success, a redirect that leads to another host is one with a warning."""
+    from .probe_http import GetFailed, fetch, target_of
 
-
-async def http_get(action: HTTPGetAction, spec: Any, ip: str, timeout_s: float) -> None:
-    """GET; 200 to 399 is success. Redirects to another host count as success, as upstream's warning does."""
-    port = port_number(spec, action.port)
-    host = action.host or ip
-    scheme = (action.scheme or "HTTP").lower()
-    path = action.path or "/"
-    path = path if path.startswith("/") else "/" + path
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    url = f'Get "{scheme}://{shown}{path}"'
     try:
-        async with asyncio.timeout(timeout_s):
-            code = await _request(host, port, scheme, path, shown, action)
-    except TimeoutError as err:
-        raise ProbeFailed(f"{url}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)") from err
-    except OSError as err:
-        raise ProbeFailed(f"{url}: dial tcp {shown}: {_dial_error(err)}") from err
-    except (ValueError, EOFError) as err:
-        raise ProbeFailed(f"{url}: EOF") from err
-    if not 200 <= code < 400:
-        raise ProbeFailed(f"HTTP probe failed with statuscode: {code}")
-
-
-async def _request(host: str, port: int, scheme: str, path: str, shown: str, action: HTTPGetAction) -> int:
-    context: ssl.SSLContext | None = None
-    if scheme == "https":
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
-    try:
-        headers = {"Host": shown, "User-Agent": "kube-probe/1.36", "Accept": "*/*", "Connection": "close"}
-        headers.update({h.name: h.value for h in action.http_headers})
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if value)
-        writer.write(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
-        status = await reader.readline()
-        parts = status.split()
-        if len(parts) < 2 or not parts[0].startswith(b"HTTP/"):
-            raise ValueError("malformed HTTP response")
-        return int(parts[1])
-    finally:
-        writer.close()
+        answer = await fetch(target_of(action, ip, port_number(spec, action.port), "kube-probe"), timeout_s)
+    except GetFailed as err:
+        if err.late:
+            raise ProbeErrored(str(err), "failure") from err
+        raise ProbeFailed(str(err)) from err
+    if not 200 <= answer.code < 400:
+        raise ProbeFailed(f"HTTP probe failed with statuscode: {answer.code}")
+    if answer.code >= 300:
+        return f"Probe terminated redirects, Response body: {answer.body.decode('utf-8', 'replace')}"
+    return ""

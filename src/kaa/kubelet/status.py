@@ -233,6 +233,22 @@ def _known(pod: Pod, name: str) -> ContainerStatus | None:
     return next((s for s in every if s.name == name), None)
 
 
+def known_health(pod: Pod | None, container_id: str) -> Health | None:
+    """What a pod's status says of a running container's probes: the verdict of whoever wrote it last; None when nothing.
+
+    Readiness counts only while the pod is ready too: the node controller takes that away from a node that is silent.
+    Source: pkg/kubelet/prober/prober_manager.go (isContainerStarted, setReadyStateOnKubeletRestart).
+    """
+    if pod is None:
+        return None
+    status = pod.status
+    for one in (*status.init_container_statuses, *status.container_statuses):
+        if one.container_id == ID_PREFIX + container_id and one.state.running is not None:
+            ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions)
+            return Health(started=bool(one.started), ready=one.ready and ready)
+    return None
+
+
 def _user(container: Container | None) -> ContainerUser | None:
     if container is None or container.user is None:
         return None
