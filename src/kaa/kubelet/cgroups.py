@@ -7,7 +7,8 @@ Source: pkg/kubelet/cm (qos_container_manager_linux, helpers_linux), pkg/kubelet
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -223,6 +224,8 @@ class CgroupManager:
     def __init__(self, mount: Path = Path("/sys/fs/cgroup"), root: str = "") -> None:
         self.mount = self._mount = mount
         self._root = root
+        self._burstable: dict[str, int] | None = None  #: {path of a burstable pod: its CPU shares}, once asked for
+        self._lock = threading.Lock()  #: pods come and go in threads
         self.v2 = (mount / "cgroup.controllers").exists()
 
     @property
@@ -237,21 +240,67 @@ class CgroupManager:
         """Make a pod's cgroup with its limits; returns its path below the mount."""
         path = self.pod_cgroup(pod)
         limits = pod_limits(pod, pids=pids, throttled=throttled)
+        self._put(path, limits)
+        self._class_changed(path, limits.cpu_shares)
+        return path
+
+    def bound_pods(self, limits: PodLimits) -> None:
+        """What all pods have together; and what best-effort pods have when others want it. Raises OSError.
+
+        Source: pkg/kubelet/cm/node_container_manager_linux.go, qos_container_manager_linux.go.
+        """
+        base = "/" + "/".join(part for part in (self._root.strip("/"), "kubepods") if part)
+        self._put(base, limits)
+        self._put(f"{base}/besteffort", PodLimits())
+        self._put(f"{base}/burstable", PodLimits(self._burstable_shares()))
+
+    def _put(self, path: str, limits: PodLimits) -> None:
+        """Make a cgroup with its limits."""
         if self.v2:
             self._make_v2(path)
             _write(self._mount / path[1:], _v2_values(limits))
             _write(self._mount / path[1:], _huge_pages(self._mount / path[1:], limits, "max"))
-        else:
-            for controller in self.V1:
-                folder = self._mount / controller / path[1:]
-                if (self._mount / controller).is_dir():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    _write(folder, _v1_values(limits, controller))
-            if (self._mount / "hugetlb").is_dir():
-                folder = self._mount / "hugetlb" / path[1:]
+            return
+        for controller in self.V1:
+            folder = self._mount / controller / path[1:]
+            if (self._mount / controller).is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                _write(folder, _huge_pages(folder, limits, "limit_in_bytes"))
-        return path
+                _write(folder, _v1_values(limits, controller))
+        if (self._mount / "hugetlb").is_dir():
+            folder = self._mount / "hugetlb" / path[1:]
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder, _huge_pages(folder, limits, "limit_in_bytes"))
+
+    # Guaranteed pods compete with their own shares; burstable ones first as a class, which has what they ask together.
+
+    def _burstable_shares(self) -> int:
+        if self._burstable is None:
+            self._burstable = dict(self._burstable_pods())
+        return min(max(sum(self._burstable.values()), MIN_SHARES), MAX_SHARES)
+
+    def _burstable_pods(self) -> Iterator[tuple[str, int]]:
+        """What pods of an earlier life have."""
+        for _, path in self.pods():
+            file = self._mount / ("" if self.v2 else "cpu") / path[1:] / ("cpu.weight" if self.v2 else "cpu.shares")
+            if "/burstable/" in path and file.is_file():
+                found = int(file.read_text())
+                yield path, 2 + (found - 1) * 262142 // 9999 if self.v2 else found
+
+    def _class_changed(self, path: str, has: int) -> None:
+        """A pod came (or changed) with so many shares, or went with 0: its class follows, by one write."""
+        if "/burstable/" not in path:
+            return
+        with self._lock:
+            before = self._burstable_shares()
+            assert self._burstable is not None
+            if has:
+                self._burstable[path] = has
+            else:
+                self._burstable.pop(path, None)
+            now = self._burstable_shares()
+            folder = self._mount / ("" if self.v2 else "cpu") / path[1:].rpartition("/")[0]
+            if now != before and folder.is_dir():
+                _write(folder, {"cpu.weight": str(weight(now))} if self.v2 else {"cpu.shares": str(now)})
 
     def loosen_pod(self, pod: Pod, *, throttled: bool = True) -> None:
         """Let a pod have what it is allocated now, without taking anything yet: its containers have that still."""
@@ -281,6 +330,7 @@ class CgroupManager:
         roots = [self._mount] if self.v2 else [self._mount / c for c in (*self.V1, "hugetlb")]
         for root in roots:
             remove_folders(root / pod_path[1:])
+        self._class_changed(pod_path, 0)
 
     def pods(self) -> Iterable[tuple[str, str]]:
         """(uid, path) of every pod that has a cgroup."""

@@ -76,6 +76,13 @@ class ImageCollection:
     period_s: float = 300.0
 
 
+class Certificates(msgspec.Struct, frozen=True):
+    """Which of the kubelet's certificates the API server is asked for: the one to serve with, the next one to call with."""
+
+    server_bootstrap: bool = False
+    rotate: bool = False
+
+
 class ImagePulls(msgspec.Struct, frozen=True, kw_only=True):
     """Who may have images, and how fast they are pulled (0 a second: no limit)."""
 
@@ -141,14 +148,22 @@ class KubeletConfig:
     unschedulable: bool = False
     provider_id: str = ""
     register: bool = True
+    external_cloud: bool = False  #: a cloud's controller tells addresses and zone, and takes its taint off then
     max_pods: int = 110
+    pods_per_core: int = 0  #: fewer pods than ``max_pods`` on a machine of few cores; 0: no such bound
+    max_images: int = 50  #: in the node's status; -1: all
+    enforced: tuple[str, ...] = ("pods",)  #: whose cgroup is bounded by what the node leaves them
     capacity: Mapping[str, str] = field(default_factory=dict)
     reserved: Mapping[str, str] = field(default_factory=dict)
     cluster_dns: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"
     host_dns: DNS = field(default_factory=DNS)
     pod_dns: PodDns | None = None  #: ``kubelet.resolv.pod_dns``; without it pods get the node's own
-    static_pod_path: Path | None = None
+    static_pod_path: Path | None = None  #: a folder of manifests, or one
+    static_pod_url: str = ""
+    static_pod_headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    file_check_s: float = 20.0
+    http_check_s: float = 20.0
     host_processes: tuple[HostProcess, ...] = ()
     cgroups: CgroupManager | None = None
     mounter: Mounter = field(default_factory=PlainFolders)
@@ -157,7 +172,8 @@ class KubeletConfig:
     serialize_image_pulls: bool = False
     max_parallel_image_pulls: int = 0
     network_probes: bool = True  #: off on nodes whose pods have no real network: their network probes succeed
-    status_period_s: float = 300.0
+    status_check_s: float = 10.0  #: how often the status is looked at
+    status_period_s: float = 300.0  #: how often it is written though it is the same
     lease_period_s: float = 10.0
     lease_duration_s: int = 40
     housekeeping_s: float = 60.0
@@ -175,6 +191,7 @@ class KubeletConfig:
     topology: Settings | None = None  #: CPUs and memory of their own; None on nodes where all is shared
     machine_root: Path = Path("/")  #: where the machine's ``sys`` is
     pod_resources: bool = False  #: monitors on the node may ask who has which CPUs, memory and devices
+    certificates: Certificates = field(default_factory=Certificates)
     log_workers: int = 1
     log_period_s: float = 10.0  #: logs are looked at so often
     serving: Serving = field(default_factory=Serving)

@@ -21,7 +21,7 @@ from kaa.api.durations import parse_seconds
 from kaa.api.scheme import DecodeError, convert
 from kaa.api.types.core_v1 import Taint
 
-from . import config_serving, pressure
+from . import config_node, config_serving, pressure
 from .config import Eviction, ImageCollection, KubeletConfig
 from .image_gc import Policy
 from .images.records import POLICIES, check_pattern
@@ -41,7 +41,7 @@ class ConfigFileError(ValueError):
 def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[str]]:
     """``config`` with what the file says, and the fields that say nothing here. Raises ConfigFileError."""
     given = _document(text)
-    elsewhere = config_serving.FIELDS | config_serving.CHECKED
+    elsewhere = config_serving.FIELDS | config_serving.CHECKED | config_node.FIELDS
     unknown = given.keys() - _TAKEN.keys() - _WITHOUT_EFFECT - _SPECIAL - elsewhere - {"kind", "apiVersion"}
     if unknown:
         raise ConfigFileError(
@@ -51,7 +51,7 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
         changes = {name: read(given[wire]) for wire, (name, read) in _TAKEN.items() if wire in given}
         changes |= _reserved(given) | _eviction(given, config) | _images(given, config) | _pulls(given, config)
         changes |= _topology(given) | _users(given) | _swap(given, config)
-        changes |= config_serving.changes(given, config)
+        changes |= config_node.changes(given, config) | config_serving.changes(given, config)
         made = replace(config, **changes)
         if made.eviction is not None:
             pressure.thresholds(
@@ -59,7 +59,12 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
             )
     except (ValueError, TypeError, AttributeError, DecodeError) as err:
         raise ConfigFileError(f"invalid configuration: {err}") from err
-    return made, sorted(given.keys() & (_WITHOUT_EFFECT | config_serving.CHECKED))
+    return made, sorted(given.keys() & (_WITHOUT_EFFECT | config_serving.CHECKED) - config_node.FIELDS)
+
+
+def said(text: str) -> Json:
+    """The file as it stands. Raises ConfigFileError: it is no KubeletConfiguration."""
+    return _document(text)
 
 
 def _document(text: str) -> Json:

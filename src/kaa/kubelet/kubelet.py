@@ -344,6 +344,11 @@ class Kubelet:
     async def _learn_sandboxes(self) -> None:
         self._sandboxes = {s.id: s.uid for s in await self.runtime.list_sandboxes()}
 
+    def network_changed(self) -> None:
+        """The runtime's network is there now, or gone: the node says so, and pods need not wait."""
+        self.node.changed()
+        self._wake_all()
+
     def _wake_all(self) -> None:
         for worker in list(self.workers.values()):
             worker.wake()

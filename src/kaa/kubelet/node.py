@@ -35,17 +35,30 @@ from kaa.api.types.core_v1 import (
     NodeStatus,
     NodeSwapStatus,
     NodeSystemInfo,
+    Taint,
 )
 from kaa.api.types.meta_v1 import ObjectMeta, OwnerReference
 from kaa.api.values import Quantity
 from kaa.client.client import Client, PatchType
+from kaa.client.informer import Informer
 from kaa.runtime.base import Image, Runtime, RuntimeFailure, RuntimeInfo
 
+from .cgroups import PodLimits, shares
 from .config import KubeletConfig, Recorder
 
 log = structlog.get_logger(__name__)
 LEASE_NAMESPACE = "kube-node-lease"
-MAX_IMAGES, MAX_IMAGE_NAMES = 50, 5
+MAX_IMAGE_NAMES = 5
+_PATIENCE_S = 7.0
+#: Labels that a node which is there already is given anew as its kubelet starts; others are for its first registration.
+_KEPT_LABELS = frozenset(
+    """beta.kubernetes.io/arch beta.kubernetes.io/instance-type beta.kubernetes.io/os
+    failure-domain.beta.kubernetes.io/region failure-domain.beta.kubernetes.io/zone kubernetes.io/arch
+    kubernetes.io/hostname kubernetes.io/os node.kubernetes.io/instance-type topology.kubernetes.io/region
+    topology.kubernetes.io/zone""".split()
+)
+_UNINITIALIZED = Taint(key="node.cloudprovider.kubernetes.io/uninitialized", value="true", effect="NoSchedule")
+PROVIDED_IP = "alpha.kubernetes.io/provided-node-ip"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 #: (type, reason, message) of the conditions of a node under no pressure.
@@ -86,9 +99,13 @@ def machine_capacity(config: KubeletConfig) -> dict[str, str]:
         "ephemeral-storage": f"{disk // 1024}Ki",
         **{f"hugepages-{size}": quantity.format_bytes(held) for size, held in config.machine.huge_pages.items()},
         "memory": f"{memory // 1024}Ki",
-        "pods": str(config.max_pods),
+        "pods": str(_most_pods(config, os.cpu_count() or 1)),
     }
     return {**found, **config.capacity}
+
+
+def _most_pods(config: KubeletConfig, cores: int) -> int:
+    return min(config.max_pods, config.pods_per_core * cores) if config.pods_per_core else config.max_pods
 
 
 def _disk_bytes(path: Path) -> int:
@@ -106,17 +123,38 @@ def advertised_by_others(shown: Mapping[str, str], own: Mapping[str, str]) -> di
     return {name: amount for name, amount in shown.items() if "/" in name and name not in own}
 
 
-def allocatable(capacity: Mapping[str, str], reserved: Mapping[str, str]) -> dict[str, str]:
-    """Capacity less what is reserved for the machine itself."""
+def allocatable(
+    capacity: Mapping[str, str], reserved: Mapping[str, str], eviction: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Capacity less what is reserved for the machine itself, and less what pods are evicted for before it is used.
+
+    Source: pkg/kubelet/cm/node_container_manager_linux.go (GetNodeAllocatableReservation).
+    """
     made = dict(capacity)
-    for name, text in reserved.items():
-        left = quantity.parse(capacity.get(name, "0")) - quantity.parse(text)
-        left = left if left > 0 else Fraction(0)
-        made[name] = quantity.format_millis(int(left * 1000)) if name == "cpu" else str(int(left))
+    kept = {name: quantity.parse(text) for name, text in reserved.items() if name in capacity}
+    for signal, name in (("memory.available", "memory"), ("nodefs.available", "ephemeral-storage")):
+        if eviction and signal in eviction and name in capacity:
+            kept[name] = kept.get(name, Fraction(0)) + _threshold(eviction[signal], quantity.parse(capacity[name]))
+    for name, amount in kept.items():
+        left = max(quantity.parse(capacity[name]) - amount, Fraction(0))
+        made[name] = quantity.format_millis(int(left * 1000)) if name == "cpu" else quantity.format_bytes(int(left))
     huge = sum(quantity.whole(text) for name, text in made.items() if name.startswith("hugepages-"))
     if huge:  # nobody can use that memory but as huge pages
         made["memory"] = quantity.format_bytes(max(quantity.whole(made["memory"]) - huge, 0))
     return made
+
+
+def _threshold(text: str, capacity: Fraction) -> Fraction:
+    """``100Mi``, or ``10%`` of the capacity, in whole bytes."""
+    if not text.endswith("%"):
+        return quantity.parse(text)
+    return Fraction(int(capacity * Fraction(text[:-1]) / 100))
+
+
+def process_limit() -> int:
+    """How many processes this machine can have; 0 when it does not say."""
+    told = [_read(f"/proc/sys/kernel/{name}") for name in ("pid_max", "threads-max")]
+    return min((int(text) for text in told if text.isdigit()), default=0)
 
 
 def runtime_features(info: RuntimeInfo) -> dict[str, Any]:
@@ -198,17 +236,29 @@ def conditions(
     return (*made, *(c for c in old if c.type not in {row[0] for row in wanted}))
 
 
-def image_list(images: list[Image]) -> tuple[ContainerImage, ...]:
-    """The largest images first, with up to five names each."""
-    largest = sorted(images, key=lambda i: i.size_bytes, reverse=True)[:MAX_IMAGES]
+def image_list(images: list[Image], most: int = 50) -> tuple[ContainerImage, ...]:
+    """The largest images first, ``most`` of them (-1: all), with up to five names each."""
+    largest = sorted(images, key=lambda i: i.size_bytes, reverse=True)[: most if most >= 0 else None]
     return tuple(
         ContainerImage(names=(*i.repo_digests, *i.repo_tags)[:MAX_IMAGE_NAMES], size_bytes=i.size_bytes)
         for i in largest
     )
 
 
+def differs(old: NodeStatus | None, new: NodeStatus) -> bool:
+    """Whether a status says something new: that a heart still beats is nothing new."""
+
+    def still(status: NodeStatus) -> NodeStatus:
+        return replace(status, conditions=tuple(replace(c, last_heartbeat_time=None) for c in status.conditions))
+
+    return old is None or still(old) != still(new)
+
+
 class NodeKeeper:
-    """Registers the node, then writes its status on change and every five minutes, and its lease every ten seconds."""
+    """Registers the node, then writes its status when it changes and every five minutes, and its lease every ten seconds.
+
+    A node that somebody deletes is not registered again before the kubelet starts anew, as with upstream's.
+    """
 
     def __init__(
         self,
@@ -228,8 +278,13 @@ class NodeKeeper:
         self._client, self._runtime, self._clock = client, runtime, clock
         self._config, self._recorder = config, recorder
         self.capacity = machine_capacity(config)
-        self.allocatable = allocatable(self.capacity, config.reserved)
+        thresholds = config.eviction.hard if config.eviction is not None else None
+        self.allocatable = allocatable(self.capacity, config.reserved, thresholds)
         self._node: Node | None = None
+        self._nodes: Informer[Node] = Informer(client, Node, clock, field_selector=f"metadata.name={config.node_name}")
+        self._nodes.add_handler(self._seen)
+        self._report_at = 0.0
+        self._unschedulable = False
         self._changed = asyncio.Event()
         self._was_ready: bool | None = None
         self._restarted = True
@@ -246,11 +301,43 @@ class NodeKeeper:
 
     async def run(self) -> None:
         """Never ends. Failures are retried: a node that cannot report stays alive for its pods."""
+        enforced = await self._enforce()
         await self._persist("register node", self.register)
-        self._say_starting()
+        self._say_starting(enforced)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._nodes.run(), name="kubelet/node-watch")
             tasks.create_task(self._keep_status(), name="kubelet/node-status")
             tasks.create_task(self._keep_lease(), name="kubelet/lease")
+
+    async def _enforce(self) -> str:
+        """Bound all pods together by what they may have; why not, if not."""
+        config = self._config
+        if config.cgroups is None:
+            return ""
+        enforced = "pods" in config.enforced
+        limits = allocatable(self.capacity, config.reserved) if enforced else self.capacity
+        cpus, memory = quantity.millis(limits["cpu"]), quantity.whole(limits["memory"])
+        pids = process_limit()
+        if pids and enforced:
+            pids -= quantity.whole(config.reserved.get("pid", "0"))
+        try:
+            await asyncio.to_thread(config.cgroups.bound_pods, PodLimits(shares(cpus), None, memory, pids or None))
+        except OSError as err:
+            log.warning("node allocatable not enforced", error=str(err))
+            return str(err)
+        return ""
+
+    def _seen(self, old: Node | None, new: Node | None) -> None:
+        """Somebody changed the node."""
+        if new is None:
+            log.warning("the node was deleted; it is registered again when the kubelet is started again")
+            return
+        self._node = new
+        unschedulable = bool(new.spec.unschedulable)
+        if unschedulable != self._unschedulable:
+            self._unschedulable = unschedulable
+            reason = "NodeNotSchedulable" if unschedulable else "NodeSchedulable"
+            self._say("Normal", reason, f"Node {self._config.node_name} status is now: {reason}")
 
     async def _persist(self, what: str, work: Any) -> None:
         wait = 0.2
@@ -258,10 +345,15 @@ class NodeKeeper:
             try:
                 await work()
                 return
+            except NotFound as err:
+                log.warning("node: failed", what=what, error=str(err))
+                if self.registered.is_set():  # it was deleted: nothing that asking again would mend
+                    return
+                await self._clock.sleep(_PATIENCE_S)
             except (ApiError, OSError, TimeoutError, RuntimeFailure) as err:
                 log.warning("node: failed", what=what, error=str(err))
                 await self._clock.sleep(wait)
-                wait = min(wait * 2, 7.0)
+                wait = min(wait * 2, _PATIENCE_S)
 
     async def register(self) -> None:
         if self._config.register:
@@ -286,10 +378,14 @@ class NodeKeeper:
         meta = ObjectMeta(
             name=self._config.node_name,
             labels=self._labels(),
-            annotations={"volumes.kubernetes.io/controller-managed-attach-detach": "true", **self._config.annotations},
+            annotations={
+                "volumes.kubernetes.io/controller-managed-attach-detach": "true",
+                **({PROVIDED_IP: ",".join(self._config.node_ips)} if self._config.external_cloud else {}),
+                **self._config.annotations,
+            },
         )
         spec = NodeSpec(
-            taints=self._config.taints,
+            taints=(*self._config.taints, *((_UNINITIALIZED,) if self._config.external_cloud else ())),
             unschedulable=self._config.unschedulable or None,
             provider_id=self._config.provider_id or None,
         )
@@ -297,7 +393,8 @@ class NodeKeeper:
 
     async def _reconcile_labels(self) -> None:
         found = await self._client.get(Node, self._config.node_name)
-        missing = {k: v for k, v in self._labels().items() if found.metadata.labels.get(k) != v}
+        kept = {k: v for k, v in self._labels().items() if k in _KEPT_LABELS or k.startswith("kaa.dev/")}
+        missing = {k: v for k, v in kept.items() if found.metadata.labels.get(k) != v}
         if missing:
             await self._client.patch(
                 Node, self._config.node_name, {"metadata": {"labels": missing}}, type=PatchType.MERGE
@@ -312,7 +409,8 @@ class NodeKeeper:
             not_ready = "" if info.network_ready else f"container runtime network not ready: {info.message}"
         except RuntimeFailure as err:
             runtime_version = old.node_info.container_runtime_version if old is not None else "unknown://"
-            not_ready = f"container runtime is down: {err}"
+            not_ready = "container runtime is down"
+            log.warning("container runtime is down", error=str(err))
         troubles = [one for one in (not_ready, self._trouble()) if one]
         not_ready = f"[{', '.join(troubles)}]" if len(troubles) > 1 else "".join(troubles)
         swap = self._config.machine.swap_bytes
@@ -330,21 +428,32 @@ class NodeKeeper:
         others = advertised_by_others(base.capacity, {**self.capacity, **total})
         return replace(
             base,
-            addresses=(*addresses, NodeAddress(type="Hostname", address=name)),
+            addresses=base.addresses
+            if self._config.external_cloud and base.addresses
+            else (*addresses, NodeAddress(type="Hostname", address=name)),
             capacity=_quantities({**self.capacity, **total, **others}),
             allocatable=_quantities({**self.allocatable, **free, **others}),
             conditions=conditions(base.conditions, self._clock.now(), not_ready, self._pressure()),
             daemon_endpoints=NodeDaemonEndpoints(kubelet_endpoint=DaemonEndpoint(port=self._config.port)),
             node_info=await asyncio.to_thread(system_info, runtime_version, self._config.version, swap),
-            images=image_list(await self._runtime.list_images()),
+            images=image_list(await self._runtime.list_images(), self._config.max_images),
             **can,
         )
 
     async def _keep_status(self) -> None:
+        await self._persist("update node status", self.report)
         while True:
+            await self._until_changed(self._config.status_check_s)
             self._changed.clear()
-            await self._persist("update node status", self.report)
-            await self._until_changed(self._config.status_period_s)
+            await self._persist("update node status", self._report_news)
+
+    async def _report_news(self) -> None:
+        """Write the status if it differs from what the API server has, or its time has come."""
+        if self._node is not None and self._clock.monotonic() < self._report_at:
+            status = await self._status(self._node.status)
+            if not differs(self._node.status, status):
+                return
+        await self.report()
 
     async def _until_changed(self, seconds: float) -> None:
         timer = asyncio.ensure_future(self._clock.sleep(seconds))
@@ -356,13 +465,20 @@ class NodeKeeper:
             changed.cancel()
 
     async def report(self) -> None:
-        """Write the status, when it differs or the period has passed."""
+        """Write the status. A node that is gone stays gone."""
+        self._report_at = self._clock.monotonic() + self._config.status_period_s
         try:
             found = await self._client.get(Node, self._config.node_name)
-        except NotFound:
-            await self.register()
+        except NotFound as err:
+            log.warning("unable to update node status", error=str(err))
+            self._node = None
             return
         status = await self._status(found.status)
+        boot = found.status.node_info.boot_id if found.status is not None else ""
+        booted = status.node_info.boot_id
+        if boot and boot != booted:
+            name = self._config.node_name
+            self._say("Warning", "NodeRebooted", f"Node {name} has been rebooted, boot id: {booted}")
         patch = _node_patch(found.status, status)
         self._node = await self._client.patch(
             Node, self._config.node_name, {"status": patch}, type=PatchType.STRATEGIC, subresource="status"
@@ -383,19 +499,24 @@ class NodeKeeper:
             self._say("Normal", reason, f"Node {self._config.node_name} status is now: {reason}")
         self._had_pressure = has
 
-    def _say_starting(self) -> None:
+    def _say_starting(self, fault: str) -> None:
         name = self._config.node_name
         self._say("Normal", "Starting", "Starting kubelet.")
         for reason in ("NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"):
             self._say("Normal", reason, f"Node {name} status is now: {reason}")
-        self._say("Normal", "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+        if fault:
+            text = f'Failed to update Node Allocatable Limits ["kubepods"]: {fault}'
+            self._say("Warning", "FailedNodeAllocatableEnforcement", text)
+        else:
+            self._say("Normal", "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
 
     # ---- lease
 
     async def _keep_lease(self) -> None:
         while True:
             await self._persist("renew lease", self.renew)
-            await self._clock.sleep(self._config.lease_period_s)
+            period = min(self._config.lease_period_s, self._config.lease_duration_s / 4)
+            await self._clock.sleep(period * (1 + 0.04 * self._clock.random.random()))
 
     async def renew(self) -> None:
         """Say that the node lives."""
@@ -403,10 +524,8 @@ class NodeKeeper:
         try:
             await self._client.patch(Lease, name, {"spec": {"renewTime": now}}, LEASE_NAMESPACE, type=PatchType.MERGE)
         except NotFound:
-            owners: tuple[OwnerReference, ...] = ()
-            if self._node is not None:
-                owner = OwnerReference(api_version="v1", kind="Node", name=name, uid=self._node.metadata.uid or "")
-                owners = (owner,)
+            node = await self._client.get(Node, name)  # none without it: a lease goes with its node
+            owners = (OwnerReference(api_version="v1", kind="Node", name=name, uid=node.metadata.uid or ""),)
             spec = LeaseSpec(holder_identity=name, lease_duration_seconds=self._config.lease_duration_s, renew_time=now)
             meta = ObjectMeta(name=name, namespace=LEASE_NAMESPACE, owner_references=owners)
             await self._client.create(Lease(metadata=meta, spec=spec))
