@@ -19,7 +19,6 @@ import structlog
 
 from kaa.api import quantity
 from kaa.api.clock import Clock
-from kaa.api.errors import ApiError
 from kaa.api.types.core_v1 import Pod, Service
 from kaa.client.client import Client
 from kaa.client.informer import Informer
@@ -42,7 +41,7 @@ from .pod_worker import PodWorker
 from .probes import Prober
 from .references import container_reference
 from .runtime_metrics import measured
-from .static_pods import HASH, MIRROR, Mirrors, host_process_pod, host_process_status, is_mirror, read_folder
+from .static_pods import StaticPods, is_mirror
 from .status_writer import StatusWriter
 from .tasks import Tasks
 from .topology.hardware import Hardware
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 _CRASH_WAIT_S = 5.0
-_STATIC_PERIOD_S = 20.0
 
 
 class Kubelet:
@@ -146,11 +144,17 @@ class Kubelet:
         )
         self._workers = Tasks("kubelet/worker")
         self._sandboxes: dict[str, str] = {}  #: {sandbox id: pod uid}
-        self._static: dict[str, Pod] = {}  #: {uid: static pod}
-        self._static_changed = asyncio.Event()
+        self.static = StaticPods(
+            client,
+            clock,
+            config,
+            self.pods,
+            self.workers,
+            self._begin_static,
+            self._host.statuses,
+            self.node.registered,
+        )
         self._kept_at = clock.monotonic()
-        self._static_read = asyncio.Event()  #: the folder of static pods is known
-        self._mirrors = Mirrors(client, config.node_name, lambda namespace, name: self.pods.get(name, namespace))
         self.ready = asyncio.Event()  #: set once the node is registered and its pods are known
 
     async def run(self) -> None:
@@ -167,10 +171,10 @@ class Kubelet:
                 if self.config.pod_resources:
                     service = PodResourcesService(self.config.root, self.hardware, self._running)
                     tasks.create_task(service.run(), name="kubelet/pod-resources")
+                tasks.create_task(self.static.run(), name="kubelet/static")
                 tasks.create_task(self.plugins.run(self.ready), name="kubelet/plugins")
                 await self._services.synced.wait()
                 tasks.create_task(self.pods.run(), name="kubelet/pods")
-                tasks.create_task(self._keep_static(), name="kubelet/static-pods")
                 await self.pods.synced.wait()
                 tasks.create_task(self._keep_house(), name="kubelet/housekeeping")
                 tasks.create_task(LogRotation(self.runtime, self.clock, self.config).run(), name="kubelet/logs")
@@ -208,7 +212,7 @@ class Kubelet:
         if new is None:
             return
         if is_mirror(new):
-            self._static_changed.set()
+            self.static.mirrors_changed()
             return
         uid = new.metadata.uid or ""
         worker = self.workers.get(uid)
@@ -219,7 +223,7 @@ class Kubelet:
 
     def _pod_removed(self, pod: Pod) -> None:
         if is_mirror(pod):
-            self._static_changed.set()
+            self.static.mirrors_changed()
             return
         worker = self.workers.get(pod.metadata.uid or "")
         if worker is not None:
@@ -236,6 +240,14 @@ class Kubelet:
             del self.workers[worker.uid]
             self.metrics.forget_pod(worker.uid)
         self._freed()
+        if worker.static:
+            self.static.ended()
+
+    def _begin_static(self, pod: Pod, mirror: Pod | None) -> None:
+        worker = PodWorker(self._host, pod, static=True)
+        if mirror is not None:
+            worker.mirrored(mirror)
+        self._begin(worker)
 
     async def _work(self, worker: PodWorker) -> None:
         """Run a worker to its pod's end; one that fails unforeseen is begun again."""
@@ -256,7 +268,7 @@ class Kubelet:
 
     def _alive(self) -> Collection[str] | None:
         """Uids of this node's pods; None before all are known."""
-        known = self.pods.synced.is_set() and (self.config.static_pod_path is None or self._static_read.is_set())
+        known = self.pods.synced.is_set() and self.static.known.is_set()
         return self.workers.keys() if known else None
 
     def _running(self) -> list[Pod]:
@@ -371,7 +383,7 @@ class Kubelet:
         if self.config.static_pod_path is None:
             return
         timer = asyncio.ensure_future(self.clock.sleep(self.config.housekeeping_s))
-        known = asyncio.ensure_future(self._static_read.wait())
+        known = asyncio.ensure_future(self.static.known.wait())
         try:
             await asyncio.wait((timer, known), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -399,62 +411,3 @@ class Kubelet:
             for uid, path in list(self.config.cgroups.pods()):
                 if uid not in self.workers:
                     await asyncio.to_thread(self.config.cgroups.remove_pod, path)
-
-    # ------------------------------------------------------------------------------------------------ static pods
-
-    async def _keep_static(self) -> None:
-        """Read the folder, keep mirrors, publish host processes; again whenever a mirror changes."""
-        if self.config.static_pod_path is None and not self.config.host_processes:
-            return
-        await self.node.registered.wait()
-        await self.pods.synced.wait()
-        while True:
-            self._static_changed.clear()
-            try:
-                await self._sync_folder()
-                await self._sync_host_processes()
-                await self._drop_mirrors()
-            except (ApiError, OSError, TimeoutError) as err:
-                log.warning("static pods not mirrored", error=str(err))
-            await self._static_wait()
-
-    async def _static_wait(self) -> None:
-        timer = asyncio.ensure_future(self.clock.sleep(_STATIC_PERIOD_S))
-        changed = asyncio.ensure_future(self._static_changed.wait())
-        try:
-            await asyncio.wait((timer, changed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            changed.cancel()
-
-    async def _sync_folder(self) -> None:
-        folder = self.config.static_pod_path
-        if folder is None:
-            return
-        wanted = await asyncio.to_thread(read_folder, folder, self.config.node_name, self.clock.now())
-        self._static_read.set()
-        for uid in [uid for uid in self._static if uid not in wanted]:
-            del self._static[uid]
-            if uid in self.workers:
-                self.workers[uid].remove()
-        for uid, pod in wanted.items():
-            self._static.setdefault(uid, pod)
-            if uid not in self.workers:
-                self._begin(PodWorker(self._host, self._static[uid], static=True))
-            self.workers[uid].mirrored(await self._mirrors.ensure(self._static[uid]))
-
-    async def _sync_host_processes(self) -> None:
-        for process in self.config.host_processes:
-            mirror = await self._mirrors.ensure(host_process_pod(process, self.config.node_name))
-            self._host.statuses.set(mirror, host_process_status(mirror, process, self.config.node_ips))
-
-    async def _drop_mirrors(self) -> None:
-        """Mirrors of pods that this node no longer has."""
-        kept = {p.metadata.annotations[HASH] for p in self._static.values()}
-        kept |= {
-            host_process_pod(p, self.config.node_name).metadata.annotations[HASH] for p in self.config.host_processes
-        }
-        for pod in self.pods:
-            if is_mirror(pod) and pod.metadata.annotations[MIRROR] not in kept:
-                await self._mirrors.delete(pod)
-                self._host.statuses.forget(pod.metadata.uid or "")
