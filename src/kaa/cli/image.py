@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from kaa.cluster.config import data_dir_of
+
 from .options import existing, which_cluster
 
 
@@ -21,10 +23,12 @@ def _ask(name: str, data_dir: str, **request: Any) -> Any:
     """The agent's last word; progress is shown on the way."""
     from kaa.cluster.images import ask
 
-    config = existing(name, data_dir)
+    folder = data_dir_of(name, data_dir)
+    joined = (folder / "node.json").exists()  # a node of a cluster elsewhere: it has an agent, and no cluster
+    socket = folder / "run/agent.sock" if joined else existing(name, data_dir).run_dir / "agent.sock"
     try:
         with _progress(f"{request['verb']} {request.get('image') or request.get('path') or ''}") as show:
-            for answer in ask(config.run_dir / "agent.sock", **request):
+            for answer in ask(socket, **request):
                 if "progress" in answer:
                     show(answer["progress"])
                 elif "error" in answer:

@@ -164,6 +164,15 @@ def with_credential_providers(config: ClusterConfig, file: str, programs: str) -
     """The cluster with the programs that know credentials for images, kept. Raises ConfigError for what it could not use."""
     if not (file or programs):
         return config
+    wanted = credential_programs(file, programs)
+    if wanted != config.credential_providers:
+        config = msgspec.structs.replace(config, credential_providers=wanted)
+        write_config(config)
+    return config
+
+
+def credential_programs(file: str, programs: str) -> tuple[str, str]:
+    """A CredentialProviderConfig and the folder of its programs. Raises ConfigError for what it could not use."""
     if not (file and programs):
         raise ConfigError(
             "--image-credential-provider-config and --image-credential-provider-bin-dir must be set together"
@@ -174,11 +183,7 @@ def with_credential_providers(config: ClusterConfig, file: str, programs: str) -
         read_providers(Path(file).absolute(), Path(programs).absolute())
     except ValueError as err:
         raise ConfigError(f"--image-credential-provider-config {file}: {err}") from err
-    wanted = (str(Path(file).absolute()), str(Path(programs).absolute()))
-    if wanted != config.credential_providers:
-        config = msgspec.structs.replace(config, credential_providers=wanted)
-        write_config(config)
-    return config
+    return str(Path(file).absolute()), str(Path(programs).absolute())
 
 
 def with_endpoint(config: ClusterConfig, endpoint: str) -> ClusterConfig:

@@ -188,14 +188,14 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         network_probes=not simulated,
         pod_resources=not simulated,
         eviction=None if simulated else Eviction(hard={"memory.available": "100Mi"}),
-        pulls=_pulls(config),
+        pulls=pulls(config),
         serving=Serving(healthz_port=config.kubelet_port - 2, system_log_root=config.log_dir),
         images=ImageCollection(Policy(high=100, low=100)),  # the disk is its owner's, as kind has it
     )
     return _as_the_file_says(made, config)
 
 
-def _pulls(config: ClusterConfig) -> ImagePulls:
+def pulls(config: ClusterConfig) -> ImagePulls:
     if config.credential_providers is None:
         return ImagePulls()
     file, programs = map(Path, config.credential_providers)
@@ -211,6 +211,10 @@ def _as_the_file_says(made: KubeletConfig, config: ClusterConfig) -> KubeletConf
     plain = KubeletConfig(made.node_name)
     made = replace(made, eviction=made.eviction and plain.eviction, images=plain.images)
     found, without_effect = configured(made, config.kubelet_file.read_text())
+    if found.certificates != plain.certificates:
+        log.warning(
+            "the node's certificates are the cluster's own: what the kubelet's configuration says of them is not done"
+        )
     if without_effect:
         log.warning("fields of the kubelet's configuration that mean nothing here", fields=", ".join(without_effect))
     return found

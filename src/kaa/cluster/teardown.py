@@ -11,12 +11,16 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kaa.api.clock import SystemClock
 from kaa.runtime.base import Runtime, RuntimeFailure
 from kaa.runtime.files import remove_tree
 
 from .config import ClusterConfig, ConfigError
+
+if TYPE_CHECKING:
+    from kaa.network.pods import BridgePodNetwork
 
 STOP_GRACE_S = 5.0
 AT_ONCE = 32  #: sandboxes: those that leave together are disconnected together
@@ -76,25 +80,28 @@ async def _runtime(config: ClusterConfig) -> Runtime | None:
         return asked
     if not (config.root / "containers").is_dir():
         return None
-    from kaa.network.pods import BridgePodNetwork
     from kaa.runtime.oci.runtime import OciRuntime
 
-    network = BridgePodNetwork(
-        config.bridge, (config.node_pod_cidr,), config.root / "network", cluster_cidrs=(config.pod_cidr,)
-    )
+    network = _network(config)
     runtime = OciRuntime(config.root / "containers", config.run_dir / "containers", SystemClock(), network=network)
     await runtime.start()
     return runtime
 
 
-async def _remove_network(config: ClusterConfig) -> None:
-    from kaa.network import nft
+def _network(config: ClusterConfig) -> BridgePodNetwork:
+    """The network of the node's pods; one that never had a range has none of it to remove."""
     from kaa.network.pods import BridgePodNetwork
 
-    network = BridgePodNetwork(
-        config.bridge, (config.node_pod_cidr,), config.root / "network", cluster_cidrs=(config.pod_cidr,)
+    ranges = tuple(filter(None, (config.node_pod_cidr,)))
+    return BridgePodNetwork(
+        config.bridge, ranges, config.root / "network", cluster_cidrs=tuple(filter(None, (config.pod_cidr,)))
     )
-    await network.teardown()
+
+
+async def _remove_network(config: ClusterConfig) -> None:
+    from kaa.network import nft
+
+    await _network(config).teardown()
     if any(name == config.table for _, name in await nft.tables(config.table)):
         await nft.delete_table(config.table)
 

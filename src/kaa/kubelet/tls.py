@@ -39,7 +39,8 @@ CIPHERS = {
 def server_context(serving: Serving, *, cert: str, key: str, client_ca: str) -> ssl.SSLContext:
     """TLS of the kubelet's server: certificates of callers are asked for, and verified when they come.
 
-    ``cert``, ``key`` and ``client_ca`` are files, used where the configuration names none of its own.
+    ``cert``, ``key`` and ``client_ca`` are files, used where the configuration names none of its own; without an authority
+    nobody's certificate is asked for.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[serving.min_tls or "VersionTLS12"]
@@ -49,6 +50,8 @@ def server_context(serving: Serving, *, cert: str, key: str, client_ca: str) -> 
     if serving.cert_file and serving.key_file:
         cert, key = serving.cert_file, serving.key_file
     context.load_cert_chain(cert, key)
-    context.load_verify_locations(serving.client_ca_file or client_ca)
-    context.verify_mode = ssl.CERT_OPTIONAL
+    authority = serving.client_ca_file or client_ca
+    if authority:
+        context.load_verify_locations(authority)
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context

@@ -82,13 +82,17 @@ class CriRuntime:
             raise RuntimeFailure(f"{self._channel.endpoint} does not serve the CRI v1: {err}") from err
         await self._check_cgroups()
         if pod_cidr:
-            wanted = cri.RuntimeConfig(cri.NetworkConfig(pod_cidr))
-            await self._channel.do("UpdateRuntimeConfig", cri.UpdateRuntimeConfigRequest(wanted))
+            await self.update_pod_cidr(pod_cidr)
         told = await self._channel.call("Status", cri.StatusRequest(verbose=True), cri.StatusResponse)
         self._sandbox_image = _sandbox_image(told)
         await self._relist()
         for work, name in ((self._follow(), "events"), (self._keep_relisting(), "relist")):
             self._tasks.append(asyncio.create_task(work, name=f"runtime/cri-{name}"))
+
+    async def update_pod_cidr(self, pod_cidr: str) -> None:
+        """Tell the runtime the node's range of pods, for its CNI configuration."""
+        wanted = cri.RuntimeConfig(cri.NetworkConfig(pod_cidr))
+        await self._channel.do("UpdateRuntimeConfig", cri.UpdateRuntimeConfigRequest(wanted))
 
     async def _check_cgroups(self) -> None:
         try:
