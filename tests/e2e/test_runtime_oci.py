@@ -581,7 +581,7 @@ def test_a_sandbox_is_taken_down_once(tmp_path: Path, archive: Path, leftovers: 
             network = runtime.network = FakeNetwork()
             sandbox_id = await sandbox(runtime)
             await started(runtime, sandbox_id)
-            parent = runtime.containers.cgroups.folder(f"/kaa/{sandbox_id}", "pids")
+            parent = runtime.containers.cgroups.folder(f"{runtime.containers.own_cgroup}/{sandbox_id}", "pids")
             assert parent.is_dir()
             await runtime.stop_sandbox(sandbox_id)
             await runtime.stop_sandbox(sandbox_id)

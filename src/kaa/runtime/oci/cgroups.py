@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +44,30 @@ class Cgroups:
         return []
 
     def kill(self, path: str) -> bool:
-        """SIGKILL everything in the cgroup; whether there was something."""
-        found = self.processes(path)
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return bool(found)
+        """SIGKILL everything in the cgroup; whether there was something. It is frozen meanwhile, for what forks would outrun us."""
+        if not self.processes(path):
+            return False
+        told: set[int] = set()
+        with self._frozen(path):
+            while new := {*self.processes(path)} - told:
+                for pid in new:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                told |= new
+        return True
+
+    @contextlib.contextmanager
+    def _frozen(self, path: str) -> Iterator[None]:
+        """Version 2 delivers SIGKILL to what is frozen; version 1 does once it is thawed."""
+        name, on, off = ("cgroup.freeze", "1", "0") if self.unified else ("freezer.state", "FROZEN", "THAWED")
+        file = self.folder(path, "freezer") / name
+        with contextlib.suppress(OSError):  # no freezer, or a cgroup that has just gone
+            file.write_text(on)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.write_text(off)
 
     def remove(self, path: str) -> bool:
         """Remove an empty cgroup with its empty children; False when something is still in it."""

@@ -7,9 +7,11 @@ back), ``ctl`` (a fifo: ``1 rows columns`` resizes, ``2 0 0`` reopens the log).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from .work import complaint, run_command
 RESIZE, REOPEN_LOG = 1, 2
 _START_TIMEOUT_S = 60.0
 _FIFO_TIMEOUT_MS = 2000
+_KILL_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,93 @@ def _read_fifo(path: Path) -> bool:
         return bool(waiting.poll(_FIFO_TIMEOUT_MS)) and bool(os.read(fd, 16))
     finally:
         os.close(fd)
+
+
+def abandon(engine: Engine, container_id: str) -> None:
+    """End a start half way: conmon, what it began to make the container, and what the OCI runtime knows of it.
+
+    Raises RuntimeFailure. What runs in the container's cgroups is the caller's to kill, before and after.
+    """
+    while found := monitors(container_id):  # again, for a conmon that forks meanwhile
+        sessions = {_session(pid) for pid in found} - {0, os.getsid(0)}
+        for pid in _processes():
+            if _session(pid) in sessions:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for pid in found:
+            _wait_for_end(pid)
+    delete(engine, container_id)
+
+
+def monitors(container_id: str) -> list[int]:
+    """Pids of conmon (there are two while it forks) and of the OCI runtime at work for a container: by their command lines."""
+    word, found = container_id.encode(), []
+    for pid in _processes():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if word in words and (b"--cid" in words or b"--bundle" in words):
+            found.append(pid)
+    return found
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _session(pid: int) -> int:
+    """The session that a process belongs to; 0 when it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait until a killed process is gone. Blocks; raises RuntimeFailure for one that the kernel does not let go."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not select.select([fd], [], [], _KILL_TIMEOUT_S)[0]:
+            raise RuntimeFailure(f"process {pid} does not die")
+    finally:
+        os.close(fd)
+
+
+def started(engine: Engine, bundle: Path, container_id: str) -> Launched | None:
+    """What a start came to whose end was not noted: the processes, or None when the container's command never ran.
+
+    Only we let a created container go, so whoever asks while nobody starts it gets an answer that stays true.
+    """
+    try:
+        pid = int((bundle / "pid").read_text())
+        monitor = int((bundle / "conmon.pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    # After a restart of the machine the number is somebody else's.
+    ours = _mentions(f"/proc/{pid}/cgroup", container_id)
+    if (engine.state / container_id / "exec.fifo").exists() and not (ours and _runs_its_command(engine, pid)):
+        return None
+    return Launched(pid if ours else 0, monitor if _mentions(f"/proc/{monitor}/cmdline", container_id) else 0)
+
+
+def _mentions(path: str, word: str) -> bool:
+    try:
+        return word in Path(path).read_bytes().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _runs_its_command(engine: Engine, pid: int) -> bool:
+    """Whether a container's first process has become what it was made for. runc's own is called ``runc:[2:INIT]``."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return not name.startswith(("runc:[", Path(engine.binary).name))
 
 
 def forget(engine: Engine, container_id: str) -> None:

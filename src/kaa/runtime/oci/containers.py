@@ -1,14 +1,19 @@
 """Containers from creation to removal. The runtime owns one ``Containers``; sandboxes are its business, not ours.
 
 Creating writes a bundle and mounts the root; the process comes with starting, as containerd has it, so that a command
-that does not exist fails the start. Ends are noticed by pidfd: conmon's, which ends after it wrote down the exit code, or
-the container's own when conmon was killed.
+that does not exist fails the start. Ends are noticed by pidfd: conmon's, which ends after it wrote down the exit code. A
+container whose conmon was killed has lost its output and the witness of its end: it is killed too, as containerd does with
+one whose shim is gone.
+
+What is begun is seen through or undone, whoever asked has gone or not; what a killed agent left half way is found out by
+what the kernel and the OCI runtime show (``conmon.started``), so that no command runs twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import signal
 from dataclasses import dataclass, field, replace
@@ -41,11 +46,12 @@ from .prepare import rewrite_resources, write_bundle
 from .snapshots import Snapshots
 from .state import ContainerRecord, Folder, ProcessRecord, SandboxRecord
 from .users import drop_staged, give_stdio
-from .work import ProcessWatch, Threads, run_command
+from .work import ProcessWatch, Threads, run_command, to_its_end
 
 log = structlog.get_logger(__name__)
 
 UNKNOWN_EXIT_CODE = 255
+KILLED_EXIT_CODE = 137
 START_ERROR_EXIT_CODE = 128
 _KILL_WAIT_S = 30.0
 
@@ -60,6 +66,7 @@ class Live:
     watch: ProcessWatch | None = None
     starting: bool = False  #: its end is noted after its start
     ended_early: bool = False
+    orphaned: bool = False  #: its conmon was killed
 
 
 class Containers:
@@ -81,6 +88,8 @@ class Containers:
         self.bundles = run_dir / "containers"
         self.clock, self.engine, self.snapshots, self.events, self.threads = clock, engine, snapshots, events, threads
         self.cgroups = Cgroups()
+        #: Where sandboxes go whose maker names no cgroup for them: this runtime's alone, so that it can be removed.
+        self.own_cgroup = f"/kaa-runtime-{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:12]}"
         self.live: dict[str, Live] = {}
         self._warned_oom = False
 
@@ -117,31 +126,48 @@ class Containers:
         self.engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         for record in await self.threads.run(lambda: list(self.folder.load())):
             self.live[record.id] = live = Live(record)
-            if not record.made or record.sandbox_id not in sandboxes:
-                await self._destroy(live)
-                del self.live[record.id]
-            else:
-                self._adopt(live)
+            try:
+                if record.made and record.sandbox_id in sandboxes:
+                    if record.launched and record.state is ContainerState.CREATED:
+                        await self._finish_start(live)
+                    self._adopt(live)
+                else:
+                    await self._destroy(live)
+                    del self.live[record.id]
+            except (RuntimeFailure, OSError) as err:  # whoever removes its sandbox comes upon it again
+                log.warning("what is left of a container stays for now", container=record.id, error=str(err))
         await self.threads.run(self._sweep)
+
+    async def _finish_start(self, live: Live) -> None:
+        """The agent was killed while it started this container: go on where it was, or begin again from creation."""
+        record = live.record
+        found = await self.threads.run(conmon.started, self.engine, self.bundle(record.id), record.id)
+        if found is None:
+            await self.threads.run(self._abandon, record)
+            record.launched = False
+            self._save(record)
+        else:
+            self._started(live, _processes(found), (self.bundle(record.id) / "pid").stat().st_mtime)
 
     def _adopt(self, live: Live) -> None:
         record = live.record
         if record.state is ContainerState.EXITED:
             live.exited.set()
-        elif record.state is ContainerState.RUNNING:
+        elif record.state is ContainerState.RUNNING and live.watch is None:
             self._watch(live)
-        elif record.launched:
-            self._note_end(live, UNKNOWN_EXIT_CODE, "Unknown", "the node agent stopped while it started this container")
 
     def _sweep(self) -> None:
         known = set(self.live)
         for folder in (self.bundles, self.snapshots.writable):
             for entry in folder.iterdir():
                 if entry.name not in known:
-                    conmon.delete(self.engine, entry.name)
-                    self.snapshots.release(entry.name)
-                    drop_staged(self.bundles / entry.name)
-                    remove_tree(self.bundles / entry.name)
+                    try:
+                        conmon.delete(self.engine, entry.name)
+                        self.snapshots.release(entry.name)
+                        drop_staged(self.bundles / entry.name)
+                        remove_tree(self.bundles / entry.name)
+                    except (RuntimeFailure, OSError) as err:
+                        log.warning("a folder of nobody's stays for now", folder=str(entry), error=str(err))
 
     # ------------------------------------------------------------------------------------------------ creation
 
@@ -158,7 +184,7 @@ class Containers:
         Args:   volumes: {id of an image that is mounted: its layers}.
         """
         container_id = f"{self.clock.random.getrandbits(256):064x}"
-        parent = sandbox.config.cgroup_parent or f"/kaa/{sandbox.id}"
+        parent = sandbox.config.cgroup_parent or f"{self.own_cgroup}/{sandbox.id}"
         log_folder = sandbox.config.log_directory
         record = ContainerRecord(
             id=container_id,
@@ -175,13 +201,12 @@ class Containers:
         )
         self.live[container_id] = live = Live(record)
         try:
-            await self._make(live, image, facts)
+            async with live.lock:
+                await to_its_end(self._make(live, image, facts), f"runtime/create {container_id[:12]}")
         except BaseException:
             del self.live[container_id]
-            await asyncio.shield(self._destroy(live))
+            await to_its_end(self._destroy(live), f"runtime/undo {container_id[:12]}")
             raise
-        record.made = True
-        self.folder.save(record)
         self._publish(EventKind.CREATED, record)
         return container_id
 
@@ -202,6 +227,8 @@ class Containers:
                 os.makedirs(os.path.dirname(record.log_path), exist_ok=True)
 
         await in_own_thread(build)
+        record.made = True
+        self.folder.save(record)
 
     def _warn_of_oom(self, resources: Resources) -> None:
         if not self._warned_oom and resources.oom_score_adj < kernel().lowest_oom_score_adj:
@@ -216,21 +243,23 @@ class Containers:
 
     async def start(self, container_id: str) -> None:
         live = self.get(container_id)
+        await to_its_end(self._start(live), f"runtime/start {live.record.id[:12]}")
+
+    async def _start(self, live: Live) -> None:
         async with live.lock:
             record = live.record
             if record.state is ContainerState.RUNNING:
                 return
             if record.state is not ContainerState.CREATED:
-                raise RuntimeFailure(f"container {container_id} cannot start: it is {record.state}")
-            live.starting, record.launched = True, True
-            self.folder.save(record)
+                raise RuntimeFailure(f"container {record.id} cannot start: it is {record.state}")
+            live.starting = record.launched = True
             try:
                 launched = await self.threads.run(self._launch, record)
                 self._started(live, launched)
-            except RuntimeFailure as err:
+            except (RuntimeFailure, OSError) as err:
                 self._note_end(live, START_ERROR_EXIT_CODE, "StartError", str(err))
-                await self.threads.run(conmon.delete, self.engine, record.id)
-                raise
+                await self.threads.run(self._abandon, record)
+                raise RuntimeFailure(str(err)) from err
             finally:
                 live.starting = False
             if live.ended_early:
@@ -238,42 +267,60 @@ class Containers:
 
     def _launch(self, record: ContainerRecord) -> tuple[ProcessRecord, ProcessRecord]:
         """Both steps in one thread: each hop through the event loop would cost as much as the start itself."""
+        self.folder.save(record)
         config = record.config
         launch = conmon.Launch(
             record.id, self.bundle(record.id), record.log_path, config.tty, config.stdin, config.stdin_once
         )
         try:
-            launched = conmon.launch(self.engine, launch)
+            made = conmon.launch(self.engine, launch)
         finally:
             drop_staged(launch.bundle)
         if record.stdio_owner is not None and not config.tty:
-            give_stdio(launched.pid, record.stdio_owner)
-        boot = boot_id()
-        process = ProcessRecord(launched.pid, start_time(launched.pid), boot)
-        monitor = ProcessRecord(launched.conmon_pid, start_time(launched.conmon_pid), boot)
+            give_stdio(made.pid, record.stdio_owner)
+        launched = _processes(made)
         conmon.start(self.engine, record.id)
-        return process, monitor
+        return launched
 
-    def _started(self, live: Live, launched: tuple[ProcessRecord, ProcessRecord]) -> None:
+    def _abandon(self, record: ContainerRecord) -> None:
+        """Take back all of a start that came to nothing, lest it comes to something later."""
+        self.cgroups.kill(record.cgroup_path)
+        conmon.abandon(self.engine, record.id)
+        self.cgroups.kill(record.cgroup_path)
+        for name in ("pid", "conmon.pid"):
+            (self.bundle(record.id) / name).unlink(missing_ok=True)
+
+    def _started(self, live: Live, launched: tuple[ProcessRecord, ProcessRecord], at: float = 0) -> None:
         record = live.record
         record.process, record.conmon = launched
-        record.state, record.started_at = ContainerState.RUNNING, self.clock.now()
-        self.folder.save(record)
+        record.state, record.started_at = ContainerState.RUNNING, at or self.clock.now()
+        self._save(record)
         self._publish(EventKind.STARTED, record)
         self._watch(live)
 
+    def _save(self, record: ContainerRecord) -> None:
+        """Write down what has happened already. On a full disk it is known to us alone, and found out again by the next."""
+        try:
+            self.folder.save(record)
+        except OSError as err:
+            log.warning("state is not saved", container=record.id, state=record.state, error=str(err))
+
     def _watch(self, live: Live) -> None:
-        """Watch conmon, else the container itself; with neither alive it has ended."""
+        """Watch conmon, else the container itself, which is killed then; with neither alive it has ended."""
         record = live.record
         for process in (record.conmon, record.process):
             if is_alive(process):
                 with contextlib.suppress(ProcessLookupError):
                     live.watch = ProcessWatch(process.pid, lambda: self._ended(live))
+                    if process is record.process:
+                        log.warning("conmon is gone: its container is killed", container=record.id)
+                        live.orphaned = True
+                        send(process, signal.SIGKILL)
                     return
         self._ended(live)
 
     def _ended(self, live: Live) -> None:
-        """A watched process is gone: note the end, or go on watching the container that conmon left behind."""
+        """A watched process is gone: note the end, or turn to the container that conmon left behind."""
         live.watch = None
         if live.starting:
             live.ended_early = True
@@ -283,11 +330,12 @@ class Containers:
             return
         found = conmon.read_exit(self.bundle(record.id), record.id)
         if found is None and is_alive(record.process):
-            log.warning("conmon is gone; its container runs on without a log", container=record.id)
             self._watch(live)
             return
         self.cgroups.kill(record.cgroup_path)  # in a shared pid namespace its children would live on
-        if found is None:
+        if found is None and live.orphaned:
+            self._note_end(live, KILLED_EXIT_CODE, "Error", "")
+        elif found is None:
             self._note_end(live, UNKNOWN_EXIT_CODE, "Unknown", "its end was not seen")
         elif found.oom_killed or self.cgroups.oom_kills(record.cgroup_path):
             self._note_end(live, found.code, "OOMKilled", "", found.at)
@@ -298,7 +346,7 @@ class Containers:
         record = live.record
         record.state, record.exit_code, record.reason, record.message = ContainerState.EXITED, code, reason, message
         record.finished_at = max(at, record.started_at) or self.clock.now()
-        self.folder.save(record)
+        self._save(record)
         live.exited.set()
         self._publish(EventKind.STOPPED, record)
 
@@ -404,6 +452,13 @@ class Containers:
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _processes(launched: conmon.Launched) -> tuple[ProcessRecord, ProcessRecord]:
+    """The container's first process and its conmon; one that is gone already is none."""
+    boot = boot_id()
+    process, monitor = (ProcessRecord(pid, start_time(pid), boot) for pid in (launched.pid, launched.conmon_pid))
+    return process, monitor
 
 
 def is_alive(process: ProcessRecord) -> bool:

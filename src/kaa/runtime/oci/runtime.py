@@ -63,11 +63,10 @@ from .snapshots import Snapshots
 from .state import Folder, ProcessRecord, SandboxRecord
 from .streams import attach_streams, exec_streams, exec_to_end, forward_streams
 from .users import reachable
-from .work import Threads
+from .work import Threads, to_its_end
 
 log = structlog.get_logger(__name__)
 
-MONITORS = "/kaa/monitors"  #: the cgroup of every conmon
 CDI_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 _DISK_USAGE_S = 10.0
 
@@ -105,6 +104,7 @@ class OciRuntime:
         self.containers = Containers(
             self.root, self.run_dir, clock, self.engine, self.snapshots, self._events, self.threads, self.trash
         )
+        self._monitors = f"{self.containers.own_cgroup}/monitors"  #: the cgroup of every conmon
         self.sandboxes: dict[str, _LiveSandbox] = {}
         self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord, self.trash)
         self._images_lock = asyncio.Lock()
@@ -124,10 +124,13 @@ class OciRuntime:
         await self.threads.run(self.images.open)
         for record in await self.threads.run(lambda: list(self._sandbox_folder.load())):
             self.sandboxes[record.id] = _LiveSandbox(record)
-            if not record.made:
-                await self._destroy_sandbox(record)
-            else:
+            if record.made:
                 self._adopt(record)
+                continue
+            try:
+                await self._destroy_sandbox(record)
+            except (RuntimeFailure, OSError) as err:  # the next start finds it again
+                log.warning("a half made sandbox stays for now", sandbox=record.id, error=str(err))
         await self.containers.adopt(set(self.sandboxes))
         await self.threads.run(self._sweep_folders)
         await self._sweep_images()
@@ -138,8 +141,15 @@ class OciRuntime:
         whole = namespaces.held(self._folder(record.id), record.config)
         whole = whole and (not record.pause.pid or is_alive(record.pause))
         if record.ready and not whole:
-            record.ready = False
+            self._not_ready(record)
+
+    def _not_ready(self, record: SandboxRecord) -> None:
+        """Note that a sandbox is none any more. On a full disk only we know; whoever comes after us sees it for himself."""
+        record.ready = False
+        try:
             self._sandbox_folder.save(record)
+        except OSError as err:
+            log.warning("state is not saved", sandbox=record.id, error=str(err))
 
     def _sweep_folders(self) -> None:
         for folder in (self.run_dir / "sandboxes").iterdir():
@@ -150,13 +160,13 @@ class OciRuntime:
         await self._puller.close()
         self.containers.close()
         self._events.close()
-        await self.threads.run(self.containers.cgroups.remove, MONITORS)  # stays while a conmon is in it
+        await self.threads.run(self.containers.cgroups.remove, self.containers.own_cgroup)  # stays while something runs
         self.threads.close()
         self.trash.close()
 
     def _shelter(self, pid: int) -> None:
         try:
-            self.containers.cgroups.shelter(MONITORS, pid)
+            self.containers.cgroups.shelter(self._monitors, pid)
         except OSError as err:
             if not self._warned_shelter:
                 self._warned_shelter = True
@@ -183,9 +193,9 @@ class OciRuntime:
         self.sandboxes[record.id] = live = _LiveSandbox(record)
         async with live.lock:
             try:
-                await self._make_sandbox(record)
+                await to_its_end(self._make_sandbox(record), f"runtime/sandbox {record.id[:12]}")
             except BaseException:
-                await asyncio.shield(self._destroy_sandbox(record))
+                await to_its_end(self._destroy_sandbox(record), f"runtime/undo {record.id[:12]}")
                 raise
         self._publish(EventKind.STARTED, record.id)
         return record.id
@@ -220,22 +230,22 @@ class OciRuntime:
         await self.threads.run(self._release_sandbox, record)
         live.released = True
         if record.ready:
-            record.ready = False
-            self._sandbox_folder.save(record)
+            self._not_ready(record)
             self._publish(EventKind.STOPPED, record.id)
 
     def _release_sandbox(self, record: SandboxRecord) -> None:
         """Cgroups of ended containers go first, so that the caller can remove the sandbox's own."""
         for live in self.containers.within(record.id):
             self.containers.reap(live.record)
-        namespaces.kill_pause(record.pause.pid, record.pause.started if record.pause.boot == boot_id() else -1)
+        if record.pause.pid and record.pause.boot == boot_id():
+            namespaces.kill_pause(record.pause.pid, record.pause.started)
         namespaces.drop_namespaces(self._folder(record.id))
         self._remove_cgroup(record)
 
     def _remove_cgroup(self, record: SandboxRecord) -> None:
         """The sandbox's own, unless the caller named one. A container that is still dying keeps it until the next time."""
         if not record.config.cgroup_parent:
-            self.containers.cgroups.remove(f"/kaa/{record.id}")
+            self.containers.cgroups.remove(f"{self.containers.own_cgroup}/{record.id}")
 
     def _forget_sandbox(self, record: SandboxRecord) -> None:
         self._remove_cgroup(record)
@@ -267,8 +277,7 @@ class OciRuntime:
         records = [live.record for live in self.sandboxes.values() if uid in (None, live.record.config.uid)]
         for record in records:
             if record.ready and record.pause.pid and not is_alive(record.pause):
-                record.ready = False
-                self._sandbox_folder.save(record)
+                self._not_ready(record)
         return [record.public() for record in records if record.made]
 
     def _folder(self, sandbox_id: str) -> Path:
@@ -400,8 +409,8 @@ class OciRuntime:
         )
 
     def _usage(self, container_id: str, cgroup_path: str) -> ContainerUsage | None:
-        now = self.clock.now()
-        found = self.containers.cgroups.usage(cgroup_path, container_id, now)
+        now = self.clock.monotonic()
+        found = self.containers.cgroups.usage(cgroup_path, container_id, self.clock.now())
         if found is None:
             return None
         known = self._disk.get(container_id)

@@ -198,13 +198,13 @@ def pause_program(machine: str = "") -> bytes:
 
 
 def kill_pause(pid: int, started: int) -> None:
-    """End a pause process, and with it all of its pid namespace."""
-    if pid and start_time(pid) == started:
+    """End a pause process, and with it all of its pid namespace. One that is gone is collected, if it was our child."""
+    alive = start_time(pid) == started
+    if alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    if pid:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0 if alive else os.WNOHANG)
 
 
 def held(folder: Path, config: SandboxConfig) -> bool:

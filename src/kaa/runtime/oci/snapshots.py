@@ -9,6 +9,7 @@ start sweeps away.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -55,7 +56,12 @@ class Snapshots:
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         for part in self.layers.glob(".*"):
             remove_tree(part)
-        self.overlay = self._probe()
+        try:
+            self.overlay = self._probe()
+        except OSError as err:
+            if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("the disk is full: overlayfs is taken for working", folder=str(self.layers))
         if not self.overlay:
             log.warning("overlayfs is refused here; container roots are plain copies", folder=str(self.layers))
 

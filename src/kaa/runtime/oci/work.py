@@ -7,9 +7,9 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..base import RuntimeFailure
 
@@ -31,6 +31,26 @@ class Threads:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T], name: str) -> T:
+    """Finish ``work`` even when the caller is cancelled, who then learns of it once all is done.
+
+    What threads and processes do cannot be called back: whoever tidied up before they are through would miss what they
+    make afterwards. ``work`` must end by itself.
+    """
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError:
+                continue  # asked again: the first time counts
+        if not task.cancelled():
+            task.exception()  # nobody is left to hear of it
+        raise
 
 
 def run_command(command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> bytes:
