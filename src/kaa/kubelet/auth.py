@@ -84,7 +84,7 @@ class DelegatedAuth:
         token = token.strip()
         if scheme.lower() != "bearer" or not token or not self._serving.token_webhook:
             return ANONYMOUS if self._serving.anonymous and not token else None
-        now = self._clock.now()
+        now = self._clock.monotonic()
         held = self._tokens.get(token)
         if held is not None and now < held[0]:
             return held[1]
@@ -99,7 +99,7 @@ class DelegatedAuth:
         return caller
 
     async def _allowed(self, caller: Caller, verb: str, subresource: str) -> bool:
-        now, key = self._clock.now(), (caller, verb, subresource)
+        now, key = self._clock.monotonic(), (caller, verb, subresource)
         held = self._verdicts.get(key)
         if held is not None and now < held[0]:
             return held[1]

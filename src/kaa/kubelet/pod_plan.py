@@ -40,7 +40,7 @@ Role = Literal["init", "sidecar", "main", "ephemeral"]
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """What the runtime has of a pod, newest first."""
+    """What the runtime has of a pod, newest first: by attempt, for the clock may have been set back between two."""
 
     sandboxes: tuple[Sandbox, ...] = ()
     containers: tuple[Container, ...] = ()
@@ -49,7 +49,7 @@ class PodView:
     def of(cls, sandboxes: list[Sandbox], containers: list[Container]) -> PodView:
         return cls(
             tuple(sorted(sandboxes, key=lambda s: (s.attempt, s.created_at), reverse=True)),
-            tuple(sorted(containers, key=lambda c: (c.created_at, c.attempt), reverse=True)),
+            tuple(sorted(containers, key=lambda c: (c.attempt, c.created_at), reverse=True)),
         )
 
     @property
@@ -302,6 +302,11 @@ def next_backoff(last: Container, now: float, wanted: str) -> tuple[Backoff, flo
     return Backoff(min(held.delay_s * 2, BACKOFF_MAX_S), now), last.finished_at + held.delay_s
 
 
+def is_due(at: float, now: float) -> bool:
+    """Whether a moment has come that was at most ``BACKOFF_MAX_S`` away: one further off was set before the clock went back."""
+    return at <= now or at > now + BACKOFF_MAX_S
+
+
 def held_delay(last: Container) -> float:
     held = Backoff.read(last.annotations.get(BACKOFF_ANNOTATION, ""))
     return held.delay_s if held is not None else 0.0
@@ -377,7 +382,7 @@ class _Sync:
             self.actions.append(Finish())
             return
         failure = self.facts.failures.get(SANDBOX)
-        if failure is not None and self.facts.now < failure.retry_at:
+        if failure is not None and not is_due(failure.retry_at, self.facts.now):
             self._wake(failure.retry_at)
             return
         attempt = self.view.sandboxes[0].attempt + 1 if self.view.sandboxes else 0
@@ -493,7 +498,7 @@ class _Sync:
             self._stop(current, grace_of(self.pod), f"Container {spec.name} resize requires restart")
             return
         failure = self.facts.failures.get(resize_key(current.id))
-        if failure is not None and self.facts.now < failure.retry_at:
+        if failure is not None and not is_due(failure.retry_at, self.facts.now):
             self._wake(failure.retry_at)
         elif current.id not in self.facts.resizing and current.id not in self.facts.stopping:
             self.actions.append(ResizeContainer(current.id, current.name))
@@ -509,7 +514,7 @@ class _Sync:
         crashed = crashed or (self.life > 0 and _ended_a_life(spec, last))
         if crashed and last is not None:
             backoff, may_start = next_backoff(last, self.facts.now, container_hash(spec))
-            if self.facts.now < may_start:
+            if not is_due(may_start, self.facts.now):
                 delay = go_duration(held_delay(last))
                 text = f"back-off {delay} restarting failed container={spec.name} pod={full_name(self.pod)}"
                 self.waiting[spec.name] = Waiting("CrashLoopBackOff", text)
@@ -518,7 +523,7 @@ class _Sync:
         failure = self.facts.failures.get(spec.name)
         if failure is not None:
             self.waiting[spec.name] = Waiting(failure.reason, failure.message)
-            if self.facts.now < failure.retry_at:
+            if not is_due(failure.retry_at, self.facts.now):
                 self._wake(failure.retry_at)
                 return
         attempt = 0 if last is None else last.attempt + (last.state is not ContainerState.CREATED)

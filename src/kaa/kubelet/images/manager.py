@@ -74,10 +74,10 @@ class _Backoff:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._held: dict[str, tuple[float, float, str]] = {}  #: {pod uid / image: (wait_s, failed_at, reason: error)}
+        self._held: dict[str, tuple[float, float, str]] = {}  #: {pod uid / image: (wait_s, failed_at on the monotonic clock, reason: error)}
 
     def failed(self, key: str, words: str) -> None:
-        now = self._clock.now()
+        now = self._clock.monotonic()
         wait, at, _ = self._held.get(key, (0.0, now, ""))
         fresh = now - at > 2 * BACKOFF_MAX_S
         self._held[key] = (BACKOFF_FIRST_S if fresh or not wait else min(2 * wait, BACKOFF_MAX_S), now, words)
@@ -85,7 +85,8 @@ class _Backoff:
     def holds(self, key: str) -> tuple[float, str] | None:
         """(until when, the last error) while it is too early to try again."""
         wait, at, words = self._held.get(key, (0.0, 0.0, ""))
-        return (at + wait, words) if self._clock.now() < at + wait else None
+        left = at + wait - self._clock.monotonic()
+        return (self._clock.now() + left, words) if wait and left > 0 else None
 
     def over(self, key: str) -> None:
         self._held.pop(key, None)
