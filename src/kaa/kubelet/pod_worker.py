@@ -59,7 +59,8 @@ from .volumes import VolumeError
 from .volumes.manager import Prepared
 
 log = structlog.get_logger(__name__)
-_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 122.0
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 10.0  # upstream looks at a pod that failed again after 10 s
+_RETRY_VOLUMES_MAX_S = 122.0
 _RETRY_START_S = 10.0
 
 
@@ -316,9 +317,9 @@ class PodWorker:
         if self._ending is None:
             self._ending = wanted
             self.host.prober.ending(self.uid)
-            for key in self._tasks.keys:
+            for key in self._tasks.keys:  # what is half started is ended only once it is known what came of it
                 if key.startswith(("start/", "volumes")):
-                    self._tasks.cancel(key)
+                    self._tasks.end(key)
         elif wanted is not None and wanted.grace_s < self._ending.grace_s and meta.deletion_timestamp:
             self._ending = Ending(now, wanted.grace_s, self._ending.reason, self._ending.message)
 
@@ -466,8 +467,8 @@ class PodWorker:
             case Finish():
                 pass
 
-    def _backed_off(self, what: str) -> float:
-        wait = min(self._retry_s.get(what, _RETRY_FIRST_S / 2) * 2, _RETRY_MAX_S)
+    def _backed_off(self, what: str, *, at_most_s: float = _RETRY_MAX_S) -> float:
+        wait = min(self._retry_s.get(what, _RETRY_FIRST_S / 2) * 2, at_most_s)
         self._retry_s[what] = wait
         return wait
 
@@ -492,7 +493,8 @@ class PodWorker:
             self._retry_s.pop(SANDBOX, None)
         except VolumeError as err:
             self._event("Warning", err.reason, str(err))
-            self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
+            wait = self._backed_off(SANDBOX, at_most_s=_RETRY_VOLUMES_MAX_S)
+            self._failures[SANDBOX] = Failure("", str(err), now() + wait)
         except ClaimFailure as err:
             self._event("Warning", "FailedPrepareDynamicResources", f"Failed to prepare dynamic resources: {err}")
             self._failures[SANDBOX] = Failure("", str(err), now() + min(self._backed_off(SANDBOX), _RETRY_START_S))
@@ -531,7 +533,7 @@ class PodWorker:
                 self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
         except VolumeError as err:
             self._event("Warning", err.reason, str(err))
-            again = self.host.clock.now() + self._backed_off("volumes")
+            again = self.host.clock.now() + self._backed_off("volumes", at_most_s=_RETRY_VOLUMES_MAX_S)
             if self._volumes is None:
                 self._volumes_at = again
             elif self._volumes.refresh_at is not None:

@@ -34,12 +34,13 @@ class StatusWriter:
     """``set`` returns at once; ``flushed`` waits until what was set is known to the server (or the pod is gone there)."""
 
     WORKERS = 2
+    RETRY_MAX_S = 10.0  #: how long after an outage a status may come: upstream's status manager looks again so often
 
     def __init__(self, client: Client, clock: Clock, synced: Callable[[float], None] = lambda seconds: None) -> None:
         """``synced`` is told how many seconds a change took to be known to the server."""
         self._client, self._clock, self._synced = client, clock, synced
         self._wanted: dict[str, _Wanted] = {}
-        self._queue: WorkQueue[str] = WorkQueue(clock)
+        self._queue: WorkQueue[str] = WorkQueue(clock, max_s=self.RETRY_MAX_S)
 
     def set(self, pod: Pod, status: PodStatus) -> None:
         """Publish a status. ``pod`` is the object as last read: once it shows our last patch, its status is the one to change.

@@ -44,7 +44,14 @@ class Tasks:
     def keys(self) -> frozenset[str]:
         return frozenset(self._tasks)
 
+    def end(self, key: str) -> None:
+        """Cancel a task; its key is free once it has ended."""
+        task = self._tasks.get(key)
+        if task is not None:
+            task.cancel()
+
     def cancel(self, key: str) -> None:
+        """Cancel a task; its key is free at once."""
         task = self._tasks.pop(key, None)
         if task is not None:
             task.cancel()
