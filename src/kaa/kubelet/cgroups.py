@@ -326,10 +326,14 @@ class CgroupManager:
             folder.mkdir(exist_ok=True)
 
     def remove_pod(self, pod_path: str) -> None:
-        """Remove a pod's cgroup and what is left below it. Processes in it make this fail with OSError."""
-        roots = [self._mount] if self.v2 else [self._mount / c for c in (*self.V1, "hugetlb")]
-        for root in roots:
-            remove_folders(root / pod_path[1:])
+        """Remove a pod's cgroup and what is left below it. Processes in it make this fail with OSError.
+
+        In version 1 the OCI runtime makes it in every hierarchy; ``memory``, by which it is found again, goes last.
+        """
+        tops = [self._mount] if self.v2 else sorted(self._mount.iterdir(), key=lambda top: top.name == "memory")
+        for top in tops:
+            if not top.is_symlink():
+                remove_folders(top / pod_path[1:])
         self._class_changed(pod_path, 0)
 
     def pods(self) -> Iterable[tuple[str, str]]:
