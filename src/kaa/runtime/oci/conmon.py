@@ -14,7 +14,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ RESIZE, REOPEN_LOG = 1, 2
 _START_TIMEOUT_S = 60.0
 _FIFO_TIMEOUT_MS = 2000
 _KILL_TIMEOUT_S = 10.0
+_PATIENCE_S = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def launch(engine: Engine, what: Launch) -> Launched:
             engine.shelter(process.pid)
             os.write(start_gate.writer, b"go")
             start_gate.close_writer()
-            answer = _read_answer(sync.reader)
+            answer = _read_answer(sync.reader, what.container_id)
             assert process.stderr is not None
             noise = process.stderr.read() if not answer else b""
     pid, message = _outcome(answer, noise)
@@ -152,12 +153,18 @@ class _Pipe:
             self.writer = -1
 
 
-def _read_answer(fd: int) -> bytes:
-    """conmon's one line of JSON; empty when it died without a word."""
-    parts, deadline = [], time.monotonic() + _START_TIMEOUT_S  # a thread's wait on the kernel, not the cluster's time
-    while time.monotonic() < deadline:
-        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            break
+def _read_answer(fd: int, container_id: str) -> bytes:
+    """conmon's one line of JSON; empty when it died without a word, or has nothing more to wait for.
+
+    It says nothing when the OCI runtime was killed once the container's first process was there: that holds the pipe open on
+    which conmon waits for an excuse.
+    """
+    parts, idle = [], 0
+    deadline = time.monotonic() + _START_TIMEOUT_S  # a thread's wait on the kernel, not the cluster's time
+    while time.monotonic() < deadline and idle < _PATIENCE_S:
+        if not select.select([fd], [], [], 1.0)[0]:
+            idle = 0 if any(b"create" in words for _, words in _at_work(container_id)) else idle + 1
+            continue
         data = os.read(fd, 65536)
         parts.append(data)
         if not data or data.endswith(b"\n"):
@@ -218,15 +225,18 @@ def abandon(engine: Engine, container_id: str) -> None:
 
 def monitors(container_id: str) -> list[int]:
     """Pids of conmon (there are two while it forks) and of the OCI runtime at work for a container: by their command lines."""
-    word, found = container_id.encode(), []
+    return [pid for pid, _ in _at_work(container_id)]
+
+
+def _at_work(container_id: str) -> Iterator[tuple[int, list[bytes]]]:
+    """(pid, command line) of conmon and the OCI runtime while they make a container."""
     for pid in _processes():
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if word in words and (b"--cid" in words or b"--bundle" in words):
-            found.append(pid)
-    return found
+        if container_id.encode() in words and (b"--cid" in words or b"--bundle" in words):
+            yield pid, words
 
 
 def _processes() -> list[int]:
