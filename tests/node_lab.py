@@ -8,21 +8,28 @@ or refuses instead of creating.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import signal
 import stat
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from cluster_lab import Lab
+from cluster_lab import BOX, REPO, Lab
 
+from kaa.runtime.oci.build import busybox_archive
 from kaa.runtime.oci.cgroups import Cgroups
-from kaa.runtime.oci.linux import unmount
+from kaa.runtime.oci.linux import start_time, unmount
 
 CGROUPS = Path("/sys/fs/cgroup")
+_PER_POD_CGROUP = re.compile("/pod[0-9a-f-]{36}|/[0-9a-f]{64}")
 #: Folders below a cluster's root that hold one entry for each pod, sandbox, container or lease.
 _PER_POD = (
     "containers/sandboxes",
@@ -123,7 +130,11 @@ def census(lab: Lab, name: str = "") -> set[str]:
     inside = {f"process {pid} {line[:200]}" for pid, line in lab.processes().items() if pid not in parts}
     return (
         mounts(lab.home)
-        | cgroups(f"kaa-{name}", own_cgroup(root / "run/containers"))
+        | {
+            place
+            for place in cgroups(f"kaa-{name}", own_cgroup(root / "run/containers"))
+            if _PER_POD_CGROUP.search(place)
+        }
         | {f"link {link}" for link in lab.links()}
         | entries(root)
         | sockets(root)
@@ -141,7 +152,7 @@ def slow_runc(folder: Path) -> Path:
             #!/bin/sh
             case " $* " in *" create "*)
               echo "$*" >> {folder}/create
-              [ -e {folder}/hang ] && sleep 1000
+              [ -e {folder}/hang ] && read forever < {folder}/never
               [ -e {folder}/die ] && kill -9 $$
               if [ -e {folder}/die-after ]; then /usr/sbin/runc "$@"; kill -9 $$; fi
             esac
@@ -149,4 +160,74 @@ def slow_runc(folder: Path) -> Path:
             """)
     )
     program.chmod(0o755)
+    os.mkfifo(folder / "never")
     return program
+
+
+class Node:
+    """A lab's cluster whose agent can be harmed; its runc is ``slow_runc``'s."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.bin = lab.home / "bin"
+        slow_runc(self.bin)
+        self.root = lab.home / lab.name
+        self.env = {"PATH": f"{self.bin}:{os.environ['PATH']}"}
+        self.up()
+        lab.kaa("image import", str(busybox_archive(lab.home / "box.tar", [BOX])))
+
+    def up(self) -> None:
+        """Start what does not run."""
+        self.lab.kaa("up", env=self.env)
+
+    def arm(self, moment: str) -> subprocess.Popen[bytes]:
+        """Replace the agent by one that is shot at a moment (see ``faulty_agent``); the caller waits for it."""
+        self.lab.kill("agent")
+        words = [sys.executable, str(REPO / "tests/faulty_agent.py"), moment, "agent", "--name", self.lab.name]
+        with (self.root / "faulty.log").open("ab") as log:
+            agent = subprocess.Popen(
+                ["nsenter", f"--net={self.lab.netns}", *words, "--log-files"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=self.lab.environment(**self.env),
+            )
+        (self.root / "run/agent.pid").write_text(f"{agent.pid} {start_time(agent.pid)}\n")
+        return agent
+
+    def volume(self, uid: str, name: str = "state") -> Path:
+        """Where a pod's emptyDir lies on the node."""
+        return self.root / f"kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/{name}"
+
+    def records(self, kind: str = "containers") -> list[Any]:
+        """What the runtime has written down of its containers or sandboxes."""
+        found = []
+        for file in (self.root / "containers" / kind).glob("*/state.json"):
+            with suppress(FileNotFoundError):
+                found.append(json.loads(file.read_bytes()))
+        return found
+
+    def reboot(self) -> None:
+        """Take everything that a restart of the machine would: processes, mounts, cgroups, links, rules; the boot is another."""
+        for part in ("agent", "server"):
+            if (self.root / f"run/{part}.pid").exists():
+                self.lab.kill(part)
+        sweep(self.lab.home, f"kaa-{self.lab.name}", own_cgroup(self.root / "run/containers"))
+        for pid in self.lab.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for link in self.lab.links():
+            self.lab.run("ip", "link", "del", link)
+        self.lab.run("nft", "flush", "ruleset")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        for file in (self.root / "containers").glob("*/*/state.json"):
+            file.write_text(file.read_text().replace(boot, "b" * len(boot)))
+
+
+def settled(lab: Lab, before: set[str], timeout_s: float = 20) -> None:
+    """Assert that all that came since ``before`` is gone again, or goes within some seconds."""
+    deadline = time.monotonic() + timeout_s
+    while left := census(lab) - before:
+        assert time.monotonic() < deadline, "left on the node:\n" + "\n".join(sorted(left))
+        time.sleep(0.1)
