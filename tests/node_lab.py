@@ -180,6 +180,11 @@ class Node:
         """Start what does not run."""
         self.lab.kaa("up", env=self.env)
 
+    def alive(self, part: str) -> bool:
+        """Whether the server or the agent runs."""
+        pid, _, started = (self.root / f"run/{part}.pid").read_text().strip().partition(" ")
+        return str(start_time(int(pid))) == started
+
     def arm(self, moment: str) -> subprocess.Popen[bytes]:
         """Replace the agent by one that is shot at a moment (see ``faulty_agent``); the caller waits for it."""
         self.lab.kill("agent")
