@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from cluster_lab import BOX, Kubectl, Lab, until
+from node_lab import census, settled
 
 from kaa.runtime.oci.build import busybox_archive
 
@@ -42,6 +43,14 @@ def shared() -> Iterator[Lab]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def no_leaks(shared: Lab) -> Iterator[None]:
+    """Of what a module's pods had on the shared cluster's node nothing may be left."""
+    before = census(shared)
+    yield
+    settled(shared, before, timeout_s=60)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import containerd_lab
+import node_lab
 import pytest
 from cluster_lab import inside
 
@@ -66,6 +67,7 @@ async def oci(folder: Path) -> AsyncIterator[Subject]:
         for sandbox in await runtime.list_sandboxes():
             await runtime.remove_sandbox(sandbox.id)
         await runtime.close()
+        assert node_lab.cgroups(node_lab.own_cgroup(folder / "run")) == set()
         assert str(folder) not in read("/proc/self/mounts")
 
 

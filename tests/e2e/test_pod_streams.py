@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from cluster_lab import BOX, E2E, KUBECTLS, STAY, Kubectl, inside, kubectl_minors, pod, running, serve, until
 
-pytestmark = E2E
+pytestmark = [*E2E, pytest.mark.usefixtures("no_leaks")]
 
 both_protocols = kubectl_minors("1.27", "1.30", "1.31", "1.33")
 

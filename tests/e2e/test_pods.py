@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cluster_lab import BOX, E2E, STAY, Kubectl, pod, until
 
-pytestmark = E2E
+pytestmark = [*E2E, pytest.mark.usefixtures("no_leaks")]
 
 #: A registry that is not there: nothing listens on the machine's port 1.
 NOWHERE = "127.0.0.1:1/none:1"

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import node_lab
 import pytest
 
 from kaa.api.clock import SystemClock
@@ -55,6 +56,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def leftovers(tmp_path: Path) -> Iterator[None]:
     yield
+    assert node_lab.cgroups(node_lab.own_cgroup(tmp_path / "run")) == set()
     assert str(tmp_path) not in read("/proc/self/mounts")
     for folder in Path("/proc").glob("[0-9]*"):
         try:

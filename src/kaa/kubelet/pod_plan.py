@@ -359,7 +359,7 @@ class _Sync:
         elif outlived := [run for run in self.view.running() if life_of(run) < self.life]:
             for run in outlived:  # at once: no hooks, and the shortest grace
                 self._stop(run, MIN_GRACE_S, f"Stopping container {run.name}", hooks=False)
-        else:
+        elif not self._end_strays():
             self._forget_old()
             if self._initialised():
                 self._mains()
@@ -371,12 +371,20 @@ class _Sync:
     def _wake(self, at: float) -> None:
         self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
 
+    def _end_strays(self) -> bool:
+        """Stop what runs in an earlier sandbox still; whether there was something: nothing may run twice."""
+        assert self.view.sandbox is not None
+        strays = [c for c in self.view.running() if c.sandbox_id != self.view.sandbox.id]
+        for container in strays:
+            self._stop(container, grace_of(self.pod), f"Stopping container {container.name}")
+        return bool(strays)
+
     def _replace_sandbox(self) -> None:
         """Kill what is left of an old sandbox, and make a new one unless the pod has nothing left to do."""
         left = self.view.running()
         for container in left:
             self._stop(container, grace_of(self.pod), f"Stopping container {container.name}")
-        if left or SANDBOX in self.facts.busy:
+        if left or self.facts.busy:  # also by what is being started in the old one
             return
         if finished(self.pod, self.view):
             self.actions.append(Finish())
