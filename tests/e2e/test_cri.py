@@ -66,6 +66,16 @@ def test_a_cluster_on_containerd(machine: tuple[Lab, containerd_lab.Containerd])
     assert kube.read("pods/web") is None
     kube.apply(pod("left"))
     kube.ready("left")
+    before = kube.container("left")
+    lab.kill("agent")
+    daemon.restart()  # both at once, as the kernel kills them when memory runs out
+    lab.kaa("up")
+    until(lambda: kube.run("exec left -- true").code == 0, "the agent has found it again")
+    assert (kube.container("left")["containerID"], kube.container("left")["restartCount"]) == (before["containerID"], 0)
+    daemon.restart()  # and alone
+    kube("exec left --", "sh", "-c", "kill -9 -1; kill 1")
+    until(lambda: kube.container("left").get("restartCount") == 1, "it is restarted by its policy", 40)
+    kube.ready("left")
     lab.kaa("down")
     lab.kaa("up")
     until(
