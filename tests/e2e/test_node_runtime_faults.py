@@ -420,8 +420,9 @@ def test_a_container_without_a_pid_left_can_still_be_stopped(node: Path, archive
             container_id = await running(made, node, hoard, resources=Resources(pids_limit=20))
             path = made.containers.get(container_id).record.cgroup_path
             await until(lambda: len(made.containers.cgroups.processes(path)) == 20)
-            said = await made.exec_sync(container_id, ("sh", "-c", "sleep 0 & wait; echo never"), 10)
-            assert (said.exit_code != 0, said.stdout) == (True, b"")
+            with contextlib.suppress(RuntimeFailure):  # runc's own threads may have been too many
+                said = await made.exec_sync(container_id, ("sh", "-c", "sleep 0 & wait; echo never"), 10)
+                assert (said.exit_code != 0, said.stdout) == (True, b"")
             await made.stop_container(container_id, 10)
             assert (await made.container(container_id)).exit_code == 3
 
