@@ -190,6 +190,7 @@ def test_runc_killed_while_it_creates(node: node_lab.Node, kube: Kubectl, how: s
             for pid, line in node.lab.processes().items()
             if f"{node.bin}/runc" in line and " create " in line and "--cid" not in line
         ]
+        (node.bin / how).unlink()  # before the next attempt, which follows at once
         os.kill(runc, signal.SIGKILL)
     until(
         lambda: (
@@ -198,7 +199,7 @@ def test_runc_killed_while_it_creates(node: node_lab.Node, kube: Kubectl, how: s
         ),
         "the start failed",
     )
-    (node.bin / how).unlink()
+    (node.bin / how).unlink(missing_ok=True)
     kube.ready("web", timeout_s=40)
     assert kube.container("web")["lastState"]["terminated"]["reason"] == "StartError"
     assert begun(node, kube) == 1

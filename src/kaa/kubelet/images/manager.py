@@ -74,7 +74,9 @@ class _Backoff:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._held: dict[str, tuple[float, float, str]] = {}  #: {pod uid / image: (wait_s, failed_at on the monotonic clock, reason: error)}
+        self._held: dict[
+            str, tuple[float, float, str]
+        ] = {}  #: {pod uid / image: (wait_s, failed_at on the monotonic clock, reason: error)}
 
     def failed(self, key: str, words: str) -> None:
         now = self._clock.monotonic()
