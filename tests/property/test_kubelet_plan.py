@@ -43,10 +43,12 @@ class Model:
     finished: bool = False
     made: int = 0
     starts: list[str] = field(default_factory=list)
+    longest_backoff_s: float = 300.0
 
     def facts(self) -> Facts:
         view = PodView.of(list(self.sandboxes.values()), list(self.containers.values()))
-        return Facts(pod=self.pod, view=view, now=self.now, ending=self.ending)
+        longest = self.longest_backoff_s
+        return Facts(pod=self.pod, view=view, now=self.now, ending=self.ending, longest_backoff_s=longest)
 
     def settle(self) -> float | None:
         """Plan and apply until nothing is left to do; returns when to look again."""
@@ -261,3 +263,18 @@ def test_back_off_doubles_to_five_minutes(crashes: int) -> None:
             model.now = wake
             model.settle()
     assert waits == [0, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300, 300][:crashes]
+
+
+def test_a_node_may_shorten_the_back_off() -> None:
+    model = Model(make_pod(), longest_backoff_s=15.0)
+    model.settle()
+    waits = []
+    for _ in range(5):
+        [container] = model.running()
+        model.exit(container.id, 1)
+        wake = model.settle()
+        waits.append(round((wake or model.now) - model.now))
+        if wake is not None:
+            model.now = wake
+            model.settle()
+    assert waits == [0, 10, 15, 15, 15]

@@ -235,3 +235,12 @@ def test_what_servers_and_shutdown_may_not_be_told(text: str, says: str) -> None
     with pytest.raises(ConfigFileError) as caught:
         configured(KubeletConfig("n1"), HEAD + text)
     assert f"invalid configuration: {says}" in str(caught.value)
+
+
+def test_a_node_says_how_long_a_crashing_container_waits() -> None:
+    made, without_effect = configured(
+        KubeletConfig("n1"), HEAD + "crashLoopBackOff: {maxContainerRestartPeriod: 30s}\n"
+    )
+    assert (made.longest_backoff_s, without_effect) == (30.0, [])
+    with pytest.raises(ConfigFileError, match="must be set between 1s and 300s"):
+        configured(KubeletConfig("n1"), HEAD + "crashLoopBackOff: {maxContainerRestartPeriod: 301s}\n")

@@ -88,6 +88,7 @@ async def _cri(config: JoinConfig, clock: Clock) -> NodeRuntime:
 
 
 async def _oci(config: JoinConfig, clock: Clock) -> NodeRuntime:
+    from kaa.runtime.oci.linux import keep_in_memory
     from kaa.runtime.oci.runtime import OciRuntime
 
     network = LaterNetwork()
@@ -102,6 +103,7 @@ async def _oci(config: JoinConfig, clock: Clock) -> NodeRuntime:
     if config.pod_cidrs:
         network.inner = await pod_network(config)
     folders = config.root / "containers", config.run_dir / "containers"
+    keep_in_memory(folders[1])
     runtime = Waiting(*folders, clock, network=network, registries=config.root / "registries")
     await runtime.start()
     return NodeRuntime(runtime, network)

@@ -168,6 +168,7 @@ class KubeletConfig:
     cgroups: CgroupManager | None = None
     mounter: Mounter = field(default_factory=PlainFolders)
     pids_limit: int | None = None
+    longest_backoff_s: float = 300.0  #: between two starts of a container that crashes
     allowed_unsafe_sysctls: tuple[str, ...] = ()  #: names, or ``prefix*``
     serialize_image_pulls: bool = False
     max_parallel_image_pulls: int = 0

@@ -294,7 +294,7 @@ _SPECIAL = _OF_TOPOLOGY | frozenset(
 _WITHOUT_EFFECT = frozenset(
     """cgroupDriver cgroupRoot cgroupsPerQOS configMapAndSecretChangeDetectionStrategy
     containerRuntimeEndpoint contentType cpuCFSQuota cpuCFSQuotaPeriod
-    crashLoopBackOff enableContentionProfiling
+    enableContentionProfiling
     enableControllerAttachDetach
     enforceNodeAllocatable failCgroupV1
     featureGates fileCheckFrequency hairpinMode httpCheckFrequency

@@ -18,7 +18,7 @@ from .config import Certificates, KubeletConfig
 Json = Mapping[str, Any]
 
 FIELDS = frozenset(
-    """enforceNodeAllocatable fileCheckFrequency httpCheckFrequency nodeStatusMaxImages
+    """crashLoopBackOff enforceNodeAllocatable fileCheckFrequency httpCheckFrequency nodeStatusMaxImages
     nodeStatusUpdateFrequency podsPerCore rotateCertificates serverTLSBootstrap staticPodURL
     staticPodURLHeader""".split()
 )
@@ -26,7 +26,7 @@ FIELDS = frozenset(
 
 def changes(given: Json, config: KubeletConfig) -> dict[str, Any]:
     """{field of the config: its value} of what is given. Raises ValueError."""
-    return {"certificates": _certificates(given, config), **_node(given), **_static_pods(given)}
+    return {"certificates": _certificates(given, config), **_node(given), **_static_pods(given), **_backoff(given)}
 
 
 def _certificates(given: Json, config: KubeletConfig) -> Certificates:
@@ -70,6 +70,19 @@ def _enforced(asked: tuple[str, ...]) -> tuple[str, ...]:
                 ' "pods", "system-reserved", "kube-reserved", or "none"'
             )
     return asked
+
+
+def _backoff(given: Json) -> dict[str, Any]:
+    """How long a container that crashes waits at most. Source: KEP-4603."""
+    text = (given.get("crashLoopBackOff") or {}).get("maxContainerRestartPeriod")
+    if text is None:
+        return {}
+    seconds = parse_seconds(text)
+    if not 1 <= seconds <= 300:
+        raise ValueError(
+            f"CrashLoopBackOff.MaxContainerRestartPeriod (got: {seconds:g} seconds) must be set between 1s and 300s"
+        )
+    return {"longest_backoff_s": seconds}
 
 
 def _static_pods(given: Json) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class Facts:
     stopping: Mapping[str, float] = field(default_factory=dict)
     resizing: frozenset[str] = frozenset()  #: ids of containers that are being given other resources
     ending: Ending | None = None
+    longest_backoff_s: float = BACKOFF_MAX_S  #: between two starts of a container that crashes
 
 
 # -------------------------------------------------------------------------------------------------------- actions
@@ -288,18 +289,19 @@ def should_retry_init(pod: Pod, container: Any, exit_code: int) -> bool:
     return pod.spec.restart_policy != "Never"
 
 
-def next_backoff(last: Container, now: float, wanted: str) -> tuple[Backoff, float]:
+def next_backoff(last: Container, now: float, wanted: str, longest_s: float = BACKOFF_MAX_S) -> tuple[Backoff, float]:
     """The back-off that the next start of a container carries, and when that start may be.
 
-    The first restart is at once and begins at 10 s; each one doubles it, to 300 s; a run of more than 600 s starts over,
-    as does a container whose hash is no longer the ``wanted`` one: upstream keys its back-off by the hash too.
+    The first restart is at once and begins at 10 s; each one doubles it, to 300 s or what the node says (KEP-4603); a run of
+    more than 600 s starts over, as does a container whose hash is no longer the ``wanted`` one: upstream keys its back-off by
+    the hash too.
     """
     held = Backoff.read(last.annotations.get(BACKOFF_ANNOTATION, ""))
     if last.annotations.get(HASH_ANNOTATION, wanted) != wanted:
         held = None
     if held is None or last.finished_at - held.at > 2 * BACKOFF_MAX_S:
-        return Backoff(BACKOFF_FIRST_S, now), now
-    return Backoff(min(held.delay_s * 2, BACKOFF_MAX_S), now), last.finished_at + held.delay_s
+        return Backoff(min(BACKOFF_FIRST_S, longest_s), now), now
+    return Backoff(min(held.delay_s * 2, longest_s), now), last.finished_at + min(held.delay_s, longest_s)
 
 
 def is_due(at: float, now: float) -> bool:
@@ -521,9 +523,10 @@ class _Sync:
         backoff = None
         crashed = crashed or (self.life > 0 and _ended_a_life(spec, last))
         if crashed and last is not None:
-            backoff, may_start = next_backoff(last, self.facts.now, container_hash(spec))
+            longest = self.facts.longest_backoff_s
+            backoff, may_start = next_backoff(last, self.facts.now, container_hash(spec), longest)
             if not is_due(may_start, self.facts.now):
-                delay = go_duration(held_delay(last))
+                delay = go_duration(min(held_delay(last), longest))
                 text = f"back-off {delay} restarting failed container={spec.name} pod={full_name(self.pod)}"
                 self.waiting[spec.name] = Waiting("CrashLoopBackOff", text)
                 self._wake(may_start)

@@ -291,6 +291,7 @@ class PodWorker:
             stopping=self._stopping,
             resizing=frozenset(key[7:] for key in self._tasks.keys if key.startswith("resize/")),
             ending=self._ending,
+            longest_backoff_s=self.host.config.longest_backoff_s,
         )
 
     # ------------------------------------------------------------------------------------------------ ending
