@@ -15,7 +15,7 @@ from kubelet_world import World
 from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
-from kaa.kubelet.server import KubeletServer
+from kaa.kubelet.serving.server import KubeletServer
 from kaa.runtime import spdy
 
 Story = Callable[[World, int], Awaitable[None]]

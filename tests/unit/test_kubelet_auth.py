@@ -11,8 +11,8 @@ from kaa.api.clock import VirtualClock
 from kaa.api.types.authentication_v1 import TokenReview, TokenReviewStatus, UserInfo
 from kaa.api.types.authorization_v1 import SubjectAccessReview, SubjectAccessReviewStatus
 from kaa.client.client import Client
-from kaa.kubelet.auth import DelegatedAuth, subresources_of
-from kaa.kubelet.http import HttpError, Request
+from kaa.kubelet.serving.auth import DelegatedAuth, subresources_of
+from kaa.kubelet.serving.http import HttpError, Request
 
 
 class Reviews:

@@ -305,7 +305,7 @@ def test_handshakes_that_lack_something(play: Play, without: str, code: str) -> 
 
 def test_fragments_are_summed_once() -> None:
     """A message of very many parts costs as much as one of few."""
-    from kaa.kubelet.streaming.websocket import WebSocket
+    from kaa.kubelet.serving.streaming.websocket import WebSocket
 
     class Fed:
         def __init__(self, data: bytes) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaa.kubelet import logs
 from kaa.kubelet.log_rotation import make_room, rotated
-from kaa.kubelet.logs import LogFiles, LogOptions, Shown
+from kaa.kubelet.serving import logs
+from kaa.kubelet.serving.logs import LogFiles, LogOptions, Shown
 
 
 def line(text: str, *, tag: str = "F", stream: str = "stdout", second: int = 1) -> bytes:

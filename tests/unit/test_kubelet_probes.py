@@ -25,9 +25,9 @@ from kaa.api.types.core_v1 import (
     Probe,
     TCPSocketAction,
 )
-from kaa.kubelet.hpack import Decoder, HpackError
-from kaa.kubelet.probe_grpc import NotServing, check
-from kaa.kubelet.probes import ProbeErrored, ProbeFailed, run_probe
+from kaa.kubelet.probing.grpc import NotServing, check
+from kaa.kubelet.probing.hpack import Decoder, HpackError
+from kaa.kubelet.probing.probes import ProbeErrored, ProbeFailed, run_probe
 from kaa.runtime.base import ExecResult, RuntimeFailure
 from kaa.runtime.simulated import SimulatedRuntime
 

@@ -14,7 +14,7 @@ from kubelet_world import World, make_container, make_pod
 
 from kaa.api.types.core_v1 import ExecAction, Probe
 from kaa.kubelet.config import Serving
-from kaa.kubelet.server import KubeletServer
+from kaa.kubelet.serving.server import KubeletServer
 
 __all__ = ["play"]  # a fixture
 

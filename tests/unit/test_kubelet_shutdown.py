@@ -13,7 +13,7 @@ from kubelet_world import World, make_pod
 
 from kaa.api.types.core_v1 import Node
 from kaa.kubelet.config import Period
-from kaa.kubelet.exposition import text
+from kaa.kubelet.metrics.exposition import text
 from kaa.runtime.simulated import PREFIX
 
 CRITICAL = 2_000_000_000

@@ -11,12 +11,12 @@ from kubelet_world import World, make_container, make_pod
 from msgspec.structs import replace
 
 from kaa.api.types.core_v1 import EmptyDirVolumeSource, Volume
-from kaa.kubelet import groups, metrics_cadvisor, metrics_resource
-from kaa.kubelet.cgroup_stats import CgroupReader, Pressure, Stall, Usage, read_pressure
 from kaa.kubelet.cgroups import CgroupManager
-from kaa.kubelet.exposition import Family, Histogram, text
-from kaa.kubelet.stats import Rates, Stats, read_links, tree_usage
-from kaa.kubelet.summary import summary
+from kaa.kubelet.metrics import cadvisor, groups, resource
+from kaa.kubelet.metrics.cgroup_stats import CgroupReader, Pressure, Stall, Usage, read_pressure
+from kaa.kubelet.metrics.exposition import Family, Histogram, text
+from kaa.kubelet.metrics.stats import Rates, Stats, read_links, tree_usage
+from kaa.kubelet.metrics.summary import summary
 
 NET_DEV = """Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
@@ -242,7 +242,7 @@ def test_only_cpu_and_memory(tmp_path: Path) -> None:
 
 def test_resource_metrics_carry_their_time(tmp_path: Path) -> None:
     snapshot, _, world = gathered(tmp_path, only=True)
-    page = text(metrics_resource.families(snapshot)).decode()
+    page = text(resource.families(snapshot)).decode()
     stamp = int(world.clock.now() * 1000)
     assert (
         "# HELP node_cpu_usage_seconds_total [STABLE] Cumulative cpu time consumed by the node in core-seconds\n"
@@ -256,7 +256,7 @@ def test_resource_metrics_carry_their_time(tmp_path: Path) -> None:
     assert f'pod_memory_working_set_bytes{{namespace="default",pod="web"}} 3000 {stamp}\n' in page
     assert f"container_start_time_seconds{{{labels}}} " in page
     assert "resource_scrape_error 0\n" in page
-    assert b"resource_scrape_error 1\n" in text(metrics_resource.families(None))
+    assert b"resource_scrape_error 1\n" in text(resource.families(None))
 
 
 def test_cadvisors_labels(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_cadvisors_labels(tmp_path: Path) -> None:
     pod = "/kubepods/besteffort/poduid-web"
     classes = ["/kubepods/besteffort", "/kubepods/burstable"]
     assert sorted(one.id for one in found) == ["/", "/kubepods", classes[0], pod, f"{pod}/{found[-1].name}", classes[1]]
-    page = text(metrics_cadvisor.families(found, groups.machine(snapshot, "v1.36.0"), world.clock.now())).decode()
+    page = text(cadvisor.families(found, groups.machine(snapshot, "v1.36.0"), world.clock.now())).decode()
     assert (
         f'container_network_receive_bytes_total{{container="",id="{pod}",image="",interface="eth0",name="",namespace="default",'
         'pod="web"} 2000 ' in page

@@ -18,8 +18,8 @@ from kaa.api.types.core_v1 import (
     SleepAction,
     TCPSocketAction,
 )
-from kaa.kubelet.lifecycle import HookFailed, run_hook
 from kaa.kubelet.log_rotation import LogRotation
+from kaa.kubelet.probing.hooks import HookFailed, run_hook
 
 Play = Callable[..., None]
 SIM = "simulated.kaa.dev/"

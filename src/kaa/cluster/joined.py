@@ -25,14 +25,15 @@ from kaa.api.clock import Clock, SystemClock
 from kaa.client.access import Session, load_certificate
 from kaa.client.events import EventRecorder
 from kaa.client.informer import Informers
-from kaa.kubelet import bootstrap, servers
+from kaa.kubelet import bootstrap
 from kaa.kubelet.bootstrap import CLIENT_SIGNER, SERVING_SIGNER, Pair, Rotation, Store, node_identity
 from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import KubeletConfig, Serving
 from kaa.kubelet.config_file import ConfigFileError, configured, said
 from kaa.kubelet.kubelet import Kubelet
 from kaa.kubelet.machine import Machine, has_cgroup_v2, look
-from kaa.kubelet.tls import server_context
+from kaa.kubelet.serving import servers
+from kaa.kubelet.serving.tls import server_context
 from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
 
 from . import node, teardown

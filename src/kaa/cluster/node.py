@@ -19,14 +19,14 @@ from kaa.api.types.core_v1 import Pod
 from kaa.client.events import EventRecorder
 from kaa.client.http import HttpClient
 from kaa.client.informer import Informers
-from kaa.kubelet import servers
 from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import Eviction, HostProcess, ImageCollection, ImagePulls, KubeletConfig, Serving
 from kaa.kubelet.image_gc import Policy
 from kaa.kubelet.kubelet import Kubelet
 from kaa.kubelet.machine import Machine, has_cgroup_v2, look
 from kaa.kubelet.resolv import Resolved, parse_resolv_conf, pod_dns
-from kaa.kubelet.tls import server_context
+from kaa.kubelet.serving import servers
+from kaa.kubelet.serving.tls import server_context
 from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
 from kaa.runtime.base import DNS, Runtime
 

@@ -15,7 +15,7 @@ from kaa.api.durations import parse_seconds
 
 from .config import KubeletConfig, Period, Serving
 from .images.names import go_seconds
-from .tls import CIPHERS, VERSIONS
+from .serving.tls import CIPHERS, VERSIONS
 
 Json = Mapping[str, Any]
 SYSTEM_CRITICAL = 2_000_000_000

@@ -31,16 +31,16 @@ from .images.wiring import node_images
 from .log_rotation import LogRotation, orphan_logs, remove_logs
 from .machine import check_swap
 from .memory_rules import Rules
-from .metrics import KubeletMetrics
+from .metrics.counters import KubeletMetrics
+from .metrics.runtime import measured
 from .node import NodeKeeper
 from .objects import Objects
 from .plugins import Plugins
 from .pod_host import PodHost
 from .pod_resources.service import PodResourcesService
 from .pod_worker import PodWorker
-from .probes import Prober
+from .probing.probes import Prober
 from .references import container_reference
-from .runtime_metrics import measured
 from .static_pods import StaticPods, is_mirror
 from .status_writer import StatusWriter
 from .tasks import Tasks
@@ -49,8 +49,8 @@ from .userns import UserNamespaces
 from .volumes import Volumes
 
 if TYPE_CHECKING:
+    from .metrics.stats import Stats
     from .shutdown import Inhibitor, Shutdown
-    from .stats import Stats
 
 log = structlog.get_logger(__name__)
 _CRASH_WAIT_S = 5.0
@@ -191,7 +191,7 @@ class Kubelet:
     @cached_property
     def stats(self) -> Stats:
         """What the node and its pods use, for whoever asks; most agents are never asked."""
-        from .stats import Stats
+        from .metrics.stats import Stats
 
         return Stats(self.runtime, self.clock, self.config, self.workers)
 

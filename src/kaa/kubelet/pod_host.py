@@ -17,11 +17,11 @@ from .config import KubeletConfig, Recorder
 from .env import Sources
 from .images import Images
 from .memory_rules import Rules
-from .metrics import KubeletMetrics
+from .metrics.counters import KubeletMetrics
 from .objects import Objects
 from .plugins import Plugins
 from .pod_plan import PodView
-from .probes import Prober
+from .probing.probes import Prober
 from .status_writer import StatusWriter
 from .topology.hardware import Hardware
 from .userns import UserNamespaces

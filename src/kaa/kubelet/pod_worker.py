@@ -20,7 +20,6 @@ from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.api.types.node_v1 import RuntimeClass
 from kaa.runtime.base import Container, ContainerState, HandlerFeatures, IdMap, RuntimeFailure, Sandbox
 
-from . import lifecycle
 from .allocation import Allocation
 from .claims import ClaimFailure
 from .container_config import container_config, log_directory, pod_dns, sandbox_config
@@ -51,6 +50,7 @@ from .pod_plan import (
     resize_key,
 )
 from .pressure import may_be_evicted
+from .probing import hooks
 from .references import container_reference
 from .status import Seen, known_health, pod_status
 from .status_writer import with_status
@@ -630,7 +630,7 @@ class PodWorker:
     async def _post_start(self, spec: Any, container_id: str, sandbox: Sandbox) -> None:
         try:
             await self._hook(spec, spec.lifecycle.post_start, container_id, self._ip(sandbox))
-        except lifecycle.HookFailed as err:  # what it said may be a secret: it goes to the log alone
+        except hooks.HookFailed as err:  # what it said may be a secret: it goes to the log alone
             log.warning("PostStartHook failed", pod=self._name, container=spec.name, error=str(err))
             self._event("Warning", "FailedPostStartHook", "PostStartHook failed", container=spec.name)
             grace_s = grace_of(self.pod)
@@ -638,7 +638,7 @@ class PodWorker:
             await self._stop(StopContainer(container_id, spec.name, grace_s, "FailedPostStartHook"))
 
     async def _hook(self, spec: Any, hook: LifecycleHandler, container_id: str, ip: str) -> None:
-        await lifecycle.run_hook(self.host.runtime, self.host.clock, self.pod, spec, hook, container_id, ip)
+        await hooks.run_hook(self.host.runtime, self.host.clock, self.pod, spec, hook, container_id, ip)
 
     def _pid_target(self, spec: Any) -> str:
         target = getattr(spec, "target_container_name", None)
@@ -655,8 +655,8 @@ class PodWorker:
             self._event("Normal", "Killing", action.message, container=action.name)
         began = host.clock.monotonic()
         try:
-            hooks = action.hooks and spec is not None and spec.lifecycle is not None
-            if first and hooks and spec.lifecycle.pre_stop is not None and action.grace_s > 0:
+            hooked = action.hooks and spec is not None and spec.lifecycle is not None
+            if first and hooked and spec.lifecycle.pre_stop is not None and action.grace_s > 0:
                 await self._pre_stop(spec, action)
             left = max(action.grace_s - (host.clock.monotonic() - began), min(2.0, action.grace_s))
             await host.runtime.stop_container(action.container_id, left)
@@ -672,11 +672,11 @@ class PodWorker:
         ip = self._ip(sandbox) if sandbox is not None else ""
         hook: LifecycleHandler = spec.lifecycle.pre_stop
         try:
-            in_time = await lifecycle.within(
+            in_time = await hooks.within(
                 self.host.clock, action.grace_s, self._hook(spec, hook, action.container_id, ip)
             )
             failed = not in_time and hook.exec is not None  # its process ends with the container, and not well
-        except lifecycle.HookFailed as err:
+        except hooks.HookFailed as err:
             log.warning("PreStopHook failed", pod=self._name, container=spec.name, error=str(err))
             failed = True
         if failed:

@@ -20,7 +20,7 @@ import structlog
 from kaa.api.clock import Clock, format_micro_time, parse_time
 
 from .config import KubeletConfig, Period, Recorder
-from .metrics import KubeletMetrics
+from .metrics.counters import KubeletMetrics
 from .pod_plan import grace_of
 from .pod_worker import PodWorker
 

@@ -22,7 +22,7 @@ from typing import IO, cast
 
 from kaa.api.clock import parse_time
 
-from .log_rotation import COMPRESSED, rotated
+from ..log_rotation import COMPRESSED, rotated
 
 _BLOCK = 64 * 1024
 _LINE_MAX = 4 * 1024 * 1024  #: a longer line is shown in pieces

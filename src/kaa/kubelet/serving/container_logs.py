@@ -13,11 +13,11 @@ from kaa.api.clock import parse_time
 from kaa.api.types.core_v1 import Pod
 from kaa.runtime.base import ContainerState, EventKind, RuntimeFailure
 
+from ..container_config import log_directory
+from ..kubelet import Kubelet
 from . import logs
-from .container_config import log_directory
 from .http import HttpError, Request
-from .kubelet import Kubelet
-from .server_pods import Pods, specs
+from .pods import Pods, specs
 
 _STREAMS = ("All", "Stdout", "Stderr")
 

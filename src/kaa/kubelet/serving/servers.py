@@ -7,8 +7,8 @@ import ssl
 
 from kaa.client.client import Client
 
+from ..kubelet import Kubelet
 from .auth import DelegatedAuth
-from .kubelet import Kubelet
 from .server import KubeletServer
 
 

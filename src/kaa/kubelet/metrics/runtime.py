@@ -8,7 +8,7 @@ from typing import Any, cast
 from kaa.api.clock import Clock
 from kaa.runtime.base import Runtime
 
-from .metrics import KubeletMetrics
+from .counters import KubeletMetrics
 
 #: {verb of ours: what upstream calls the operation}
 OPERATIONS = {

@@ -11,8 +11,8 @@ import asyncio
 import struct
 from urllib.parse import unquote
 
+from ..pod_plan import go_duration
 from .hpack import Decoder, HpackError
-from .pod_plan import go_duration
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 6, 7, 9

@@ -8,9 +8,9 @@ from pathlib import Path
 from kaa.api.clock import format_time
 from kaa.runtime.base import ContainerState, RuntimeFailure
 
+from ..kubelet import Kubelet
 from .http import HttpError, Request
-from .kubelet import Kubelet
-from .server_pods import Pods, specs
+from .pods import Pods, specs
 
 _DEFAULT_TIMEOUT_S = 120.0  # upstream's runtimeRequestTimeout
 

@@ -16,14 +16,14 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
+from ..kubelet import Kubelet
 from .auth import Auth
 from .checkpoint import CheckpointRoute
+from .container_logs import LogRoutes
 from .http import HttpError, Request, serve_connection
-from .kubelet import Kubelet
-from .server_info import InfoRoutes
-from .server_logs import LogRoutes
-from .server_pods import Pods
-from .server_streams import StreamRoutes
+from .info import InfoRoutes
+from .pods import Pods
+from .streams import StreamRoutes
 
 log = structlog.get_logger(__name__)
 Handle = Callable[[Request, list[str]], Awaitable[None]]

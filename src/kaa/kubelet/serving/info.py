@@ -14,10 +14,10 @@ from kaa.api.types.core_v1 import Container, Pod, PodSpec
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.runtime.base import ContainerState, RuntimeFailure
 
-from . import exposition
+from ..kubelet import Kubelet
+from ..metrics import exposition
+from ..status_writer import with_status
 from .http import HttpError, Request
-from .kubelet import Kubelet
-from .status_writer import with_status
 
 _ZPAGE_WARNING = (
     "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for"
@@ -82,7 +82,7 @@ class InfoRoutes:
     async def stats(self, request: Request, parts: list[str]) -> None:
         if parts != ["summary"]:
             raise HttpError(404, "404: Page Not Found")
-        from .summary import summary
+        from ..metrics.summary import summary
 
         only = request.flag("only_cpu_and_memory")
         try:
@@ -102,17 +102,17 @@ class InfoRoutes:
         request.answer(200, await made(), exposition.CONTENT_TYPE)
 
     async def _own_metrics(self) -> bytes:
-        from . import metrics
+        from ..metrics import gauges
 
         kubelet = self._kubelet
         snapshot = await kubelet.stats.snapshot()
-        process = await asyncio.to_thread(lambda: list(metrics.process(kubelet.config.version, kubelet.clock.now())))
+        process = await asyncio.to_thread(lambda: list(gauges.process(kubelet.config.version, kubelet.clock.now())))
         return exposition.text(
-            [*kubelet.metrics.families(), *metrics.now_of(kubelet), *metrics.volumes(snapshot), *process]
+            [*kubelet.metrics.families(), *gauges.now_of(kubelet), *gauges.volumes(snapshot), *process]
         )
 
     async def _resource_metrics(self) -> bytes:
-        from .metrics_resource import families
+        from ..metrics.resource import families
 
         try:
             return exposition.text(families(await self._kubelet.stats.snapshot(only_cpu_and_memory=True)))
@@ -123,7 +123,7 @@ class InfoRoutes:
         return exposition.text(self._kubelet.metrics.probes())
 
     async def _cadvisor_metrics(self) -> bytes:
-        from . import groups, metrics_cadvisor
+        from ..metrics import cadvisor, groups
 
         kubelet = self._kubelet
         snapshot, reader, cgroups = await kubelet.stats.snapshot(), kubelet.stats.reader, kubelet.config.cgroups
@@ -132,7 +132,7 @@ class InfoRoutes:
             now = kubelet.clock.now()
             machine = groups.machine(snapshot, kubelet.config.version)
             found = groups.groups(snapshot, reader, cgroups.kubepods, now) if reader is not None and cgroups else ()
-            return exposition.text(metrics_cadvisor.families(found, machine, now))
+            return exposition.text(cadvisor.families(found, machine, now))
 
         return await asyncio.to_thread(read)
 

@@ -11,7 +11,7 @@ import asyncio
 
 from kaa.runtime.base import RuntimeFailure, Streams
 
-from ..tasks import Tasks
+from ...tasks import Tasks
 from .port_forward import Connect
 from .websocket import Numbered
 

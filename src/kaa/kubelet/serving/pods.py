@@ -7,11 +7,11 @@ from typing import Any
 from kaa.api.types.core_v1 import Pod
 from kaa.runtime.base import Container, ContainerState
 
-from .config import HostProcess
+from ..config import HostProcess
+from ..kubelet import Kubelet
+from ..pod_plan import PodView
+from ..static_pods import MIRROR
 from .http import HttpError
-from .kubelet import Kubelet
-from .pod_plan import PodView
-from .static_pods import MIRROR
 
 
 class Pods:

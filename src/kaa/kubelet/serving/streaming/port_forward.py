@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from kaa.runtime.base import RuntimeFailure, Streams
 from kaa.runtime.spdy import Session, Stream
 
-from ..tasks import Tasks
+from ...tasks import Tasks
 
 PROTOCOL = "portforward.k8s.io"
 TUNNELED = ("v2.portforward.k8s.io", "SPDY/3.1+portforward.k8s.io")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from .config import Serving
+from ..config import Serving
 
 VERSIONS = {
     "VersionTLS10": ssl.TLSVersion.TLSv1,

@@ -10,7 +10,7 @@ from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import HTTPGetAction, LifecycleHandler, Pod
 from kaa.runtime.base import Runtime, RuntimeFailure
 
-from .pod_plan import full_name
+from ..pod_plan import full_name
 from .probes import ProbeErrored, port_number
 
 
@@ -49,7 +49,7 @@ async def _get(action: HTTPGetAction, spec: Any, ip: str) -> None:
     """GET, with all the time there is; any answer will do. Raises HookFailed."""
     from msgspec.structs import replace
 
-    from .probe_http import GetFailed, fetch, target_of
+    from .http import GetFailed, fetch, target_of
 
     if not (action.host or ip):
         raise HookFailed("failed to find networking container")

@@ -14,7 +14,7 @@ from kaa.api.types.authentication_v1 import TokenReview, TokenReviewSpec
 from kaa.api.types.authorization_v1 import ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec
 from kaa.client.client import Client
 
-from .config import Serving
+from ..config import Serving
 from .http import HttpError, Request
 
 #: How long the API server's no about a token holds; never as long as its yes may.

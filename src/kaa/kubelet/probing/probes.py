@@ -16,9 +16,9 @@ from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import HTTPGetAction, Pod, Probe
 from kaa.runtime.base import Runtime, RuntimeFailure
 
-from .env import expand
-from .pod_plan import Health, go_duration
-from .tasks import Tasks
+from ..env import expand
+from ..pod_plan import Health, go_duration
+from ..tasks import Tasks
 
 Kind = Literal["startup", "liveness", "readiness"]
 _OUTPUT_MAX = 10 * 1024
@@ -248,7 +248,7 @@ async def run_probe(
         host = probe.tcp_socket.host or ip
         await _tcp(host, port_number(spec, probe.tcp_socket.port), timeout_s)
     elif probe.grpc is not None:
-        from .probe_grpc import NotServing, check
+        from .grpc import NotServing, check
 
         try:
             await check(ip, probe.grpc.port, probe.grpc.service or "", timeout_s)
@@ -284,7 +284,7 @@ def port_number(spec: Any, port: int | str) -> int:
 
 
 async def _tcp(host: str, port: int, timeout_s: float) -> None:
-    from .probe_http import address, dial_error
+    from .http import address, dial_error
 
     try:
         async with asyncio.timeout(timeout_s):
@@ -298,7 +298,7 @@ async def _tcp(host: str, port: int, timeout_s: float) -> None:
 
 async def _http(action: HTTPGetAction, spec: Any, ip: str, timeout_s: float) -> str:
     """GET; 200 to 299 is success, a redirect that leads to another host is one with a warning."""
-    from .probe_http import GetFailed, fetch, target_of
+    from .http import GetFailed, fetch, target_of
 
     try:
         answer = await fetch(target_of(action, ip, port_number(spec, action.port), "kube-probe"), timeout_s)

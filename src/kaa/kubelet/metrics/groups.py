@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..node import system_info
+from .cadvisor import Group, Machine
 from .cgroup_stats import CgroupReader, Usage
-from .metrics_cadvisor import Group, Machine
-from .node import system_info
 from .summary import ContainerSample, PodSample, Snapshot
 
 

@@ -18,10 +18,10 @@ from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import Volume
 from kaa.runtime.base import Container, ContainerState, ContainerUsage, Runtime
 
+from ..config import KubeletConfig
+from ..container_config import log_directory
+from ..pod_worker import PodWorker
 from .cgroup_stats import CgroupReader, Usage
-from .config import KubeletConfig
-from .container_config import log_directory
-from .pod_worker import PodWorker
 from .summary import (
     ContainerSample,
     Link,

@@ -13,9 +13,9 @@ from kaa.runtime.base import RuntimeFailure, Streams
 from kaa.runtime.pipe import SocketPipe
 from kaa.runtime.spdy import Session
 
+from ..kubelet import Kubelet
 from .http import HttpError, Request
-from .kubelet import Kubelet
-from .server_pods import Pods, specs
+from .pods import Pods, specs
 from .streaming import port_channels, port_forward, remote_command
 from .streaming.idle import Idle
 from .streaming.remote_command import SPDY_PROTOCOLS, WEBSOCKET_PROTOCOLS, Options, SpdyChannels, WebSocketChannels

@@ -9,8 +9,8 @@ from typing import Any
 
 from kaa.api.scheme import to_builtins
 
-from .config import KubeletConfig
-from .images.names import go_seconds
+from ..config import KubeletConfig
+from ..images.names import go_seconds
 
 Json = dict[str, Any]
 
