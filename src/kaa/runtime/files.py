@@ -69,13 +69,16 @@ class Trash:
         for entry in self._folder.iterdir():
             self._remover.submit(self._remove, entry)
 
-    def put(self, path: Path, *, root: Path) -> None:
-        """Take ``path`` away from its place. Arguments and refusals as ``remove_tree``'s, but nothing is gone when it refuses."""
+    def put(self, path: Path, *, root: Path, mounted: bool = True) -> None:
+        """Take ``path`` away from its place. Arguments and refusals as ``remove_tree``'s, but nothing is gone when it refuses.
+
+        ``mounted``: look for mounts first, which takes as long as the machine has mounts; not where only we ever write.
+        """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         doomed = self._folder / secrets.token_hex(8)
         try:
             with _parent(path, root) as (parent, name, _):
-                for point in mount_points(path):
+                for point in mount_points(path) if mounted else ():
                     raise RefusedError(f"refusing to take {path} away: something is mounted there, at {point}")
                 os.rename(name, doomed, src_dir_fd=parent)
         except FileNotFoundError:

@@ -40,6 +40,7 @@ from .bundle import Facts, resources_spec
 from .cgroups import Cgroups
 from .detect import kernel
 from .files import remove_tree, write_atomic
+from .grouped import Grouped
 from .images import ImageRecord
 from .linux import boot_id, in_own_thread, start_time
 from .prepare import rewrite_resources, write_bundle
@@ -90,7 +91,7 @@ class Containers:
         self.cgroups = Cgroups()
         #: Where sandboxes go whose maker names no cgroup for them: this runtime's alone, so that it can be removed.
         self.own_cgroup = f"/kaa-runtime-{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:12]}"
-        self.live: dict[str, Live] = {}
+        self.live: Grouped[Live] = Grouped(lambda live: live.record.sandbox_id)
         self._warned_oom = False
 
     def bundle(self, container_id: str) -> Path:
@@ -112,11 +113,11 @@ class Containers:
         return live
 
     def listed(self, sandbox_id: str = "") -> list[Container]:
-        records = [live.record for live in self.live.values() if live.record.made]
-        return [record.public() for record in records if not sandbox_id or record.sandbox_id == sandbox_id]
+        found = self.live.of(sandbox_id) if sandbox_id else self.live.values()
+        return [live.record.public() for live in found if live.record.made]
 
     def within(self, sandbox_id: str) -> list[Live]:
-        return [live for live in self.live.values() if live.record.sandbox_id == sandbox_id]
+        return self.live.of(sandbox_id)
 
     # ------------------------------------------------------------------------------------------------ adoption
 

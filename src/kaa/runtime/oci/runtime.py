@@ -55,6 +55,7 @@ from .conmon import Engine
 from .containers import Containers, is_alive
 from .detect import find_conmon, find_engine, kernel
 from .files import tree_size, write_atomic
+from .grouped import Grouped
 from .images import ImageRecord, ImageStore
 from .linux import boot_id, in_own_thread, start_time
 from .prepare import IMAGE_VOLUME_FAILED
@@ -105,7 +106,7 @@ class OciRuntime:
             self.root, self.run_dir, clock, self.engine, self.snapshots, self._events, self.threads, self.trash
         )
         self._monitors = f"{self.containers.own_cgroup}/monitors"  #: the cgroup of every conmon
-        self.sandboxes: dict[str, _LiveSandbox] = {}
+        self.sandboxes: Grouped[_LiveSandbox] = Grouped(lambda live: live.record.config.uid)
         self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord, self.trash)
         self._images_lock = asyncio.Lock()
         self._disk: dict[str, tuple[float, tuple[int, int]]] = {}
@@ -184,7 +185,7 @@ class OciRuntime:
     # ---------------------------------------------------------------------------------------------------- sandboxes
 
     async def run_sandbox(self, config: SandboxConfig) -> str:
-        for live in self.sandboxes.values():
+        for live in self.sandboxes.of(config.uid):
             if live.record.made and live.record.ready and _identity(live.record.config) == _identity(config):
                 return live.record.id
         if config.runtime_handler:
@@ -274,7 +275,7 @@ class OciRuntime:
         self.sandboxes.pop(record.id, None)
 
     async def list_sandboxes(self, *, uid: str | None = None) -> list[Sandbox]:
-        records = [live.record for live in self.sandboxes.values() if uid in (None, live.record.config.uid)]
+        records = [live.record for live in (self.sandboxes.values() if uid is None else self.sandboxes.of(uid))]
         for record in records:
             if record.ready and record.pause.pid and not is_alive(record.pause):
                 self._not_ready(record)

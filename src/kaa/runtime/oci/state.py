@@ -140,4 +140,4 @@ class Folder(Generic[Record]):
                 remove_tree(folder)
 
     def forget(self, record_id: str) -> None:
-        self._trash.put(self.path / record_id, root=self.path)
+        self._trash.put(self.path / record_id, root=self.path, mounted=False)
