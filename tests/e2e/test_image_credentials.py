@@ -27,7 +27,8 @@ BASIC = f"Basic {base64.b64encode(b'me:pw').decode()}"
 def registry(shared: Lab, tmp_path: Path) -> Iterator[Registry]:
     """A registry in the lab's network namespace, for those who say ``me:pw``."""
     made, ready, stop = Registry(basic=BASIC), threading.Event(), asyncio.Event()
-    made.load(busybox_archive(tmp_path / "box.tar", ["x.io/a:1"]))
+    secret = {"private": (b"of its own", 0o644)}  # an image that others have as well would be private for them, too
+    made.load(busybox_archive(tmp_path / "box.tar", ["x.io/a:1"], files=secret))
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
