@@ -38,6 +38,7 @@ from kaa.runtime.oci.build import busybox_archive
 from kaa.runtime.oci.linux import MS_BIND, mount, start_time, unmount
 from kaa.runtime.oci.runtime import OciRuntime
 from kaa.runtime.oci.state import ProcessRecord
+from kaa.runtime.oci.streams import exec_folder
 
 pytestmark = [
     pytest.mark.root,
@@ -526,7 +527,11 @@ def test_half_made_things_are_swept_at_the_start(tmp_path: Path, archive: Path, 
             record = runtime.containers.get(container_id).record
             record.made = False
             runtime.containers.folder.save(record)
+            pid_file = exec_folder(runtime.run_dir) / "of-an-exec"
+            pid_file.parent.mkdir(exist_ok=True)
+            pid_file.write_text("1")
         async with runtime_in(tmp_path, None) as runtime:
+            assert not pid_file.exists()
             assert await runtime.list_containers() == []
             assert start_time(record.process.pid) == 0
             assert not list(runtime.snapshots.writable.iterdir())

@@ -29,7 +29,7 @@ reservedMemory: [{numaNode: 0, limits: {memory: 256Mi}}]
 topologyManagerPolicy: single-numa-node
 evictionHard: {memory.available: 100Mi}
 imageGCHighThresholdPercent: 100
-imageGCLowThresholdPercent: 100
+imageGCLowThresholdPercent: 99
 """
 ALL = frozenset(range(os.cpu_count() or 1))
 

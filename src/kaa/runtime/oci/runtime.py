@@ -62,7 +62,7 @@ from .prepare import IMAGE_VOLUME_FAILED
 from .registry import Puller
 from .snapshots import Snapshots
 from .state import Folder, ProcessRecord, SandboxRecord
-from .streams import attach_streams, exec_streams, exec_to_end, forward_streams
+from .streams import attach_streams, exec_folder, exec_streams, exec_to_end, forward_streams
 from .users import reachable
 from .work import Threads, to_its_end
 
@@ -156,6 +156,8 @@ class OciRuntime:
         for folder in (self.run_dir / "sandboxes").iterdir():
             if folder.name not in self.sandboxes:
                 namespaces.drop_namespaces(folder)
+        for pid_file in exec_folder(self.run_dir).glob("*"):  # of an exec whose agent was killed
+            pid_file.unlink(missing_ok=True)
 
     async def close(self) -> None:
         await self._puller.close()

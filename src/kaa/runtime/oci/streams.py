@@ -233,6 +233,11 @@ def _descendants(pid: int) -> set[int]:
     return found
 
 
+def exec_folder(run_dir: Path) -> Path:
+    """Where the OCI runtime writes the pids of what is executed, a file each, gone with its exec."""
+    return run_dir / "execs"
+
+
 async def exec_streams(
     engine: conmon.Engine,
     threads: Threads,
@@ -249,7 +254,7 @@ async def exec_streams(
     """
     if not command:
         raise RuntimeFailure("no command given to exec")
-    folder = engine.state.parent / "execs"
+    folder = exec_folder(engine.state.parent)
     pid_file = folder / secrets.token_hex(8)
     words = ["exec", "--pid-file", str(pid_file), *(["--tty"] if tty else []), container_id, *command]
     folder.mkdir(parents=True, exist_ok=True)
