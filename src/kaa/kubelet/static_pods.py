@@ -36,7 +36,7 @@ from kaa.client.client import Client
 from kaa.client.informer import Informer
 
 from .config import HostProcess, KubeletConfig
-from .static_sources import HASH, MIRROR, SEEN, SOURCE, TOLERATE_ALL, PathSource, PathWatch, UrlSource
+from .static_sources import HASH, MIRROR, SEEN, SOURCE, TOLERATE_ALL, PathSource, UrlSource, watch
 from .status_writer import StatusWriter
 
 __all__ = [
@@ -259,7 +259,7 @@ class StaticPods:
 
     async def _follow_path(self, path: PathSource) -> None:
         assert self._config.static_pod_path is not None
-        with PathWatch(self._config.static_pod_path, self._look.set):
+        with watch(self._config.static_pod_path, self._look.set):
             while True:
                 self._look.clear()
                 try:

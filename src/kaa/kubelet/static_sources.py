@@ -9,9 +9,7 @@ Source: pkg/kubelet/config/{file,file_linux,http,common}.go.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import hashlib
-import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,13 +25,13 @@ from kaa.api.clock import Clock, format_micro_time
 from kaa.api.scheme import DecodeError, convert, encode_inner
 from kaa.api.types.core_v1 import Pod, Toleration
 
+from . import inotify
+
 log = structlog.get_logger(__name__)
 SOURCE, HASH = "kubernetes.io/config.source", "kubernetes.io/config.hash"
 SEEN, MIRROR = "kubernetes.io/config.seen", "kubernetes.io/config.mirror"
 TOLERATE_ALL = Toleration(operator="Exists", effect="NoExecute")
 _URL_TIMEOUT_S, _URL_MAX = 10.0, 10 << 20
-_IN_MODIFY, _IN_CLOSE_WRITE, _IN_MOVED, _IN_CREATE, _IN_DELETE, _IN_SELF = 0x2, 0x8, 0xC0, 0x100, 0x200, 0xC00
-_IN_NONBLOCK, _IN_CLOEXEC = 0o4000, 0o2000000
 
 
 class InvalidPod(ValueError):
@@ -182,41 +180,13 @@ class PathSource:
             return None
 
 
-class PathWatch:
-    """Calls ``changed`` when something in a folder (or beside a file) changes; says nothing where inotify cannot be had."""
-
-    def __init__(self, path: Path, changed: Callable[[], None]) -> None:
-        self._path, self._changed = path, changed
-        self._fd = -1
-
-    def __enter__(self) -> PathWatch:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
-        if self._fd < 0:
-            log.warning("static pods are looked for now and then: inotify cannot be had", error=_errno())
-            return self
-        folder = self._path if self._path.is_dir() else self._path.parent
-        mask = _IN_CLOSE_WRITE | _IN_MOVED | _IN_CREATE | _IN_DELETE | _IN_SELF
-        if libc.inotify_add_watch(self._fd, os.fsencode(folder), mask) < 0:
-            log.warning("static pods are looked for now and then", path=str(folder), error=_errno())
-        asyncio.get_running_loop().add_reader(self._fd, self._read)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
-
-    def _read(self) -> None:
-        try:
-            os.read(self._fd, 65536)
-        except BlockingIOError:
-            return
-        self._changed()
-
-
-def _errno() -> str:
-    return os.strerror(ctypes.get_errno())
+def watch(path: Path, changed: Callable[[], None]) -> inotify.Watch:
+    """Calls ``changed`` when something in a folder (or beside a file) changes."""
+    made = inotify.Watch(
+        changed, inotify.CLOSE_WRITE | inotify.MOVED | inotify.CREATE | inotify.DELETE | inotify.SELF_GONE
+    )
+    made.add(path if path.is_dir() else path.parent)
+    return made
 
 
 # ------------------------------------------------------------------------------------------------ a URL

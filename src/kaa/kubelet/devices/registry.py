@@ -10,7 +10,6 @@ Source: pkg/kubelet/pluginmanager (pluginwatcher, reconciler, operationexecutor)
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ import structlog
 
 from kaa.api.clock import Clock
 
+from .. import inotify
 from ..tasks import Tasks
 from . import Refused, RpcFailure
 
@@ -35,8 +35,6 @@ FOLDER = "plugins_registry"
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 122.0
 _ANSWER_TIMEOUT_S = 10.0
 _BLIND_S = 30.0  #: between looks where inotify cannot be had
-_IN_CREATE, _IN_DELETE, _IN_MOVED = 0x100, 0x200, 0xC0
-_IN_NONBLOCK, _IN_CLOEXEC, _IN_ONLYDIR = 0o4000, 0o2000000, 0x01000000
 
 
 class PluginHandler(Protocol):
@@ -79,7 +77,7 @@ class PluginRegistry:
             log.error("plugins cannot register", folder=str(self.folder), error=str(err))
             self.watching.set()
             return
-        watch = FolderWatch(self._changed)
+        watch = inotify.Watch(self._changed.set, inotify.CREATE | inotify.DELETE | inotify.MOVED | inotify.ONLY_FOLDERS)
         try:
             while True:
                 self._changed.clear()
@@ -90,7 +88,7 @@ class PluginRegistry:
             watch.close()
             await self._tasks.close()
 
-    async def _look(self, watch: FolderWatch) -> None:
+    async def _look(self, watch: inotify.Watch) -> None:
         found = _sockets(self.folder, watch)
         for path, mark in list(self._marks.items()):
             if found.get(path) != mark:
@@ -159,7 +157,7 @@ class PluginRegistry:
             log.warning("plugin not told that it is registered", registered=registered, error=str(err))
 
 
-def _sockets(folder: Path, watch: FolderWatch) -> dict[str, _Mark]:
+def _sockets(folder: Path, watch: inotify.Watch) -> dict[str, _Mark]:
     """{path: mark} of every socket in a folder and those below it, which are watched from now on; none that is hidden."""
     found: dict[str, _Mark] = {}
     for place, folders, files in os.walk(folder):
@@ -174,42 +172,3 @@ def _sockets(folder: Path, watch: FolderWatch) -> dict[str, _Mark]:
             if stat.S_ISSOCK(facts.st_mode) and not name.startswith("."):
                 found[path] = facts.st_ino, facts.st_mtime_ns
     return found
-
-
-class FolderWatch:
-    """Sets ``changed`` whenever an entry of one of its folders comes or goes. Close it."""
-
-    def __init__(self, changed: asyncio.Event) -> None:
-        self._changed = changed
-        self.blind = False  #: the kernel has no watch left for one of them
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = self._libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
-        if self._fd < 0:
-            self._lack(ctypes.get_errno())
-        else:
-            asyncio.get_running_loop().add_reader(self._fd, self._read)
-
-    def add(self, folder: str) -> None:
-        """One that is watched already, or gone, is fine."""
-        mask = _IN_CREATE | _IN_DELETE | _IN_MOVED | _IN_ONLYDIR
-        if self._fd >= 0 and self._libc.inotify_add_watch(self._fd, os.fsencode(folder), mask) < 0:
-            number = ctypes.get_errno()
-            if os.path.isdir(folder):
-                self._lack(number)
-
-    def _lack(self, number: int) -> None:
-        if not self.blind:
-            log.error("plugins are looked for now and then: inotify cannot be had", error=os.strerror(number))
-        self.blind = True
-
-    def _read(self) -> None:
-        try:
-            os.read(self._fd, 65536)
-        except BlockingIOError:
-            return
-        self._changed.set()
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)

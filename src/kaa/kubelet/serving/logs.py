@@ -11,7 +11,6 @@ Source: staging/src/k8s.io/cri-client/pkg/logs/logs.go, CRI logging format.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import io
 import os
 from collections import deque
@@ -22,11 +21,11 @@ from typing import IO, cast
 
 from kaa.api.clock import parse_time
 
+from .. import inotify
 from ..log_rotation import COMPRESSED, rotated
 
 _BLOCK = 64 * 1024
 _LINE_MAX = 4 * 1024 * 1024  #: a longer line is shown in pieces
-_IN_MODIFY, _IN_CREATE, _IN_NONBLOCK = 0x2, 0x100, 0x800
 _LOOK_S = 10.0  #: news may get lost: inotify's watches are counted
 
 
@@ -264,7 +263,9 @@ async def read(
     news = nudge or asyncio.Event()
     shown = Shown(options)
     files = await asyncio.to_thread(LogFiles, path, options.tail)
-    watch = _Watch(path.parent, news) if options.follow else None
+    watch = inotify.Watch(news.set, inotify.MODIFY | inotify.CREATE) if options.follow else None
+    if watch is not None:
+        watch.add(path.parent)
     try:
         while True:
             ended = not options.follow or not await still_running()
@@ -289,27 +290,3 @@ async def _news(news: asyncio.Event) -> None:
             await news.wait()
     except TimeoutError:
         return
-
-
-class _Watch:
-    """Sets an event whenever a file of a folder is written to or made, by inotify."""
-
-    def __init__(self, folder: Path, changed: asyncio.Event) -> None:
-        self._changed = changed
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = libc.inotify_init1(_IN_NONBLOCK)
-        if self._fd >= 0:
-            libc.inotify_add_watch(self._fd, os.fsencode(folder), _IN_MODIFY | _IN_CREATE)
-            asyncio.get_running_loop().add_reader(self._fd, self._read)
-
-    def _read(self) -> None:
-        try:
-            os.read(self._fd, 4096)
-        except BlockingIOError:
-            return
-        self._changed.set()
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
