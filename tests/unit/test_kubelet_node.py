@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from kaa.api.types.coordination_v1 import Lease
 from kaa.api.types.core_v1 import Node, NodeSpec, ResourceRequirements, Taint
 from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.kubelet import machine
 from kaa.kubelet.cgroups import CgroupManager, PodLimits, shares
 from kaa.kubelet.config import KubeletConfig
 from kaa.kubelet.config_file import ConfigFileError, configured
-from kaa.kubelet.node import allocatable, image_list, machine_capacity, process_limit
+from kaa.kubelet.node import allocatable, image_list, machine_capacity
 from kaa.runtime.base import Image
 
 HEAD = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
@@ -269,4 +270,4 @@ def test_a_configuration_is_refused(line: str, message: str) -> None:
 
 
 def test_the_machine_says_how_many_processes_it_takes() -> None:
-    assert process_limit() > 0
+    assert machine.process_limit() > 0

@@ -15,7 +15,7 @@ from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.metrics import cadvisor, groups, resource
 from kaa.kubelet.metrics.cgroup_stats import CgroupReader, Pressure, Stall, Usage, read_pressure
 from kaa.kubelet.metrics.exposition import Family, Histogram, text
-from kaa.kubelet.metrics.stats import Rates, Stats, read_links, tree_usage
+from kaa.kubelet.metrics.stats import Rates, Stats, read_links
 from kaa.kubelet.metrics.summary import summary
 
 NET_DEV = """Inter-|   Receive                                                |  Transmit
@@ -122,7 +122,7 @@ def test_the_root_of_version_2_is_the_machine(tmp_path: Path) -> None:
         tmp_path, {"cgroup.controllers": "memory", "memory.stat": "inactive_file 1024\n", "cpu.stat": "usage_usec 5\n"}
     )
     write(tmp_path, {"meminfo": "MemTotal: 100 kB\nMemFree: 40 kB\nSwapTotal: 10 kB\nSwapFree: 4 kB\n"})
-    used = CgroupReader(tmp_path, tmp_path / "meminfo").usage("/", 1.0)
+    used = CgroupReader(tmp_path, tmp_path).usage("/", 1.0)
     assert used is not None
     assert (used.memory_bytes, used.working_set_bytes, used.swap_bytes) == (60 * 1024, 59 * 1024, 6 * 1024)
 
@@ -139,16 +139,6 @@ def test_rates_are_of_windows_of_ten_seconds() -> None:
     assert at(130, 5) == 38_461_538  # another life: since it began
     rates.keep_only([])
     assert at(200, 20) == 100_000_000
-
-
-def test_a_tree_is_counted_as_du_does(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x" * 5000)
-    (tmp_path / "b").hardlink_to(tmp_path / "a")
-    (tmp_path / "out").symlink_to("/usr")
-    size, inodes = tree_usage(tmp_path)
-    assert inodes == 3
-    assert size >= 5000
-    assert tree_usage(tmp_path / "nothing") == (0, 0)
 
 
 def test_links_that_lead_outside() -> None:

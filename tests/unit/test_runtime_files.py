@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kaa.runtime.files import RefusedError, Trash, mount_points, remove_tree
+from kaa.runtime.files import RefusedError, Trash, mount_points, remove_tree, tree_usage
 
 
 @pytest.fixture
@@ -173,3 +173,17 @@ def test_a_tree_that_holds_a_mount_stays_whole(tmp_path: Path, trash: Trash) -> 
         assert (root / "a/file").read_text() == "x"
     finally:
         subprocess.run(["umount", str(root / "a/point")], check=True)
+
+
+def test_a_tree_is_counted_as_du_does(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a").write_bytes(b"x" * 50_000)
+    (tmp_path / "b").hardlink_to(tmp_path / "deep" / "a")
+    (tmp_path / "out").symlink_to("/usr")
+    (tmp_path / "deep" / "loop").symlink_to(tmp_path)
+    said = [
+        subprocess.run(["du", *how, str(tmp_path)], capture_output=True, check=True, text=True).stdout.split()[0]
+        for how in (("-s", "--block-size=1"), ("-s", "--inodes"))
+    ]
+    assert tree_usage(tmp_path) == tuple(map(int, said))
+    assert tree_usage(tmp_path / "nothing") == (0, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kaa.runtime.oci.files import remove_tree, tree_size, write_atomic
+from kaa.runtime.oci.files import remove_tree, write_atomic
 from kaa.runtime.oci.linux import MS_BIND, mount, unmount
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
@@ -75,11 +75,3 @@ def test_state_is_replaced_whole(tmp_path: Path) -> None:
     write_atomic(tmp_path / "state", b"two")
     assert (tmp_path / "state").read_bytes() == b"two"
     assert os.listdir(tmp_path) == ["state"]
-
-
-def test_sizes_count_a_hard_link_once(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(bytes(100_000))
-    alone = tree_size(tmp_path)
-    os.link(tmp_path / "a", tmp_path / "b")
-    assert tree_size(tmp_path) == alone
-    assert alone[1] == 1

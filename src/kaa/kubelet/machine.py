@@ -1,4 +1,4 @@
-"""What a machine has of swap and huge pages; its folders are parameters, so that machines can be made up."""
+"""What a machine has of memory, swap, huge pages and processes; its folders are parameters, so that machines can be made up."""
 
 from __future__ import annotations
 
@@ -32,6 +32,25 @@ def look(*, cgroup_v2: bool, proc: Path = Path("/proc"), sys: Path = Path("/sys"
     return Machine(swap, found, cgroup_v2)
 
 
+def memory(proc: Path = Path("/proc")) -> dict[str, int]:
+    """{name, as ``MemAvailable``: bytes}; empty where the kernel does not say."""
+    words = (line.replace(":", "").split() for line in _read(proc / "meminfo").splitlines())
+    return {word[0]: int(word[1]) * 1024 for word in words if len(word) == 3}
+
+
+def process_limit(proc: Path = Path("/proc")) -> int:
+    """How many processes there can be; 0 where the kernel does not say. Source: pkg/kubelet/stats/pidlimit."""
+    told = [_read(proc / "sys/kernel" / name).strip() for name in ("pid_max", "threads-max")]
+    return min((int(text) for text in told if text.isdigit()), default=0)
+
+
+def processes(proc: Path = Path("/proc")) -> int:
+    """How many there are, threads counted; 0 where the kernel does not say."""
+    words = _read(proc / "loadavg").split()
+    text = words[3].partition("/")[2] if len(words) > 3 else ""
+    return int(text) if text.isdigit() else 0
+
+
 def swaps(proc: Path = Path("/proc")) -> list[str]:
     """The lines of /proc/swaps that name a swap file or partition."""
     try:
@@ -53,3 +72,10 @@ def check_swap(proc: Path = Path("/proc")) -> None:
 
 def has_cgroup_v2(mount: Path = Path("/sys/fs/cgroup")) -> bool:
     return (mount / "cgroup.controllers").exists()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

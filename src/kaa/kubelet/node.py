@@ -45,6 +45,7 @@ from kaa.runtime.base import Image, Runtime, RuntimeFailure, RuntimeInfo
 
 from .cgroups import PodLimits, shares
 from .config import KubeletConfig, Recorder
+from .machine import process_limit
 
 log = structlog.get_logger(__name__)
 LEASE_NAMESPACE = "kube-node-lease"
@@ -149,12 +150,6 @@ def _threshold(text: str, capacity: Fraction) -> Fraction:
     if not text.endswith("%"):
         return quantity.parse(text)
     return Fraction(int(capacity * Fraction(text[:-1]) / 100))
-
-
-def process_limit() -> int:
-    """How many processes this machine can have; 0 when it does not say."""
-    told = [_read(f"/proc/sys/kernel/{name}") for name in ("pid_max", "threads-max")]
-    return min((int(text) for text in told if text.isdigit()), default=0)
 
 
 def runtime_features(info: RuntimeInfo) -> dict[str, Any]:

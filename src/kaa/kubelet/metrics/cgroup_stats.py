@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from .. import machine
+
 _PAGE = 1 << 16
 _UNLIMITED = 1 << 62  # version 1 writes the largest number of pages for no limit
 
@@ -72,8 +74,8 @@ class Details(msgspec.Struct, frozen=True):
 class CgroupReader:
     """Reads the hierarchy at ``mount``; cgroups are named by their path in it: ``/kubepods/pod…``, ``/`` for all."""
 
-    def __init__(self, mount: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> None:
-        self._mount, self._meminfo = mount, meminfo
+    def __init__(self, mount: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> None:
+        self._mount, self._proc = mount, proc
         self.v2 = (mount / "cgroup.controllers").exists()
 
     def folder(self, path: str, controller: str = "memory") -> Path:
@@ -168,9 +170,9 @@ class CgroupReader:
         stat = _pairs(f"{folder}/memory.stat")
         used, swap = _number(f"{folder}/memory.current"), _number(f"{folder}/memory.swap.current")
         if used is None and not path.strip("/"):  # the root counts nothing of its own
-            machine = _meminfo(str(self._meminfo))
-            used = machine.get("MemTotal", 0) - machine.get("MemFree", 0)
-            swap = machine.get("SwapTotal", 0) - machine.get("SwapFree", 0)
+            host = machine.memory(self._proc)
+            used = host.get("MemTotal", 0) - host.get("MemFree", 0)
+            swap = host.get("SwapTotal", 0) - host.get("SwapFree", 0)
         return Usage(
             at=at,
             cpu_ns=_pairs(f"{folder}/cpu.stat").get("usage_usec", 0) * 1000,
@@ -241,12 +243,6 @@ def _pairs(path: str) -> dict[str, int]:
     """A file of ``name number`` lines."""
     words = (line.split() for line in _read(path).splitlines())
     return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
-
-
-def _meminfo(path: str) -> dict[str, int]:
-    """{name: bytes}"""
-    words = (line.replace(":", "").split() for line in _read(path).splitlines())
-    return {word[0]: int(word[1]) * 1024 for word in words if len(word) == 3}
 
 
 def _pressures(folder: str) -> dict[str, Pressure]:

@@ -17,7 +17,9 @@ from msgspec.structs import replace
 from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import Volume
 from kaa.runtime.base import Container, ContainerState, ContainerUsage, Runtime
+from kaa.runtime.files import tree_usage
 
+from .. import machine
 from ..config import KubeletConfig
 from ..container_config import log_directory
 from ..pod_worker import PodWorker
@@ -197,8 +199,7 @@ class Stats:
         used = self.reader.usage("/", now) if self.reader is not None else None
         used = used or total(now, (pod.usage for pod in pods if pod.usage is not None))
         began = self._booted()
-        meminfo = self._meminfo()
-        most, running = self._processes()
+        meminfo = machine.memory(self._proc)
         full = not only
         images = self._images
         return NodeSample(
@@ -211,8 +212,8 @@ class Stats:
             network=self._links("self") if full else None,
             fs=self._space(self._config.root) if full else None,
             images=self._space(self._config.root, images[1], images[2]) if full and images is not None else None,
-            max_pid=most if full else None,
-            processes=running if full else None,
+            max_pid=(machine.process_limit(self._proc) or None) if full else None,
+            processes=(machine.processes(self._proc) or None) if full else None,
             system=tuple(self._system()),
         )
 
@@ -243,18 +244,6 @@ class Stats:
     def _booted(self) -> float:
         lines = (line.split() for line in self._read("stat").splitlines())
         return next((float(words[1]) for words in lines if words[:1] == ["btime"]), 0.0)
-
-    def _meminfo(self) -> dict[str, int]:
-        words = (line.replace(":", "").split() for line in self._read("meminfo").splitlines())
-        return {word[0]: int(word[1]) * 1024 for word in words if len(word) == 3}
-
-    def _processes(self) -> tuple[int | None, int | None]:
-        """(the most that there may be, how many there are)"""
-        limits = [self._read(f"sys/kernel/{name}").strip() for name in ("pid_max", "threads-max")]
-        found = [int(one) for one in limits if one.isdigit()]
-        load = self._read("loadavg").split()
-        running = load[3].split("/")[1] if len(load) > 3 else ""
-        return min(found, default=None), int(running) if running.isdigit() else None
 
     def _space(self, path: Path, used: int | None = None, inodes_used: int | None = None) -> Space:
         """The file system at a path, and what is used of it: by all, unless it is said."""
@@ -308,32 +297,3 @@ def read_links(text: str) -> tuple[Link, ...]:
             n = [int(word) for word in counters.split()]
             made.append(Link(name, n[0], n[1], n[2], n[3], n[8], n[9], n[10], n[11]))
     return tuple(made)
-
-
-def tree_usage(folder: Path) -> tuple[int, int]:
-    """(bytes, inodes) below and with a folder, as ``du`` counts them: no link followed, hard links once."""
-    size = count = 0
-    linked: set[tuple[int, int]] = set()
-    waiting = [str(folder)]
-    try:
-        size, count = folder.stat().st_blocks * 512, 1
-    except OSError:
-        return 0, 0
-    while waiting:
-        try:
-            entries = list(os.scandir(waiting.pop()))
-        except OSError:
-            continue
-        for entry in entries:
-            try:
-                stat = entry.stat(follow_symlinks=False)
-            except OSError:
-                continue
-            if stat.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                if (stat.st_dev, stat.st_ino) in linked:
-                    continue
-                linked.add((stat.st_dev, stat.st_ino))
-            size, count = size + stat.st_blocks * 512, count + 1
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(entry.path)
-    return size, count

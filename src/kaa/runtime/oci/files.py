@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from .. import files
@@ -21,27 +20,3 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a tree of the runtime's own; what is gone is fine. Raises as ``runtime.files.remove_tree``."""
     files.remove_tree(path, root=path.parent)
-
-
-def tree_size(path: Path) -> tuple[int, int]:
-    """(bytes on disk, inodes) of a tree; files that vanish meanwhile count nothing."""
-    total, inodes, folders, seen = 0, 0, [str(path)], set()
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    try:
-                        facts = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
-                        if facts.st_ino in seen:
-                            continue
-                        seen.add(facts.st_ino)
-                    total += facts.st_blocks * 512
-                    inodes += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-    return total, inodes

@@ -47,14 +47,14 @@ from ..base import (
     Streams,
 )
 from ..events import Events
-from ..files import Trash
+from ..files import Trash, tree_usage
 from . import sandbox as namespaces
 from .archive import import_archive
 from .bundle import Facts, User
 from .conmon import Engine
 from .containers import Containers, is_alive
 from .detect import find_conmon, find_engine, kernel
-from .files import tree_size, write_atomic
+from .files import write_atomic
 from .grouped import Grouped
 from .images import ImageRecord, ImageStore
 from .linux import boot_id, in_own_thread, start_time
@@ -418,7 +418,7 @@ class OciRuntime:
             return None
         known = self._disk.get(container_id)
         if known is None or now - known[0] >= _DISK_USAGE_S:
-            known = self._disk[container_id] = (now, tree_size(self.snapshots.upper(container_id)))
+            known = self._disk[container_id] = (now, tree_usage(self.snapshots.upper(container_id)))
         return replace(found, rootfs_bytes=known[1][0], rootfs_inodes=known[1][1])
 
     async def image_fs_bytes(self) -> tuple[int, int]:

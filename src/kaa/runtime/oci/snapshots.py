@@ -22,8 +22,8 @@ from pathlib import Path
 import structlog
 
 from ..base import IdMap
-from ..files import Trash
-from .files import remove_tree, tree_size, write_atomic
+from ..files import Trash, tree_usage
+from .files import remove_tree, write_atomic
 from .linux import CLONE_FS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, unmount, unshare
 from .unpack import ByteSource, LayerError, Limits, unpack_layer
 from .users import map_mount, opened, outside
@@ -107,7 +107,7 @@ class Snapshots:
         try:
             unpack_layer(source, part / "fs", digest=digest, diff_id=diff_id, limits=self._limits())
             write_atomic(part / "chain", chain_id.encode())
-            size, inodes = tree_size(part / "fs")
+            size, inodes = tree_usage(part / "fs")
             write_atomic(part / "size", f"{size} {inodes}".encode())
             with contextlib.suppress(FileExistsError, OSError):
                 part.rename(self.folder(chain_id))
@@ -243,7 +243,7 @@ class Snapshots:
     def usage(self) -> tuple[int, int]:
         """(bytes, inodes) of layers and writable roots."""
         total = [self._layer_size(layer) for layer in self.layers.iterdir()]
-        total += [tree_size(self.upper(base.name)) for base in self.writable.iterdir()]
+        total += [tree_usage(self.upper(base.name)) for base in self.writable.iterdir()]
         return sum(size for size, _ in total), sum(inodes for _, inodes in total)
 
 
