@@ -51,8 +51,11 @@ class Ranges:
         self._taken.update(self._parts(text))
 
     def release(self, text: str) -> None:
-        self._taken.subtract(self._parts(text))
-        self._taken += Counter()  # drops what is at zero
+        for number in self._parts(text):
+            if self._taken[number] > 1:
+                self._taken[number] -= 1
+            else:
+                del self._taken[number]
 
     def _parts(self, text: str) -> range:
         try:
