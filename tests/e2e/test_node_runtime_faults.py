@@ -219,6 +219,8 @@ def test_an_agent_killed_while_runc_creates(node: Path, archive: Path, tmp_path:
 class SlowNetwork:
     """Attaches when it is allowed to; says what is attached."""
 
+    missing = ""
+
     def __init__(self) -> None:
         self.asked, self.go = asyncio.Event(), asyncio.Event()
         self.attached: set[str] = set()

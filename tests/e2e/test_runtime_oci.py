@@ -84,6 +84,8 @@ async def runtime_in(folder: Path, archive: Path | None, *, keep: bool = False) 
 class FakeNetwork:
     """Notes what it is told; ``fail`` makes it refuse."""
 
+    missing = ""
+
     def __init__(self) -> None:
         self.attached: dict[str, str] = {}
         self.detached: list[str] = []

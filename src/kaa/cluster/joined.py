@@ -91,7 +91,7 @@ def kubelet_config(config: JoinConfig) -> KubeletConfig:
         serving=Serving(address="0.0.0.0", healthz_port=config.kubelet_port - 2),
         version=node.KUBELET_VERSION,
         host_dns=node.host_dns(),
-        pod_dns=node._pod_dns,
+        pod_dns=node.resolve_pod,
         cgroups=None if simulated else CgroupManager(root=config.cgroup_root),
         mounter=PlainFolders() if simulated else SystemMounter(),
         network_probes=not simulated,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 import msgspec
 import structlog
@@ -18,7 +17,7 @@ from kaa.api.errors import ApiError, NotFound
 from kaa.api.types.core_v1 import Node
 from kaa.client.client import Client
 from kaa.client.informer import Informer
-from kaa.runtime.base import PodNetwork, PortMapping, Runtime, RuntimeFailure, RuntimeInfo
+from kaa.runtime.base import PodNetwork, PortMapping, Runtime, RuntimeFailure
 
 from .config import ConfigError
 from .joined_config import JoinConfig, read_config, write_config
@@ -36,6 +35,10 @@ class LaterNetwork:
 
     def __init__(self) -> None:
         self.inner: PodNetwork | None = None
+
+    @property
+    def missing(self) -> str:
+        return NOT_THERE if self.inner is None else self.inner.missing
 
     async def attach(self, sandbox_id: str, netns_path: str, ports: tuple[PortMapping, ...]) -> tuple[str, ...]:
         if self.inner is None:
@@ -93,18 +96,11 @@ async def _oci(config: JoinConfig, clock: Clock) -> NodeRuntime:
 
     network = LaterNetwork()
 
-    class Waiting(OciRuntime):
-        """Says that the network is not there while it is not."""
-
-        async def info(self) -> RuntimeInfo:
-            told = await super().info()
-            return told if network.inner is not None else replace(told, network_ready=False, message=NOT_THERE)
-
     if config.pod_cidrs:
         network.inner = await pod_network(config)
     folders = config.root / "containers", config.run_dir / "containers"
     keep_in_memory(folders[1])
-    runtime = Waiting(*folders, clock, network=network, registries=config.root / "registries")
+    runtime = OciRuntime(*folders, clock, network=network, registries=config.root / "registries")
     await runtime.start()
     return NodeRuntime(runtime, network)
 

@@ -179,7 +179,7 @@ def kubelet_config(config: ClusterConfig, clock: Clock) -> KubeletConfig:
         cluster_dns=(config.dns_service_ip,),
         cluster_domain=config.domain,
         host_dns=host_dns(),
-        pod_dns=_pod_dns,
+        pod_dns=resolve_pod,
         static_pod_path=manifests,
         host_processes=host_processes(config),
         cgroups=None if simulated else CgroupManager(root=config.cgroup_root),
@@ -220,7 +220,7 @@ def _as_the_file_says(made: KubeletConfig, config: ClusterConfig) -> KubeletConf
     return found
 
 
-def _pod_dns(pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> Resolved:
+def resolve_pod(pod: Pod, *, cluster_dns: tuple[str, ...], cluster_domain: str, host: DNS) -> Resolved:
     return pod_dns(pod, host, cluster_dns=cluster_dns, cluster_domain=cluster_domain)
 
 

@@ -65,6 +65,8 @@ class BridgePodNetwork:
         mtu: of the pods' links; by default that of the link to the world.
     """
 
+    missing = ""  #: it is handed out once it stands
+
     def __init__(
         self,
         name: str,

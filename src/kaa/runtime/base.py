@@ -370,6 +370,11 @@ class RuntimeInfo:
 class PodNetwork(Protocol):
     """Gives a sandbox its place in the network, as a CNI plugin does. Both verbs may be repeated."""
 
+    @property
+    def missing(self) -> str:
+        """Why sandboxes cannot be attached yet, as the node's Ready condition tells it; empty when they can."""
+        ...
+
     async def attach(self, sandbox_id: str, netns_path: str, ports: tuple[PortMapping, ...]) -> tuple[str, ...]:
         """Connect a network namespace; returns its addresses, primary first."""
         ...

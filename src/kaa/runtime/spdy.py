@@ -19,10 +19,9 @@ from collections.abc import Mapping
 from .pipe import Pipe
 
 VERSION = 3
-SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, GOAWAY, HEADERS, WINDOW_UPDATE = 1, 2, 3, 4, 6, 7, 8, 9
+SYN_STREAM, SYN_REPLY, RST_STREAM, PING, GOAWAY, HEADERS = 1, 2, 3, 6, 7, 8
 FIN = 1
 _CANCEL, _REFUSED = 5, 3
-FRAME_MAX = 1 << 24
 STREAMS_MAX = 1000
 UNREAD_MAX = 8 << 20
 HEADERS_MAX = 64 << 10  #: of one block, unpacked

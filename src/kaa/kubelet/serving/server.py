@@ -20,7 +20,7 @@ from ..kubelet import Kubelet
 from .auth import Auth
 from .checkpoint import CheckpointRoute
 from .container_logs import LogRoutes
-from .http import HttpError, Request, serve_connection
+from .http import HEAD_MAX, HttpError, Request, serve_connection
 from .info import InfoRoutes
 from .pods import Pods
 from .streams import StreamRoutes
@@ -101,7 +101,7 @@ class KubeletServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (of interest with port 0)."""
-        self._server = await asyncio.start_server(self._connected, host, port, ssl=self._tls)
+        self._server = await asyncio.start_server(self._connected, host, port, ssl=self._tls, limit=HEAD_MAX)
         found: int = self._server.sockets[0].getsockname()[1]
         return found
 

@@ -179,7 +179,15 @@ class OciRuntime:
         machine = kernel()
         mapped = machine.user_namespaces and self.snapshots.overlay and reachable(self.snapshots.writable)
         features = HandlerFeatures(machine.recursive_read_only, mapped)
-        return RuntimeInfo("kaa", __version__, features={"": features}, strict_groups=True)
+        missing = self.network.missing if self.network is not None else ""
+        return RuntimeInfo(
+            "kaa",
+            __version__,
+            network_ready=not missing,
+            message=missing,
+            features={"": features},
+            strict_groups=True,
+        )
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
         return self._events.subscribe()
