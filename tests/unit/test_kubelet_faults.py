@@ -14,6 +14,9 @@ from msgspec.structs import replace
 from kaa.api.clock import VirtualClock
 from kaa.api.types.coordination_v1 import Lease
 from kaa.api.types.core_v1 import ExecAction, Lifecycle, LifecycleHandler, Pod, Probe
+from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.api.types.node_v1 import RuntimeClass
+from kaa.client.client import WatchType
 from kaa.runtime.base import ContainerState, ExecResult
 from kaa.runtime.simulated import Latencies
 
@@ -299,3 +302,20 @@ def test_containers_are_restarted_without_the_api_server_and_told_of_after(play:
         await world.until(lambda: not world.exists("gone"), 11)
 
     play(story)
+
+
+def test_a_container_starts_again_though_its_runtime_class_cannot_be_read(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with World(tmp_path) as world:
+            made = world.client.put(RuntimeClass(metadata=ObjectMeta(name="safe"), handler="kata"))
+            world.client.put(make_pod(runtime_class_name="safe"))
+            await world.rest()
+            [sandbox] = await world.runtime.list_sandboxes()
+            assert sandbox.runtime_handler == "kata"
+            world.client.put(made, WatchType.DELETED)
+            [first] = await world.runtime.list_containers()
+            world.runtime.exit(first.id, 1)
+            await world.until(lambda: world.pod().status.container_statuses[0].restart_count == 1)
+            assert world.pod().status.container_statuses[0].state.running is not None
+
+    asyncio.run(go())

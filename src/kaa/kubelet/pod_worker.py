@@ -507,15 +507,12 @@ class PodWorker:
         """The node's ids for the pod's own user namespace, if it asks for one. Raises ConfigError."""
         if self.pod.spec.host_users is not False:
             return ()
-        known = (await runtime_info(self.host)).features.get(handler, HandlerFeatures())
-        if not known.user_namespaces:
+        if not (await self._features(handler)).user_namespaces:
             raise ConfigError(f'RuntimeClass handler "{handler}" does not support user namespaces')
         return self.host.users.of(self.pod)
 
-    async def _features(self) -> HandlerFeatures:
-        """What the pod's runtime handler can."""
-        features = (await runtime_info(self.host)).features
-        return features.get(await self._handler() if features else "", HandlerFeatures())
+    async def _features(self, handler: str) -> HandlerFeatures:
+        return (await runtime_info(self.host)).features.get(handler, HandlerFeatures())
 
     async def _handler(self) -> str:
         """The runtime handler that the pod's RuntimeClass names."""
@@ -585,7 +582,7 @@ class PodWorker:
             memory_capacity_bytes=host.memory_capacity_bytes,
             pid_target=self._pid_target(spec),
             image_volumes=image_volumes,
-            features=await self._features(),
+            features=await self._features(sandbox.runtime_handler),
             memory=host.memory,
         )
         await host.plugins.before_start(self.pod, spec)

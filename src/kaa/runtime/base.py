@@ -183,6 +183,7 @@ class Sandbox:
     ips: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    runtime_handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)

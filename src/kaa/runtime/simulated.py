@@ -129,6 +129,7 @@ class SimulatedRuntime:
             ips=ips,
             labels=dict(config.labels),
             annotations=dict(config.annotations),
+            runtime_handler=config.runtime_handler,
         )
         self._configs[sandbox_id] = config
         self._by_sandbox[sandbox_id] = set()

@@ -133,6 +133,7 @@ def sandbox(found: cri.PodSandbox, ips: tuple[str, ...]) -> Sandbox:
         ips=ips,
         labels=plain_labels(found.labels),
         annotations=plain_annotations(found.annotations),
+        runtime_handler=found.runtime_handler,
     )
 
 

@@ -137,6 +137,7 @@ class PodSandbox(Message, frozen=True):
     created_at: Annotated[int, 4] = 0
     labels: Annotated[Texts, 5] = {}
     annotations: Annotated[Texts, 6] = {}
+    runtime_handler: Annotated[str, 7] = ""
 
 
 class ListPodSandboxResponse(Message, frozen=True):

@@ -54,6 +54,7 @@ class SandboxRecord(msgspec.Struct):
             ips=self.ips,
             labels=config.labels,
             annotations=config.annotations,
+            runtime_handler=config.runtime_handler,
         )
 
 
