@@ -1,13 +1,16 @@
-"""Fixtures of whole clusters: one per worker that all its tests share, and machines for tests that break theirs."""
+"""Fixtures of whole clusters (one per worker that all its tests share, and machines for tests that break theirs) and of runtimes."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from cluster_lab import BOX, Kubectl, Lab, until
-from node_lab import census, settled
+from node_lab import census, cgroups, own_cgroup, settled
+from runtime_lab import Body, read, runtime_in
 
 from kaa.runtime.oci.build import busybox_archive
 
@@ -62,3 +65,38 @@ def kube(shared: Lab) -> Iterator[Kubectl]:
     yield made
     answer = made.api.ask("DELETE", f"/api/v1/namespaces/{made.namespace}")
     assert answer.status == 200, answer
+
+
+# -------------------------------------------------------------------------------------------------------- runtimes
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return busybox_archive(tmp_path_factory.mktemp("images") / "busybox.tar")
+
+
+@pytest.fixture
+def leftovers(tmp_path: Path) -> Iterator[None]:
+    """No cgroup, mount or process of the test's folder may be left."""
+    yield
+    assert cgroups(own_cgroup(tmp_path / "run")) == set()
+    assert str(tmp_path) not in read("/proc/self/mounts")
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            assert str(tmp_path).encode() not in (folder / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
+@pytest.fixture
+def run(tmp_path: Path, archive: Path, leftovers: None) -> Callable[[Body], None]:
+    """Runs a test's body on a runtime that has the image ``busybox``."""
+
+    def runner(body: Body) -> None:
+        async def main() -> None:
+            async with runtime_in(tmp_path, archive) as runtime:
+                await body(runtime)
+
+        asyncio.run(main())
+
+    return runner

@@ -15,10 +15,10 @@ from typing import Any
 
 import node_lab
 import pytest
+from runtime_lab import NEEDED, ended
 
 from kaa.api.clock import SystemClock
 from kaa.runtime.base import (
-    Container,
     ContainerConfig,
     ContainerState,
     Mount,
@@ -30,25 +30,13 @@ from kaa.runtime.base import (
     SandboxState,
 )
 from kaa.runtime.oci import conmon, containers, linux, runtime
-from kaa.runtime.oci.build import busybox_archive
 from kaa.runtime.oci.linux import mount, start_time, unmount
 from kaa.runtime.oci.runtime import OciRuntime
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("conmon") or not Path("/bin/busybox").exists(),
-        reason="needs root, conmon and busybox-static",
-    ),
-]
+pytestmark = NEEDED
 SOURCE = str(Path(__file__).parents[2] / "src")
 #: Writes down each of its lives, then stays.
 LIFE = "echo begun >> /state/lives; echo said; trap 'exit 0' TERM; sleep 1000 & wait"
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_archive(tmp_path_factory.mktemp("images") / "busybox.tar")
 
 
 @pytest.fixture
@@ -101,11 +89,6 @@ async def running(made: OciRuntime, folder: Path, script: str = LIFE, **changes:
     container_id = await made.create_container(sandbox_id, config(folder, script, **changes))
     await made.start_container(container_id)
     return container_id
-
-
-async def ended(made: OciRuntime, container_id: str) -> Container:
-    await made.containers.get(container_id).exited.wait()
-    return await made.container(container_id)
 
 
 async def until(check: Any) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster_lab import BOX, E2E, STAY, Kubectl, Lab, pod, until
+from runtime_lab import loop_device
 
 from kaa.runtime.oci.build import busybox_archive
 
@@ -162,13 +162,8 @@ def claim(name: str, volume: str, **more: Any) -> Any:
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Iterator[Path]:
-    image = tmp_path / "disk"
-    image.write_bytes(b"kaa!" + bytes(2**20 - 4))
-    found = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=False)
-    if found.returncode:
-        pytest.skip(f"no loop device: {found.stderr.strip()}")
-    yield Path(found.stdout.strip())
-    subprocess.run(["losetup", "--detach", found.stdout.strip()], check=True)
+    with loop_device(tmp_path / "disk", b"kaa!" + bytes(2**20 - 4)) as device:
+        yield device
 
 
 def test_claims_on_block_devices(kube: Kubectl, loop: Path) -> None:

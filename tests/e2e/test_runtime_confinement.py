@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runtime_lab import NEEDED, sandbox, sh, started
 
 from kaa.api.clock import SystemClock
 from kaa.runtime.base import (
-    ContainerConfig,
     ContainerState,
-    Device,
     IdMap,
     Mount,
     Namespaces,
     RuntimeFailure,
-    SandboxConfig,
     Security,
 )
 from kaa.runtime.files import mount_points
@@ -30,13 +27,7 @@ from kaa.runtime.oci.build import busybox_archive
 from kaa.runtime.oci.linux import MS_BIND, MS_PRIVATE, MS_SHARED, mount, unmount
 from kaa.runtime.oci.runtime import OciRuntime
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("conmon") or not Path("/bin/busybox").exists(),
-        reason="needs root, conmon and busybox-static",
-    ),
-]
+pytestmark = NEEDED
 Body = Callable[[OciRuntime, Path], Awaitable[None]]
 USERS = (IdMap(0, 655360, 65536),)
 
@@ -65,23 +56,6 @@ def run() -> Iterator[Callable[[Body], None]]:
     yield runner
     assert mount_points(folder) == []
     shutil.rmtree(folder)
-
-
-async def sandbox(runtime: OciRuntime, **changes: object) -> str:
-    given = {"name": "web", "namespace": "d", "uid": "1", "log_directory": str(runtime.root / "logs"), **changes}
-    return await runtime.run_sandbox(SandboxConfig(**given))  # type: ignore[arg-type]
-
-
-async def started(runtime: OciRuntime, sandbox_id: str, script: str = "sleep 1000", **changes: object) -> str:
-    given = {"name": "c", "image": "busybox", "command": ("sh", "-c", script), "log_path": "c.log", **changes}
-    container_id = await runtime.create_container(sandbox_id, ContainerConfig(**given))  # type: ignore[arg-type]
-    await runtime.start_container(container_id)
-    return container_id
-
-
-async def sh(runtime: OciRuntime, container_id: str, script: str) -> str:
-    result = await runtime.exec_sync(container_id, ("sh", "-c", script), 10)
-    return (result.stdout + result.stderr).decode()
 
 
 # -------------------------------------------------------------------------------------------------------- user namespaces
@@ -281,37 +255,6 @@ def test_groups_of_the_image_are_left_out_when_strict(run: Callable[[Body], None
         user = (await runtime.container(container_id)).user
         assert user is not None
         assert (user.uid, user.gid, user.groups) == (1000, 3000, (3000, 4000))
-
-    run(body)
-
-
-@pytest.fixture
-def loop(tmp_path: Path) -> Iterator[Path]:
-    """A link to a loop device whose first bytes are ``kaa!``."""
-    image = tmp_path / "disk"
-    image.write_bytes(b"kaa!" + bytes(2**20 - 4))
-    found = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=False)
-    if found.returncode:
-        pytest.skip(f"no loop device: {found.stderr.strip()}")
-    device = found.stdout.strip()
-    link = tmp_path / "link"
-    link.symlink_to(device)
-    yield link
-    subprocess.run(["losetup", "--detach", device], check=True)
-
-
-def test_a_block_device_is_there_and_may_be_read(run: Callable[[Body], None], loop: Path) -> None:
-    async def body(runtime: OciRuntime, folder: Path) -> None:
-        sandbox_id = await sandbox(runtime)
-        both = (Device(str(loop), "/dev/xvda", "mrw"), Device(str(loop), "/dev/xvdb", "r"))
-        writer = await started(runtime, sandbox_id, devices=both[:1])
-        reader = await started(runtime, sandbox_id, name="reader", devices=both[1:])
-        assert await sh(runtime, writer, "head -c 4 /dev/xvda") == "kaa!"
-        assert (
-            await sh(runtime, writer, "printf new! | dd of=/dev/xvda conv=notrunc,fsync 2>/dev/null; echo $?") == "0\n"
-        )
-        assert await sh(runtime, reader, "head -c 4 /dev/xvdb") == "new!"
-        assert "not permitted" in await sh(runtime, reader, "echo x > /dev/xvdb")
 
     run(body)
 

@@ -3,82 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import node_lab
 import pytest
+from runtime_lab import NEEDED, Body, ended, read, runtime_in, sandbox, sh, started
 
-from kaa.api.clock import SystemClock
 from kaa.runtime.base import (
     DNS,
-    Container,
-    ContainerConfig,
     ContainerState,
-    Device,
     EventKind,
     Mount,
     Namespaces,
     PortMapping,
     Resources,
     RuntimeFailure,
-    SandboxConfig,
     SandboxState,
     Security,
-    Streams,
 )
-from kaa.runtime.oci.build import busybox_archive
 from kaa.runtime.oci.linux import MS_BIND, mount, start_time, unmount
 from kaa.runtime.oci.runtime import OciRuntime
 from kaa.runtime.oci.state import ProcessRecord
 from kaa.runtime.oci.streams import exec_folder
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or not shutil.which("conmon") or not Path("/bin/busybox").exists(),
-        reason="needs root, conmon and busybox-static",
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_archive(tmp_path_factory.mktemp("images") / "busybox.tar")
-
-
-@pytest.fixture
-def leftovers(tmp_path: Path) -> Iterator[None]:
-    yield
-    assert node_lab.cgroups(node_lab.own_cgroup(tmp_path / "run")) == set()
-    assert str(tmp_path) not in read("/proc/self/mounts")
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            assert str(tmp_path).encode() not in (folder / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-
-
-@asynccontextmanager
-async def runtime_in(folder: Path, archive: Path | None, *, keep: bool = False) -> AsyncIterator[OciRuntime]:
-    runtime = OciRuntime(folder / "root", folder / "run", SystemClock())
-    await runtime.start()
-    if archive:
-        await runtime.import_images(archive)
-    try:
-        async with asyncio.timeout(60):
-            yield runtime
-    finally:
-        for sandbox in await runtime.list_sandboxes() if not keep else []:
-            await runtime.remove_sandbox(sandbox.id)
-        await runtime.close()
+pytestmark = NEEDED
 
 
 class FakeNetwork:
@@ -104,71 +56,6 @@ class FakeNetwork:
 
     async def keep_only(self, sandbox_ids: frozenset[str]) -> None:
         self.kept = sandbox_ids
-
-
-Body = Callable[[OciRuntime], Awaitable[None]]
-
-
-@pytest.fixture
-def run(tmp_path: Path, archive: Path, leftovers: None) -> Callable[[Body], None]:
-    def runner(body: Body) -> None:
-        async def main() -> None:
-            async with runtime_in(tmp_path, archive) as runtime:
-                await body(runtime)
-
-        asyncio.run(main())
-
-    return runner
-
-
-def read(path: str | Path) -> str:
-    return Path(path).read_text()
-
-
-def read_if_there(path: str) -> str:
-    return read(path) if os.path.exists(path) else ""
-
-
-async def sandbox(runtime: OciRuntime, **changes: object) -> str:
-    settings: dict[str, object] = {
-        "name": "web",
-        "namespace": "d",
-        "uid": "1",
-        "log_directory": str(runtime.root / "logs"),
-    }
-    return await runtime.run_sandbox(SandboxConfig(**{**settings, **changes}))  # type: ignore[arg-type]
-
-
-async def started(runtime: OciRuntime, sandbox_id: str, script: str = "sleep 1000", **changes: object) -> str:
-    settings: dict[str, object] = {
-        "name": "c",
-        "image": "busybox",
-        "command": ("sh", "-c", script),
-        "log_path": "c.log",
-    }
-    config = ContainerConfig(**{**settings, **changes})  # type: ignore[arg-type]
-    container_id = await runtime.create_container(sandbox_id, config)
-    await runtime.start_container(container_id)
-    return container_id
-
-
-async def ended(runtime: OciRuntime, container_id: str) -> Container:
-    await runtime.containers.get(container_id).exited.wait()
-    return await runtime.container(container_id)
-
-
-async def sh(runtime: OciRuntime, container_id: str, script: str) -> str:
-    result = await runtime.exec_sync(container_id, ("sh", "-c", script), 10)
-    return (result.stdout + result.stderr).decode()
-
-
-async def until(streams: Streams, text: bytes) -> bytes:
-    seen = b""
-    async for _, data in streams.output():
-        seen += data
-        if text in seen:
-            break
-    return seen
 
 
 def test_a_sandbox_costs_no_process(run: Callable[[Body], None]) -> None:
@@ -318,113 +205,6 @@ def test_the_stop_signal_is_heeded(run: Callable[[Body], None]) -> None:
             await asyncio.sleep(0.01)
         await runtime.stop_container(container_id, 10)
         assert (await runtime.container(container_id)).exit_code == 9
-
-    run(body)
-
-
-def test_a_terminal_has_a_size_and_a_code(run: Callable[[Body], None]) -> None:
-    async def body(runtime: OciRuntime) -> None:
-        container_id = await started(runtime, await sandbox(runtime))
-        streams = await runtime.exec(container_id, ("sh",), stdin=True, tty=True)
-        await until(streams, b"# ")
-        await streams.resize(123, 45)
-        await asyncio.sleep(0.1)
-        await streams.write(b"stty size; exit 6\n")
-        assert b"45 123" in await until(streams, b"45 123")
-        assert await streams.wait() == 6
-        await streams.close()
-
-    run(body)
-
-
-def test_exec_takes_input_and_tells_the_channels_apart(run: Callable[[Body], None]) -> None:
-    async def body(runtime: OciRuntime) -> None:
-        container_id = await started(runtime, await sandbox(runtime))
-        streams = await runtime.exec(container_id, ("sh", "-c", "wc -c; echo e >&2; exit 4"), stdin=True, tty=False)
-        await streams.write(b"x" * 300_000)
-        await streams.close_stdin()
-        seen = {"stdout": b"", "stderr": b""}
-        async for channel, data in streams.output():
-            seen[channel] += data
-        assert (seen, await streams.wait()) == ({"stdout": b"300000\n", "stderr": b"e\n"}, 4)
-        await streams.close()
-
-    run(body)
-
-
-def test_closing_an_exec_that_is_only_about_to_begin_leaves_nothing(run: Callable[[Body], None]) -> None:
-    """Whatever moment the client goes at: the runtime that was starting the process is ended with what it has forked."""
-
-    async def body(runtime: OciRuntime) -> None:
-        container_id = await started(runtime, await sandbox(runtime))
-        procs = runtime.containers.cgroups.processes(runtime.containers.get(container_id).record.cgroup_path)
-        for step in range(40):
-            streams = await runtime.exec(container_id, ("sleep", "556"), stdin=False, tty=bool(step % 2))
-            await asyncio.sleep(step * 0.001)
-            await streams.close()
-        await asyncio.sleep(0.2)
-        record = runtime.containers.get(container_id).record
-        assert runtime.containers.cgroups.processes(record.cgroup_path) == procs
-
-    run(body)
-
-
-def test_closing_an_exec_kills_it(run: Callable[[Body], None]) -> None:
-    async def body(runtime: OciRuntime) -> None:
-        container_id = await started(runtime, await sandbox(runtime))
-        streams = await runtime.exec(container_id, ("sh", "-c", "echo up; sleep 555"), stdin=False, tty=False)
-        await until(streams, b"up")
-        await streams.close()
-        assert "sleep 555" not in (await sh(runtime, container_id, "ps -o args | grep '^sh -c echo up'"))
-
-    run(body)
-
-
-@pytest.mark.parametrize("tty", [False, True], ids=["pipes", "terminal"])
-def test_attach_talks_to_the_first_process(run: Callable[[Body], None], tty: bool) -> None:
-    async def body(runtime: OciRuntime) -> None:
-        script = "read a; echo got $a; read b; exit 2"
-        container_id = await started(runtime, await sandbox(runtime), script, stdin=True, tty=tty)
-        streams = await runtime.attach(container_id, stdin=True, tty=tty)
-        await streams.resize(80, 24)
-        await streams.write(b"hello\n")
-        assert b"got hello" in await until(streams, b"got hello")
-        await streams.write(b"\n")
-        async for _ in streams.output():
-            pass
-        assert await streams.wait() == 0
-        await streams.close()
-        assert (await ended(runtime, container_id)).exit_code == 2
-
-    run(body)
-
-
-def test_ports_are_forwarded_into_the_sandbox(run: Callable[[Body], None]) -> None:
-    async def body(runtime: OciRuntime) -> None:
-        sandbox_id = await sandbox(runtime)
-        container_id = await started(runtime, sandbox_id, "nc -l -p 8080 -e sh -c 'read x; echo answer $x'")
-        listening = "until cat /proc/net/tcp /proc/net/tcp6 | grep -q :1F90; do sleep 0.01; done"
-        await sh(runtime, container_id, listening)
-        streams = await runtime.port_forward(sandbox_id, 8080)
-        await streams.write(b"42\n")
-        assert b"answer 42" in await until(streams, b"answer 42")
-        await streams.close()
-        with pytest.raises(RuntimeFailure, match="failed to connect to localhost:9"):
-            await runtime.port_forward(sandbox_id, 9)
-
-    run(body)
-
-
-def test_a_log_is_reopened(run: Callable[[Body], None]) -> None:
-    async def body(runtime: OciRuntime) -> None:
-        container_id = await started(runtime, await sandbox(runtime), "while :; do echo tick; sleep 0.02; done")
-        path = (await runtime.container(container_id)).log_path
-        os.rename(path, path + ".1")
-        await runtime.reopen_log(container_id)
-        async with asyncio.timeout(5):
-            while "tick" not in read_if_there(path):  # noqa: ASYNC110 - a log has no event
-                await asyncio.sleep(0.02)
-        assert "stdout F tick" in read(path)
 
     run(body)
 
@@ -673,61 +453,3 @@ def test_a_second_stop_with_less_patience_wins(run: Callable[[Body], None]) -> N
 
 
 #: A device that containers do not have by themselves, and that may be opened without harm.
-CONTROL = "/dev/loop-control"
-
-
-def test_devices_are_made_and_guarded(run: Callable[[Body], None]) -> None:
-    """A container has the devices it is given, as far as their permissions go, and no others."""
-
-    async def body(runtime: OciRuntime) -> None:
-        sandbox_id = await sandbox(runtime)
-        devices = (Device(CONTROL, "/dev/mine", "r"), Device("/dev/null", "/dev/nothing"))
-        container_id = await started(
-            runtime, sandbox_id, devices=devices, security=Security(add_capabilities=("MKNOD",))
-        )
-        assert await sh(runtime, container_id, ": < /dev/mine && echo hi > /dev/nothing && echo read") == "read\n"
-        assert "Operation not permitted" in await sh(runtime, container_id, ": > /dev/mine")
-        numbers = await sh(runtime, container_id, "stat -c '%t:%T' /dev/mine")
-        assert numbers == f"{os.major(os.stat(CONTROL).st_rdev):x}:{os.minor(os.stat(CONTROL).st_rdev):x}\n"
-        other = await sh(runtime, container_id, "mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg")
-        assert "Operation not permitted" in other, "a device that was not given, made by the container itself"
-
-    run(body)
-
-
-def test_devices_of_the_container_device_interface(tmp_path: Path, archive: Path, leftovers: None) -> None:
-    """What a spec file says of a device is in the container: variables, nodes with their rules, mounts, hooks, groups."""
-    folder, shared = tmp_path / "cdi", tmp_path / "shared"
-    folder.mkdir()
-    shared.mkdir()
-    (shared / "file").write_text("from the vendor")
-    edits = {
-        "env": ["ROOM=12"],
-        "deviceNodes": [{"path": "/dev/theirs", "hostPath": CONTROL, "permissions": "w"}],
-        "mounts": [{"hostPath": str(shared), "containerPath": "/opt/vendor", "options": ["ro", "rbind"]}],
-        "hooks": [{"hookName": "createRuntime", "path": "/bin/touch", "args": ["touch", str(tmp_path / "hooked")]}],
-        "additionalGids": [4242],
-    }
-    spec = {"cdiVersion": "0.7.0", "kind": "test.com/room", "devices": [{"name": "12", "containerEdits": edits}]}
-    (folder / "test.json").write_text(json.dumps(spec))
-
-    async def main() -> None:
-        runtime = OciRuntime(tmp_path / "root", tmp_path / "run", SystemClock(), cdi_folders=(str(folder),))
-        await runtime.start()
-        await runtime.import_images(archive)
-        sandbox_id = await sandbox(runtime)
-        try:
-            container_id = await started(runtime, sandbox_id, cdi_devices=("test.com/room=12",))
-            assert await sh(runtime, container_id, "echo $ROOM; cat /opt/vendor/file") == "12\nfrom the vendor"
-            assert "Read-only" in await sh(runtime, container_id, "touch /opt/vendor/x")
-            assert await sh(runtime, container_id, ": > /dev/theirs && echo written") == "written\n"
-            assert "Operation not permitted" in await sh(runtime, container_id, ": < /dev/theirs")
-            assert "4242" in await sh(runtime, container_id, "id -G")
-            assert (tmp_path / "hooked").exists()
-            with pytest.raises(RuntimeFailure, match="CDI device injection failed: unresolvable CDI devices test"):
-                await started(runtime, sandbox_id, name="other", cdi_devices=("test.com/room=13",))
-        finally:
-            await runtime.remove_sandbox(sandbox_id)
-            await runtime.close()
-
-    asyncio.run(main())

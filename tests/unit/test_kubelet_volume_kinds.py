@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from kubelet_world import FakeClient, World, make_container, make_pod
+from runtime_lab import loop_device
 
 from kaa.api.clock import VirtualClock
 from kaa.api.scheme import convert
@@ -401,13 +402,10 @@ def test_what_never_changes_is_not_watched(tmp_path: Path) -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A loop device of 2 MiB with nothing on it."""
-    (tmp_path / "image").write_bytes(bytes(2**21))
-    attach = ("losetup", "--find", "--show", str(tmp_path / "image"))
-    found = subprocess.run(attach, capture_output=True, text=True, check=False)
-    if found.returncode or not shutil.which("mkfs.ext4"):
-        pytest.skip(f"no loop device, or no mkfs.ext4: {found.stderr.strip()}")
-    yield Path(found.stdout.strip())
-    subprocess.run(["losetup", "--detach", found.stdout.strip()], check=True)
+    if not shutil.which("mkfs.ext4"):
+        pytest.skip("no mkfs.ext4")
+    with loop_device(tmp_path / "image", bytes(2**21)) as device:
+        yield device
 
 
 @pytest.mark.root
