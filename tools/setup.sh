@@ -10,7 +10,10 @@ cd "$(dirname "$0")/.."
 
 # command:package
 needed=(runc:runc conmon:conmon nft:nftables conntrack:conntrack)
-[ "${1:-}" = tests ] && needed+=(ip:iproute2 dig:dnsutils docker-registry:docker-registry skopeo:skopeo containerd:containerd)
+if [ "${1:-}" = tests ]; then
+  needed+=(ip:iproute2 dig:dnsutils docker-registry:docker-registry skopeo:skopeo containerd:containerd)
+  needed+=(dbus-daemon:dbus-daemon losetup:mount mkfs.ext4:e2fsprogs)
+fi
 export PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()
