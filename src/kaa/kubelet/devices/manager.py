@@ -24,6 +24,7 @@ from kaa.runtime import base
 
 from ..env import ConfigError
 from ..tasks import Tasks
+from ..topology.asked import plain_inits
 from ..topology.base import Given, Hint, NotGiven
 from . import Refused, RpcFailure, checkpoint
 from .messages import (
@@ -289,7 +290,7 @@ class DevicePlugins:
 
     def hints(self, pod: Pod, container: Container) -> Mapping[str, Sequence[Hint] | None]:
         nodes = self._machine_nodes if self._machine_nodes is not None else machine_nodes()
-        owner, inits = _owner(pod, container), _plain_inits(pod)
+        owner, inits = _owner(pod, container), plain_inits(pod)
         return {
             resource: self.pool.hints(owner, resource, wanted, self.pool.reusable(owner[0], resource, inits), nodes)
             for resource, wanted in self._wanted(container).items()
@@ -301,7 +302,7 @@ class DevicePlugins:
                 raise out_of(resource, wanted)
             async with self._locks[resource]:
                 try:
-                    await self._allocate(_owner(pod, container), _plain_inits(pod), resource, wanted, where)
+                    await self._allocate(_owner(pod, container), plain_inits(pod), resource, wanted, where)
                 except (Unavailable, RpcFailure, OSError) as err:
                     text = f"Allocate failed due to {err}, which is unexpected"
                     raise NotGiven("UnexpectedAdmissionError", text) from err
@@ -427,8 +428,3 @@ def machine_nodes(root: str = "/sys/devices/system/node") -> tuple[int, ...]:
 
 def _owner(pod: Pod, container: Container) -> Owner:
     return pod.metadata.uid or "", container.name
-
-
-def _plain_inits(pod: Pod) -> frozenset[str]:
-    """Init containers that end before the next begins."""
-    return frozenset(one.name for one in pod.spec.init_containers if one.restart_policy != "Always")

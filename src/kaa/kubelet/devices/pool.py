@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import combinations
 
 import msgspec
 
 from ..topology.base import Hint
+from ..topology.policy import on_few_nodes
 from . import checkpoint
 from .messages import HEALTHY, ContainerAllocation, Device
 
@@ -195,7 +195,7 @@ class Pool:
         least, found = len(machine), []
         places = {one: seen.nodes(one) for one in {*seen.devices, *available, *reusable}}
         fixed = [one for one in reusable if places[one]]
-        for nodes in _subsets(machine):
+        for nodes in on_few_nodes(machine):
             if sum(1 for one in seen.devices if places[one] & nodes) >= wanted:
                 least = min(least, len(nodes))
             if any(not places[one] & nodes for one in fixed):
@@ -268,12 +268,6 @@ class Choice(msgspec.Struct, frozen=True):
         else:
             order += [*self.near, *(one for one in liked if one in others), *self.far, *self.placeless]
         return frozenset(list(dict.fromkeys(order))[: self.wanted])
-
-
-def _subsets(nodes: Sequence[int]) -> Iterable[frozenset[int]]:
-    for size in range(1, len(nodes) + 1):
-        for chosen in combinations(sorted(nodes), size):
-            yield frozenset(chosen)
 
 
 def requested(limits: Mapping[str, str]) -> dict[str, int]:

@@ -19,9 +19,9 @@ def containers(pod: Pod) -> Iterator[Container]:
     yield from pod.spec.containers
 
 
-def is_plain_init(pod: Pod, name: str) -> bool:
-    """Whether a container has ended before the pod's own begin: what it had is theirs then. Sidecars go on."""
-    return any(one.name == name and one.restart_policy != "Always" for one in pod.spec.init_containers)
+def plain_inits(pod: Pod) -> frozenset[str]:
+    """The containers that have ended before the pod's own begin: what they had is theirs then. Sidecars go on."""
+    return frozenset(one.name for one in pod.spec.init_containers if one.restart_policy != "Always")
 
 
 def may_own(pod: Pod) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kaa.api.types.core_v1 import Container, Pod
 
-from .asked import WHOLE_POD, containers, is_plain_init, largest, own_cpus
+from .asked import WHOLE_POD, containers, largest, own_cpus, plain_inits
 from .base import Given, Hint, NotGiven
 from .checkpoint import CpuState, InvalidState, load, save, try_to_save
 from .cpu_lists import Cpus, read_list, write_list
@@ -134,7 +134,7 @@ class StaticCpus:
         """CPUs of the pod's init containers that end, as far as none of its lasting containers has them."""
         ending, lasting = _NONE, _NONE
         for name, cpus in self._own.get(pod.metadata.uid or "", {}).items():
-            if is_plain_init(pod, name):
+            if name in plain_inits(pod):
                 ending |= cpus
             else:
                 lasting |= cpus

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from kaa.api import quantity
 from kaa.api.types.core_v1 import Container, Pod
 
-from .asked import WHOLE_POD, containers, is_plain_init, may_own, requested
+from .asked import WHOLE_POD, containers, may_own, plain_inits, requested
 from .base import Given, Hint
 from .checkpoint import Block, InvalidState, MemoryState, MemoryTable, NodeState, load, save, try_to_save
 from .cpu_lists import write_list
@@ -109,7 +109,7 @@ class StaticMemory:
         return sum(
             block.size
             for name, blocks in held.items()
-            if is_plain_init(pod, name)
+            if name in plain_inits(pod)
             for block in blocks
             if block.type == kind and frozenset(block.numa_affinity) == nodes
         )
