@@ -311,9 +311,9 @@ def test_exec_streams_carry_input_output_and_the_code(run: Callable[..., None]) 
         assert await collect(streams) == {"stdout": b"x" * 100_000, "stderr": b"e\n"}
         assert await streams.wait() == 5
         await streams.close()
-        terminal = await runtime.exec(container_id, ("sh", "-c", "read size; stty size; tty"), stdin=True, tty=True)
+        script = "until stty size | grep '30 90'; do sleep 0.01; done; read go; tty"
+        terminal = await runtime.exec(container_id, ("sh", "-c", script), stdin=True, tty=True)
         await terminal.resize(90, 30)
-        await asyncio.sleep(0.3)
         await terminal.write(b"go\n")
         said = (await collect(terminal))["stdout"]
         assert b"30 90" in said

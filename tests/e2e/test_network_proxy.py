@@ -122,8 +122,9 @@ def test_services_carry_connections(machine: Machine, tmp_path: Path) -> None:
                     servers.enter_context(Echo(machine, path, name, 8080))
                 await asyncio.to_thread(check)
                 client.changes.put_nowait(slice_of("self", second, version="2"))
-                await asyncio.sleep(0.4)
-                assert machine.inside(one, lambda: call("10.96.0.11", 80)) == f"two {first}"
+                async with asyncio.timeout(10):
+                    while machine.inside(one, lambda: call("10.96.0.11", 80)) != f"two {first}":  # noqa: ASYNC110 - a ruleset has no event
+                        await asyncio.sleep(0.02)
             for task in running:
                 task.cancel()
         await proxy.teardown()

@@ -192,11 +192,13 @@ def test_refusals_and_impersonation(tmp_path: Path) -> None:
 
 def test_a_watch_has_a_beginning_and_an_end(tmp_path: Path) -> None:
     async def test(lab: Lab) -> None:
-        _, writer = await lab.connect()
+        reader, writer = await lab.connect()
         writer.write(f"GET {MAPS}?watch=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        await asyncio.sleep(0.1)
+        await reader.readuntil(b"\r\n\r\n")
         writer.close()
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            while "ResponseComplete" not in (tmp_path / "audit.log").read_text():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     events = run(tmp_path, "rules: [{level: RequestResponse, verbs: [watch]}]\n", test)
     assert [event["stage"] for event in events] == ["RequestReceived", "ResponseStarted", "ResponseComplete"]

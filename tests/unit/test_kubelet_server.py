@@ -79,13 +79,16 @@ def test_logs_follow_until_the_container_ends(play: Play) -> None:
         world.client.put(make_pod(restart_policy="Never"))
         await world.rest()
         write_log(world, LINES)
-        following = asyncio.ensure_future(fetch(port, "/containerLogs/default/web/main?follow=true&tailLines=0"))
-        await asyncio.sleep(0.1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        path = "/containerLogs/default/web/main?follow=true&tailLines=1"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        await reader.readuntil(b"ee\n")
         write_log(world, "2026-11-21T03:10:04.000000001Z stdout F four\n")
-        await asyncio.sleep(0.1)
+        await reader.readuntil(b"four\n")
         [container] = await world.runtime.list_containers()
         world.runtime.exit(container.id)
-        assert await following == (200, b"four\n")
+        assert await reader.read() == b"\r\n0\r\n\r\n"
+        writer.close()
 
     play(story)
 
