@@ -97,6 +97,24 @@ def test_many_requests_take_turns_on_few_connections(monkeypatch: pytest.MonkeyP
     assert (server.connections, len(server.requests)) == (connection.IDLE_CONNECTIONS, 60)
 
 
+def test_a_busy_server_is_not_given_more_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.1)
+
+    async def slow(line: str, writer: asyncio.StreamWriter) -> bool:
+        await asyncio.sleep(0.01)
+        return await gives_map(line, writer)
+
+    async def one(client: HttpClient) -> None:
+        for _ in range(2):  # a second request, while others wait for their first
+            await client.get(ConfigMap, "a", "default")
+
+    async def use(client: HttpClient) -> None:
+        await asyncio.gather(*(one(client) for _ in range(150)))
+
+    server = run(slow, use)
+    assert (server.connections, len(server.requests)) == (connection.IDLE_CONNECTIONS, 300)
+
+
 def test_requests_that_hang_do_not_hold_others_up() -> None:
     others = asyncio.Event()
 

@@ -20,7 +20,9 @@ import httptools
 
 CONNECT_S = 60.0
 IDLE_CONNECTIONS = 8  # kept open for the next request
-PATIENCE_S = 0.05  # as many being busy, one is waited for so long: a handshake costs both sides more than most requests
+PATIENCE_S = (
+    0.05  # as many being busy and none coming free for so long, one more is opened: a handshake costs most of all
+)
 HIGH_WATER = 1 << 20  # bytes of a stream that wait for their reader before the server is held up
 _SAFE = "/?&=%:@!$'()*+,;~"  # what stands in paths and queries as it is; what is quoted already stays so
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]  #: pairs where a name comes more than once
@@ -170,6 +172,8 @@ class Pool:
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._busy = 0  #: connections that will be given back before long
+        self._given_back = 0  #: how often one was
+        self._promised = 0  #: of ``_idle``, to requests that waited for one and are about to take it
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
@@ -185,7 +189,7 @@ class Pool:
     ) -> AsyncIterator[Connection]:
         """The connection on which the head of the answer has come. ``again``: it may be sent twice. Raises OSError."""
         request = self._request(method, path, headers, body)
-        if not self._idle and not lasting and self._busy >= IDLE_CONNECTIONS:
+        if not lasting and self._busy + self._promised >= IDLE_CONNECTIONS and len(self._idle) <= self._promised:
             await self._for_one_given_back()
         self._busy += not lasting
         try:
@@ -198,18 +202,26 @@ class Pool:
             self._busy -= not lasting
 
     async def _for_one_given_back(self) -> None:
+        """Until a connection is there; or until all seem stuck: a server that is merely busy is not helped by more."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
+        before = -1
         try:
-            await asyncio.wait((waiter,), timeout=PATIENCE_S)
+            while not waiter.done() and self._given_back != before:
+                before = self._given_back
+                await asyncio.wait((waiter,), timeout=PATIENCE_S)
         finally:
-            if not waiter.done():
+            if waiter.done():
+                self._promised -= 1
+            else:
                 self._waiting.remove(waiter)
 
     def _give_back(self, connection: Connection) -> None:
+        self._given_back += 1
         if connection.complete and connection.reusable and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append(connection)
             if self._waiting:
+                self._promised += 1
                 self._waiting.popleft().set_result(None)
         else:
             connection.close()
