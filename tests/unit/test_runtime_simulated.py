@@ -90,6 +90,24 @@ def test_events_tell_what_happened() -> None:
     play(story)
 
 
+def test_events_name_the_pod_and_sandboxes_are_found_by_it() -> None:
+    async def story(runtime: SimulatedRuntime, clock: VirtualClock) -> None:
+        events = runtime.events()
+        first = asyncio.ensure_future(anext(events))
+        await clock.settle()
+        one = await runtime.run_sandbox(SandboxConfig("web", "default", "u1"))
+        other = await runtime.run_sandbox(SandboxConfig("web", "default", "u2"))
+        assert [s.id for s in await runtime.list_sandboxes(uid="u1")] == [one]
+        await runtime.remove_sandbox(one)
+        uids = [(await first).uid] + [(await anext(events)).uid for _ in range(3)]
+        assert uids == ["u1", "u2", "u1", "u1"]
+        assert await runtime.list_sandboxes(uid="u1") == []
+        assert [s.id for s in await runtime.list_sandboxes()] == [other]
+        await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+
+    play(story)
+
+
 def test_addresses_are_given_back() -> None:
     async def story(runtime: SimulatedRuntime, clock: VirtualClock) -> None:
         ids = [await runtime.run_sandbox(SandboxConfig(f"p{n}", "d", f"u{n}")) for n in range(3)]

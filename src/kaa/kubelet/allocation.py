@@ -36,8 +36,10 @@ class Allocation:
         self._host, self._say, self._static = host, say, static
         self._wanted = pod
         self.pod = pod if static else admission.given_before(pod)
-        #: What it takes of the node, once it was let in: a pod that was here before is in already.
-        self.taken: Mapping[str, int] = admission.requests_of(self.pod) if pod.status.container_statuses else {}
+        self._uid = pod.metadata.uid or ""
+        self.taken: Mapping[str, int] = {}  #: of the node, once it was let in: a pod that was here before is in already
+        if pod.status.container_statuses:
+            self._take(admission.requests_of(self.pod))
         self.pending: Pending | None = None
         self.resizing = False  #: what its containers have is not yet what it was given
         self.error = ""
@@ -47,10 +49,9 @@ class Allocation:
     def update(self, pod: Pod) -> None:
         self._wanted, self.pod = pod, admission.with_resources(pod, self.pod)
 
-    @property
-    def deferred(self) -> bool:
-        """Whether it waits for room."""
-        return self.pending is not None and self.pending.reason == "Deferred"
+    def _take(self, amounts: Mapping[str, int]) -> None:
+        self.taken = amounts
+        self._host.room.give(self._uid, amounts)
 
     async def let_in(self, view: PodView) -> Refusal | None:
         """Take room for the pod; or say why there is none, in which case it must not begin."""
@@ -59,11 +60,12 @@ class Allocation:
         asked, refusal = admission.requests_of(self.pod), None
         if not self.taken and not view.sandboxes and self.pod.status.phase in (None, "", "Pending"):
             refusal = await self._refusal(asked)
-        self.taken = self.taken or asked
+        self._take(self.taken or asked)
         if refusal is None and self._begins(view):
             refusal = await self._hardware()
         if refusal is not None and not self.pod.metadata.deletion_timestamp:
-            self.taken, self._let_go = {}, True
+            self._take({})
+            self._let_go = True
             self._say("Warning", refusal.reason, refusal.message)
             return refusal
         self._let_in = True
@@ -95,7 +97,7 @@ class Allocation:
             refusal = admission.misplaced(self.pod, await host.client.get(Node, host.config.node_name))
             if refusal is not None:
                 return refusal
-        short = admission.shortage(asked, host.used(uid), host.allocatable)
+        short = admission.shortage(asked, host.room.used_beside(uid), host.allocatable)
         if short is not None:
             return Refusal(short.reason, str(short))
         if self.ports and admission.ports_clash(self.ports, host.ports(uid)):
@@ -112,9 +114,10 @@ class Allocation:
 
     def release(self) -> None:
         """Nothing of the pod runs any more."""
-        self.taken, self._let_go = {}, True
-        self._host.hardware.release(self.pod.metadata.uid or "")
-        self._host.freed()
+        self._take({})
+        self._let_go = True
+        self._host.hardware.release(self._uid)
+        self._host.room.freed()
 
     # ------------------------------------------------------------------------------------------------ resizing
 
@@ -128,6 +131,7 @@ class Allocation:
             elif self.pending != before:
                 reason, why = self.pending.reason, self.pending.message
                 self._say("Warning", f"Resize{reason}", admission.resize_text(reason, self._wanted, why))
+        self._host.room.waits(self._uid, self.pending is not None and self.pending.reason == "Deferred")
         resized = is_resized(self.pod, view)
         if self.resizing and resized:
             await self._tighten()
@@ -140,16 +144,17 @@ class Allocation:
         never = self._host.hardware.infeasible(self._wanted, self.pod)
         if never and not self._static:
             return Pending("Infeasible", never)
-        used = self._host.used(self.pod.metadata.uid or "")
+        used = self._host.room.used_beside(self._uid)
         return admission.pending(self._wanted, used, self._host.allocatable, static=self._static)
 
     async def _give(self) -> None:
-        self.pod, self.taken = self._wanted, admission.requests_of(self._wanted)
+        self.pod = self._wanted
+        self._take(admission.requests_of(self._wanted))
         self.failures.clear()
         self.resizing = True
         self._say("Normal", "ResizeStarted", admission.resize_text("started", self.pod))
         await self._loosen()
-        self._host.freed()
+        self._host.room.freed()
 
     async def _loosen(self) -> None:
         cgroups = self._host.config.cgroups

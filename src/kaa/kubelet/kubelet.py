@@ -10,8 +10,7 @@ only wake pod workers; each worker looks, plans and acts for itself. Nothing pol
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -41,6 +40,7 @@ from .pod_resources.service import PodResourcesService
 from .pod_worker import PodWorker
 from .probing.probes import Prober
 from .references import container_reference
+from .room import Room
 from .static_pods import StaticPods, is_mirror
 from .status_writer import StatusWriter
 from .tasks import Tasks
@@ -73,6 +73,7 @@ class Kubelet:
         self.client, self.runtime, self.clock, self.config = client, runtime, clock, config
         self.recorder = recorder
         self.workers: dict[str, PodWorker] = {}  #: {pod uid: its worker}
+        self._room = Room(self._wake)
         self.pods: Informer[Pod] = Informer(client, Pod, clock, field_selector=f"spec.nodeName={config.node_name}")
         self._services: Informer[Service] = Informer(client, Service, clock)
         self.evictor: Evictor | None = None
@@ -131,10 +132,9 @@ class Kubelet:
             services=self._services,
             memory_capacity_bytes=quantity.whole(self.node.capacity["memory"]),
             allocatable=self.node.allocatable,
-            used=self._used,
+            room=self._room,
             ports=self._ports,
             pressure=self._pressure,
-            freed=self._freed,
             hardware=self.hardware,
             plugins=self.plugins,
             metrics=self.metrics,
@@ -239,7 +239,7 @@ class Kubelet:
         if self.workers.get(worker.uid) is worker:
             del self.workers[worker.uid]
             self.metrics.forget_pod(worker.uid)
-        self._freed()
+            self._room.forget(worker.uid)
         if worker.static:
             self.static.ended()
 
@@ -258,13 +258,6 @@ class Kubelet:
             except Exception:
                 log.exception("pod worker failed", pod=worker.pod.metadata.name)
                 await self.clock.sleep(_CRASH_WAIT_S)
-
-    def _used(self, uid: str) -> Mapping[str, int]:
-        total: Counter[str] = Counter()
-        for worker in self.workers.values():
-            if worker.uid != uid:
-                total.update(worker.allocation.taken)
-        return total
 
     def _alive(self) -> Collection[str] | None:
         """Uids of this node's pods; None before all are known."""
@@ -316,11 +309,6 @@ class Kubelet:
 
         return REFUSED_MESSAGE
 
-    def _freed(self) -> None:
-        for worker in self.workers.values():
-            if worker.allocation.deferred:
-                worker.wake()
-
     def _wake(self, uid: str) -> None:
         worker = self.workers.get(uid)
         if worker is not None:
@@ -343,18 +331,17 @@ class Kubelet:
         while True:
             try:
                 async for event in self.runtime.events():
-                    uid = self._sandboxes.get(event.sandbox_id)
-                    if uid is None:
-                        await self._learn_sandboxes()
-                        uid = self._sandboxes.get(event.sandbox_id, "")
-                    self._wake(uid)
+                    self._wake(event.uid or await self._owner(event.sandbox_id))
             except (RuntimeFailure, OSError) as err:
                 log.warning("runtime events ended", error=str(err))
             await self.clock.sleep(1.0)
             self._wake_all()
 
-    async def _learn_sandboxes(self) -> None:
-        self._sandboxes = {s.id: s.uid for s in await self.runtime.list_sandboxes()}
+    async def _owner(self, sandbox_id: str) -> str:
+        """The uid of a sandbox's pod; empty for one that is gone."""
+        if sandbox_id not in self._sandboxes:
+            self._sandboxes = {s.id: s.uid for s in await self.runtime.list_sandboxes()}
+        return self._sandboxes.get(sandbox_id, "")
 
     def network_changed(self) -> None:
         """The runtime's network is there now, or gone: the node says so, and pods need not wait."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from .objects import Objects
 from .plugins import Plugins
 from .pod_plan import PodView
 from .probing.probes import Prober
+from .room import Room
 from .status_writer import StatusWriter
 from .topology.hardware import Hardware
 from .userns import UserNamespaces
@@ -47,10 +48,9 @@ class PodHost:
     services: Lister[Service]
     memory_capacity_bytes: int
     allocatable: dict[str, str]
-    used: Callable[[str], Mapping[str, int]]  #: what the pods of this node but one (its uid) were given
+    room: Room  #: what the pods of this node were given of it
     ports: Callable[[str], frozenset[HostPort]]  #: the node's ports that they have
     pressure: Callable[[], frozenset[str]]  #: the conditions of pressure that hold on the node
-    freed: Callable[[], None]  #: says that there may be room for what was deferred
     hardware: Hardware  #: CPUs, memory and devices that containers are given
     plugins: Plugins  #: device plugins and DRA drivers
     metrics: KubeletMetrics

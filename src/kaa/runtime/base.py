@@ -301,6 +301,7 @@ class RuntimeEvent:
     sandbox_id: str
     container_id: str = ""
     at: float = 0
+    uid: str = ""  #: the pod's, where the runtime has it at hand
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ class SimulatedRuntime:
         self._containers: dict[str, Container] = {}
         self._running: dict[str, _Running] = {}
         self._by_sandbox: dict[str, set[str]] = {}
+        self._by_uid: dict[str, list[str]] = {}  #: {pod uid: ids of its sandboxes}
         self._images: dict[str, Image] = {}
         self._pulling: set[str] = set()
         self.pull_errors: dict[str, str] = {}  #: {image reference: why its pulls fail}
@@ -111,8 +112,8 @@ class SimulatedRuntime:
         )
 
     async def run_sandbox(self, config: SandboxConfig) -> str:
-        for known in self._sandboxes.values():
-            if (known.uid, known.attempt) == (config.uid, config.attempt) and known.state is SandboxState.READY:
+        for known in await self.list_sandboxes(uid=config.uid):
+            if known.attempt == config.attempt and known.state is SandboxState.READY:
                 return known.id
         if self._latencies.sandbox_s:
             await self._clock.sleep(self._latencies.sandbox_s)
@@ -133,6 +134,7 @@ class SimulatedRuntime:
         )
         self._configs[sandbox_id] = config
         self._by_sandbox[sandbox_id] = set()
+        self._by_uid.setdefault(config.uid, []).append(sandbox_id)
         self._tell(EventKind.STARTED, sandbox_id)
         return sandbox_id
 
@@ -154,11 +156,17 @@ class SimulatedRuntime:
             self._containers.pop(container_id, None)
             self._running.pop(container_id, None)
         self._configs.pop(sandbox_id, None)
-        if self._sandboxes.pop(sandbox_id, None) is not None:
-            self._tell(EventKind.DELETED, sandbox_id)
+        sandbox = self._sandboxes.pop(sandbox_id, None)
+        if sandbox is not None:
+            self._by_uid[sandbox.uid].remove(sandbox_id)
+            if not self._by_uid[sandbox.uid]:
+                del self._by_uid[sandbox.uid]
+            self._tell(EventKind.DELETED, sandbox_id, uid=sandbox.uid)
 
     async def list_sandboxes(self, *, uid: str | None = None) -> list[Sandbox]:
-        return [sandbox for sandbox in self._sandboxes.values() if uid in (None, sandbox.uid)]
+        if uid is None:
+            return list(self._sandboxes.values())
+        return [self._sandboxes[known] for known in self._by_uid.get(uid, ())]
 
     # ------------------------------------------------------------------------------------------------ containers
 
@@ -396,8 +404,9 @@ class SimulatedRuntime:
         own = running.behaviour.get(f"{PREFIX}{what}.{running.config.name}")
         return own if own is not None else running.behaviour.get(PREFIX + what, "")
 
-    def _tell(self, kind: EventKind, sandbox_id: str, container_id: str = "") -> None:
-        event = RuntimeEvent(kind, sandbox_id, container_id, self._clock.now())
+    def _tell(self, kind: EventKind, sandbox_id: str, container_id: str = "", *, uid: str = "") -> None:
+        sandbox = self._sandboxes.get(sandbox_id)
+        event = RuntimeEvent(kind, sandbox_id, container_id, self._clock.now(), sandbox.uid if sandbox else uid)
         for queue in self._listeners:
             queue.put_nowait(event)
 

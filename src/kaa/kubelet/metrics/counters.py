@@ -157,6 +157,7 @@ class KubeletMetrics:
             "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
             _PROBE,
         )
+        self._probes: dict[str, set[tuple[str, ...]]] = {}  #: {pod uid: labels under which its probes are counted}
         self.prober_probe_duration_seconds = Histogram(
             "prober_probe_duration_seconds",
             "[ALPHA] Duration in seconds for a probe response.",
@@ -176,7 +177,9 @@ class KubeletMetrics:
         type_, result = kind.capitalize(), "successful" if good else "failed"
         meta = pod.metadata
         where = (meta.name or "", meta.namespace or "")
-        self.prober_probe_total.inc(type_, result, container, *where, meta.uid or "")
+        uid = meta.uid or ""
+        self.prober_probe_total.inc(type_, result, container, *where, uid)
+        self._probes.setdefault(uid, set()).add((type_, result, container, *where, uid))
         self.prober_probe_duration_seconds.observe(seconds, type_, container, *where)
 
     def pod_made(self, handler: str, seconds: float, *, failed: bool) -> None:
@@ -217,9 +220,8 @@ class KubeletMetrics:
 
     def forget_pod(self, uid: str) -> None:
         """A pod is gone: nobody asks for its probes any more."""
-        values = self.prober_probe_total.values
-        for labels in [one for one in values if one[-1] == uid]:
-            del values[labels]
+        for labels in self._probes.pop(uid, ()):
+            del self.prober_probe_total.values[labels]
 
 
 def container_type(pod: Pod, name: str) -> str:

@@ -85,7 +85,8 @@ class Prober:
         self._changed, self._say, self._warn = changed, say, warn
         self._network = network
         self._since = clock.now()
-        self._known: dict[str, _Probed] = {}
+        self._known: dict[str, _Probed] = {}  #: {container id: what is known of it}
+        self._of_pod: dict[str, dict[str, _Probed]] = {}  #: {pod uid: those of its containers}
         self._tasks = Tasks("kubelet/probe")
 
     def follow(
@@ -103,7 +104,7 @@ class Prober:
         probed.ready = not probed.has_readiness or (known is not None and known.ready)
         if probed.started:
             probed.began.set()
-        self._known[container_id] = probed
+        self._known[container_id] = self._of_pod.setdefault(probed.uid, {})[container_id] = probed
         kinds: tuple[tuple[Kind, Probe | None], ...] = (
             ("startup", spec.startup_probe if not probed.started else None),
             ("liveness", spec.liveness_probe),
@@ -115,19 +116,23 @@ class Prober:
                 self._tasks.start(f"{container_id}/{kind}", work)
 
     def forget(self, container_id: str) -> None:
-        if self._known.pop(container_id, None) is not None:
+        probed = self._known.pop(container_id, None)
+        if probed is not None:
+            others = self._of_pod[probed.uid]
+            del others[container_id]
+            if not others:
+                del self._of_pod[probed.uid]
             self._end(container_id, "startup", "liveness", "readiness")
 
     def ending(self, uid: str) -> None:
         """A pod is being ended: whether its containers live well matters no more, whether they are ready does."""
-        for container_id, probed in self._known.items():
-            if probed.uid == uid:
-                self._end(container_id, "startup", "liveness")
+        for container_id in self._of_pod.get(uid, ()):
+            self._end(container_id, "startup", "liveness")
 
     def nudge(self, uid: str) -> None:
         """A pod was changed: containers that are not ready are asked at once, not when their period is over."""
-        for probed in self._known.values():
-            if probed.uid == uid and not probed.ready:
+        for probed in self._of_pod.get(uid, {}).values():
+            if not probed.ready:
                 probed.nudged.set()
 
     def _end(self, container_id: str, *kinds: Kind) -> None:

@@ -30,14 +30,14 @@ class Tokens:
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client, self._clock = client, clock
-        self._held: dict[tuple[str, str, int], Token] = {}
+        self._held: dict[str, dict[tuple[str, int], Token]] = {}  #: {pod uid: {(audience, lifetime_s): token}}
 
     async def get(self, pod: Pod, source: ServiceAccountTokenProjection) -> Token:
         lifetime = source.expiration_seconds or DEFAULT_EXPIRATION_S
-        key = (pod.metadata.uid or "", source.audience or "", lifetime)
-        held = self._held.get(key)
+        of_pod, key = self._held.setdefault(pod.metadata.uid or "", {}), (source.audience or "", lifetime)
+        held = of_pod.get(key)
         if held is None or self._clock.now() >= held.renew_at:
-            held = self._held[key] = await self._ask(pod, source.audience or "", lifetime)
+            held = of_pod[key] = await self._ask(pod, source.audience or "", lifetime)
         return held
 
     async def _ask(self, pod: Pod, audience: str, lifetime: int) -> Token:
@@ -56,5 +56,4 @@ class Tokens:
         return Token(made.status.token or "", renew)
 
     def release(self, uid: str) -> None:
-        for key in [key for key in self._held if key[0] == uid]:
-            del self._held[key]
+        self._held.pop(uid, None)
