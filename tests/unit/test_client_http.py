@@ -115,6 +115,23 @@ def test_a_busy_server_is_not_given_more_handshakes(monkeypatch: pytest.MonkeyPa
     assert (server.connections, len(server.requests)) == (connection.IDLE_CONNECTIONS, 300)
 
 
+def test_a_server_that_pauses_is_given_one_connection_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.1)
+    waking = asyncio.Event()
+
+    async def pauses(line: str, writer: asyncio.StreamWriter) -> bool:
+        await waking.wait()
+        return await gives_map(line, writer)
+
+    async def use(client: HttpClient) -> None:
+        asking = [asyncio.ensure_future(client.get(ConfigMap, "a", "default")) for _ in range(60)]
+        await asyncio.sleep(0.35)
+        waking.set()
+        await asyncio.gather(*asking)
+
+    assert run(pauses, use).connections <= connection.IDLE_CONNECTIONS + 4
+
+
 def test_requests_that_hang_do_not_hold_others_up() -> None:
     others = asyncio.Event()
 

@@ -172,7 +172,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._busy = 0  #: connections that will be given back before long
-        self._given_back = 0  #: how often one was
+        self._moves = 0  #: how often one was given back, or one more was opened
         self._promised = 0  #: of ``_idle``, to requests that waited for one and are about to take it
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -202,22 +202,23 @@ class Pool:
             self._busy -= not lasting
 
     async def _for_one_given_back(self) -> None:
-        """Until a connection is there; or until all seem stuck: a server that is merely busy is not helped by more."""
+        """Until a connection is there; or until all seem stuck, then one request after the other has a new one."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         before = -1
         try:
-            while not waiter.done() and self._given_back != before:
-                before = self._given_back
+            while not waiter.done() and self._moves != before:
+                before = self._moves
                 await asyncio.wait((waiter,), timeout=PATIENCE_S)
         finally:
             if waiter.done():
                 self._promised -= 1
             else:
                 self._waiting.remove(waiter)
+                self._moves += 1
 
     def _give_back(self, connection: Connection) -> None:
-        self._given_back += 1
+        self._moves += 1
         if connection.complete and connection.reusable and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append(connection)
             if self._waiting:
