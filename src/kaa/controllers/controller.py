@@ -31,6 +31,8 @@ K = TypeVar("K", bound=Hashable)
 log = structlog.get_logger(__name__)
 
 RECONCILE_TIMEOUT_S = 300.0
+#: Events of a key's parts are gathered so long, in seconds a part: a look at the key is proportional to its parts.
+GATHER_S_PER_PART = 1 / 20_000
 #: Whose client feeds the informers: what kube-controller-manager itself is.
 SHARED = "shared-informers"
 
@@ -70,6 +72,11 @@ class Controller(Generic[K]):
         if handler is not None:
             informer.add_handler(handler)
         return informer
+
+    def look_soon(self, key: K, parts: int) -> None:
+        """Look at a key because one of its ``parts`` (its pods) changed: the more there are, the more changes at once."""
+        wait = parts * GATHER_S_PER_PART
+        self.queue.add_after(key, wait if wait > 0.005 else 0)
 
     @abstractmethod
     async def reconcile(self, key: K) -> float | None:

@@ -58,7 +58,8 @@ class DaemonSets(Controller[Key]):
         assert pod is not None
         for owner in (controller_of(each) for each in (old, new) if each is not None):
             if owner is not None and owner.kind == "DaemonSet":
-                self.queue.add(Key(pod.metadata.namespace or "", owner.name))
+                parts = self.pods.count(BY_CONTROLLER, owner.uid)
+                self.look_soon(Key(pod.metadata.namespace or "", owner.name), parts)
         if new is not None and controller_of(new) is None and (old is None or old.metadata != new.metadata):
             for each in self.sets.in_namespace(new.metadata.namespace or ""):
                 if selectors.from_label_selector(each.spec.selector).matches(new.metadata.labels):

@@ -136,7 +136,8 @@ class Disruptions(Controller[Key]):
         for budget in self.budgets.in_namespace(pod.metadata.namespace or ""):
             wanted = selectors.from_label_selector(budget.spec.selector)
             if any(wanted.matches(each.metadata.labels) for each in (old, new) if each is not None):
-                self.queue.add(key_of(budget))
+                expected = (budget.status.expected_pods or 0) if budget.status is not None else 0
+                self.look_soon(key_of(budget), expected)
 
     def _on_owner(self, old: Any, new: Any) -> None:
         """A controller of another size expects another number of pods."""

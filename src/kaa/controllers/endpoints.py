@@ -20,7 +20,7 @@ from kaa.client.workqueue import Key
 
 from . import service_pods
 from .controller import Context, Controller, refused_since_it_ends
-from .endpointslice import GATHER_S_PER_POD, families_of
+from .endpointslice import families_of
 from .pods import is_finished, is_ready
 
 MANAGED_BY = "endpoints.kubernetes.io/managed-by"
@@ -155,8 +155,7 @@ class EndpointsController(Controller[Key]):
         concerned = {key_of(s): s for pod in (old, new) if pod for s in service_pods.services_of(pod, self.services)}
         for key, service in concerned.items():
             word = service_pods.selector_words(service)[0]
-            wait = self.pods.count(service_pods.BY_LABEL, word) * GATHER_S_PER_POD
-            self.queue.add_after(key, wait if wait > 0.005 else 0)
+            self.look_soon(key, self.pods.count(service_pods.BY_LABEL, word))
 
     async def reconcile(self, key: Key) -> None:
         service, standing = self.services.by_key(key), self.endpoints.by_key(key)

@@ -33,7 +33,6 @@ SERVICE_NAME = "kubernetes.io/service-name"
 ZONE = "topology.kubernetes.io/zone"
 MOST_ENDPOINTS = 100
 BY_SERVICE = "service"
-GATHER_S_PER_POD = 1 / 20_000
 
 Ports = tuple[EndpointPort, ...]
 
@@ -254,8 +253,7 @@ class EndpointSlices(Controller[Key]):
         concerned = {key_of(s): s for pod in (old, new) if pod for s in service_pods.services_of(pod, self.services)}
         for key, service in concerned.items():
             word = service_pods.selector_words(service)[0]
-            wait = self.pods.count(service_pods.BY_LABEL, word) * GATHER_S_PER_POD
-            self.queue.add_after(key, wait if wait > 0.005 else 0)
+            self.look_soon(key, self.pods.count(service_pods.BY_LABEL, word))
 
     def _on_node(self, old: Node | None, new: Node | None) -> None:
         """A node's zone is part of its pods' endpoints."""

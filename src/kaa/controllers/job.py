@@ -286,7 +286,7 @@ class Jobs(Controller[Key]):
         assert pod is not None
         owner = controller_of(pod)
         if owner is not None and owner.kind == "Job":
-            self.queue.add(Key(pod.metadata.namespace or "", owner.name))
+            self.look_soon(Key(pod.metadata.namespace or "", owner.name), self.pods.count(BY_CONTROLLER, owner.uid))
             if new is not None and self.jobs.get(owner.name, pod.metadata.namespace) is None:
                 self._free_later(pod)
         elif new is not None and FINALIZER in pod.metadata.finalizers:

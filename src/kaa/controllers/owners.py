@@ -25,7 +25,11 @@ ORPHANS = "orphans of namespace"
 
 
 def controller_of(obj: Any) -> OwnerReference | None:
-    return next((owner for owner in obj.metadata.owner_references if owner.controller), None)
+    for owner in obj.metadata.owner_references:
+        if owner.controller:
+            found: OwnerReference = owner
+            return found
+    return None
 
 
 def add_owner_indexes(informer: Informer[Any]) -> None:
@@ -60,8 +64,9 @@ def plan_claims(owner: Any, selector: Selector, controlled: Iterable[T], orphans
     deleting = owner.metadata.deletion_timestamp is not None
     mine: list[T] = []
     release: list[T] = []
+    matches = selector.matcher()
     for obj in controlled:
-        (mine if selector.matches(obj.metadata.labels) else release).append(obj)  # type: ignore[attr-defined]
+        (mine if matches(obj.metadata.labels) else release).append(obj)  # type: ignore[attr-defined]
     if deleting:
         return Claims(mine=tuple(mine))
     adopt = [obj for obj in orphans if _adoptable(obj, selector)]

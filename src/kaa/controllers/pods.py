@@ -19,7 +19,10 @@ FINISHED = ("Succeeded", "Failed")
 
 
 def condition_of(pod: Pod, type: str) -> PodCondition | None:
-    return next((found for found in pod.status.conditions if found.type == type), None)
+    for found in pod.status.conditions:
+        if found.type == type:
+            return found
+    return None
 
 
 def is_finished(pod: Pod) -> bool:

@@ -37,8 +37,6 @@ from .podcontrol import PodControl
 from .pods import available_in, deletion_order, from_template, is_active, is_ready, is_terminating
 
 BURST = 500
-#: Pod events of a set are gathered for this many seconds a pod it has: counting is proportional to them.
-GATHER_S_PER_POD = 1 / 20_000
 
 
 # ------------------------------------------------------------------------------------------------ deciding
@@ -84,7 +82,7 @@ class Counts:
 
 def count_pods(pods: Iterable[Pod], template: PodTemplateSpec | None, min_ready_s: int, now: float) -> Counts:
     """Count pods for a status."""
-    wanted = selectors.from_labels(template.metadata.labels if template else {})
+    fits = selectors.from_labels(template.metadata.labels if template else {}).matcher()
     replicas = labeled = ready = available = terminating = 0
     soonest = inf
     for pod in pods:
@@ -92,10 +90,10 @@ def count_pods(pods: Iterable[Pod], template: PodTemplateSpec | None, min_ready_
             terminating += is_terminating(pod)
             continue
         replicas += 1
-        labeled += wanted.matches(pod.metadata.labels)
+        labeled += fits(pod.metadata.labels)
         if is_ready(pod):
             ready += 1
-            wait = available_in(pod, min_ready_s, now)
+            wait = available_in(pod, min_ready_s, now) if min_ready_s else 0.0
             available += wait == 0
             soonest = min(soonest, wait) if wait else soonest
     return Counts(replicas, labeled, ready, available, terminating, soonest)
@@ -172,8 +170,7 @@ class Replicas(Controller[Key], Generic[S]):
 
     def _look_at(self, namespace: str, kind: str, name: str, uid: str) -> None:
         if kind == self.kind.KIND:
-            wait = self.pods.count(BY_CONTROLLER, uid) * GATHER_S_PER_POD
-            self.queue.add_after(Key(namespace, name), wait if wait > 0.005 else 0)
+            self.look_soon(Key(namespace, name), self.pods.count(BY_CONTROLLER, uid))
 
     def _offer(self, orphan: Pod) -> None:
         for owner in self.sets.in_namespace(orphan.metadata.namespace or ""):

@@ -224,7 +224,8 @@ class StatefulSets(Controller[Key]):
         assert pod is not None
         for owner in (controller_of(each) for each in (old, new) if each is not None):
             if owner is not None and owner.kind == "StatefulSet":
-                self.queue.add(Key(pod.metadata.namespace or "", owner.name))
+                parts = self.pods.count(BY_CONTROLLER, owner.uid)
+                self.look_soon(Key(pod.metadata.namespace or "", owner.name), parts)
         if controller_of(pod) is None:
             for each in self.sets.in_namespace(pod.metadata.namespace or ""):
                 if is_member(each.metadata.name or "", pod):
