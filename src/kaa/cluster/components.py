@@ -22,6 +22,8 @@ from .pki import Pki
 
 AUTHENTICATED = "system:authenticated"
 SYSTEM_NAMESPACE = "kube-system"
+#: The scheduler's requests for events a second, and at once after a rest: upstream's ``clientConnection``.
+EVENTS_PACE = (50, 100)
 #: A client of this process as a user, under a name for audit and managedFields.
 ClientOf = Callable[[User, str], Client]
 
@@ -75,7 +77,7 @@ async def run_components(
 
     async def schedule() -> None:
         client = client_of(SCHEDULER, "kube-scheduler")
-        recorder = EventRecorder(client, clock, "default-scheduler")
+        recorder = EventRecorder(client, clock, "default-scheduler", pace=EVENTS_PACE)
         informers = Informers(client, clock)
         known["scheduler"] = lambda: informers.behind
         scheduler = Scheduler(client, clock, recorder, informers=informers)

@@ -31,8 +31,10 @@ K = TypeVar("K", bound=Hashable)
 log = structlog.get_logger(__name__)
 
 RECONCILE_TIMEOUT_S = 300.0
+#: Requests for events a second, and at once after a rest: upstream's ``--kube-api-qps`` and ``--kube-api-burst``.
+EVENTS_PACE = (20, 30)
 #: Events of a key's parts are gathered so long, in seconds a part: a look at the key is proportional to its parts.
-GATHER_S_PER_PART = 1 / 20_000
+GATHER_S_PER_PART = 1 / 10_000
 #: Whose client feeds the informers: what kube-controller-manager itself is.
 SHARED = "shared-informers"
 
@@ -59,7 +61,7 @@ class Controller(Generic[K]):
         self.client = context.client_for(self.identity or self.name)
         self.clock = context.clock
         self.informers = context.informers
-        self.events = EventRecorder(self.client, context.clock, self.component or self.name)
+        self.events = EventRecorder(self.client, context.clock, self.component or self.name, pace=EVENTS_PACE)
         self.queue: WorkQueue[K] = WorkQueue(context.clock)
         self._reads: list[Informer[Any]] = []
 

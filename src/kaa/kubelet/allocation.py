@@ -34,7 +34,7 @@ class Allocation:
 
     def __init__(self, host: PodHost, pod: Pod, say: Callable[[str, str, str], None], *, static: bool) -> None:
         self._host, self._say, self._static = host, say, static
-        self._wanted = pod
+        self.wanted = pod  #: as the API server has it
         self.pod = pod if static else admission.given_before(pod)
         self._uid = pod.metadata.uid or ""
         self.taken: Mapping[str, int] = {}  #: of the node, once it was let in: a pod that was here before is in already
@@ -47,7 +47,7 @@ class Allocation:
         self._let_in = self._let_go = False
 
     def update(self, pod: Pod) -> None:
-        self._wanted, self.pod = pod, admission.with_resources(pod, self.pod)
+        self.wanted, self.pod = pod, admission.with_resources(pod, self.pod)
 
     def _take(self, amounts: Mapping[str, int]) -> None:
         self.taken = amounts
@@ -124,13 +124,13 @@ class Allocation:
     async def settle(self, view: PodView) -> None:
         """Give the pod the resources that it wants by now, if there is room; and see a change of them through."""
         before, self.pending = self.pending, None
-        if self._wanted is not self.pod:
+        if self.wanted is not self.pod:
             self.pending = self._pending()
             if self.pending is None:
                 await self._give()
             elif self.pending != before:
                 reason, why = self.pending.reason, self.pending.message
-                self._say("Warning", f"Resize{reason}", admission.resize_text(reason, self._wanted, why))
+                self._say("Warning", f"Resize{reason}", admission.resize_text(reason, self.wanted, why))
         self._host.room.waits(self._uid, self.pending is not None and self.pending.reason == "Deferred")
         resized = is_resized(self.pod, view)
         if self.resizing and resized:
@@ -141,15 +141,15 @@ class Allocation:
 
     def _pending(self) -> Pending | None:
         """Why the pod cannot have what it wants by now; None when it can."""
-        never = self._host.hardware.infeasible(self._wanted, self.pod)
+        never = self._host.hardware.infeasible(self.wanted, self.pod)
         if never and not self._static:
             return Pending("Infeasible", never)
         used = self._host.room.used_beside(self._uid)
-        return admission.pending(self._wanted, used, self._host.allocatable, static=self._static)
+        return admission.pending(self.wanted, used, self._host.allocatable, static=self._static)
 
     async def _give(self) -> None:
-        self.pod = self._wanted
-        self._take(admission.requests_of(self._wanted))
+        self.pod = self.wanted
+        self._take(admission.requests_of(self.wanted))
         self.failures.clear()
         self.resizing = True
         self._say("Normal", "ResizeStarted", admission.resize_text("started", self.pod))

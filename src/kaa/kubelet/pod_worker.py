@@ -53,7 +53,7 @@ from .pressure import may_be_evicted
 from .probing import hooks
 from .references import container_reference
 from .status import Seen, known_health, pod_status
-from .status_writer import with_status
+from .status_writer import foreign_conditions, with_status
 from .tasks import Tasks
 from .volumes import VolumeError
 from .volumes.manager import Prepared
@@ -96,7 +96,11 @@ class PodWorker:
     # ------------------------------------------------------------------------------------------------ from outside
 
     def update(self, pod: Pod) -> None:
-        """The pod was changed at the API server."""
+        """The pod was changed at the API server; what our own patch made of its status is no news."""
+        before = self.allocation.wanted
+        if self.host.statuses.made(pod) and _differs_in_our_status_alone(pod, before):
+            self.allocation.update(pod)
+            return
         if pod.metadata.annotations != self.pod.metadata.annotations or pod.metadata.labels != self.pod.metadata.labels:
             self._refresh_volumes = True
         self.allocation.update(pod)
@@ -678,6 +682,13 @@ class PodWorker:
             failed = True
         if failed:
             self._event("Warning", "FailedPreStopHook", "PreStopHook failed", container=spec.name)
+
+
+def _differs_in_our_status_alone(pod: Pod, before: Pod) -> bool:
+    new, old = pod.metadata, before.metadata
+    words = new.annotations == old.annotations and new.labels == old.labels
+    asked = new.deletion_timestamp == old.deletion_timestamp and pod.spec == before.spec
+    return words and asked and foreign_conditions(pod.status) == foreign_conditions(before.status)
 
 
 def _earliest(*times: float | None) -> float | None:

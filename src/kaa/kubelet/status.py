@@ -444,6 +444,8 @@ def status_patch(pod: Pod, old: PodStatus, new: PodStatus) -> dict[str, Any] | N
 
     Conditions merge by type, so those of others are left alone. The uid guards against a namesake.
     """
+    if old == new:
+        return None
     before, after = to_builtins(old), to_builtins(new)
     changes: dict[str, Any] = {}
     for name in sorted(set(before) | set(after)):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from kaa.api.clock import Clock
 from kaa.api.errors import ApiError, Conflict, NotFound
-from kaa.api.types.core_v1 import Pod, PodStatus
+from kaa.api.types.core_v1 import Pod, PodCondition, PodStatus
 from kaa.client.client import Client, PatchType
 from kaa.client.workqueue import WorkQueue
 
@@ -61,6 +61,11 @@ class StatusWriter:
             held.since = self._clock.monotonic()
         held.settled.clear()
         self._queue.add(uid)
+
+    def made(self, pod: Pod) -> bool:
+        """Whether this version of a pod is what our last patch of its status made of it."""
+        held = self._wanted.get(pod.metadata.uid or "")
+        return held is not None and bool(held.version) and int(pod.metadata.resource_version or "0") == held.version
 
     def last(self, uid: str) -> PodStatus | None:
         held = self._wanted.get(uid)
@@ -121,5 +126,9 @@ def with_status(pod: Pod, status: PodStatus | None) -> Pod:
     if status is None:
         return pod
     ours = tuple(c for c in status.conditions if c.type in OWNED)
-    foreign = tuple(c for c in pod.status.conditions if c.type not in OWNED)
-    return replace(pod, status=replace(status, conditions=(*ours, *foreign)))
+    return replace(pod, status=replace(status, conditions=(*ours, *foreign_conditions(pod.status))))
+
+
+def foreign_conditions(status: PodStatus) -> tuple[PodCondition, ...]:
+    """The conditions that are not the kubelet's."""
+    return tuple(c for c in status.conditions if c.type not in OWNED)
