@@ -83,10 +83,21 @@ class FaultyApi(FakeApi):
             yield event
 
 
-class FaultWorld:
-    """Controllers of workloads on a faulty API, and a kubelet of which pods end as ``ends`` says."""
+def workloads(context: Context) -> list[Controller[Any]]:
+    return [
+        ReplicaSets(context),
+        Deployments(context),
+        StatefulSets(context),
+        Jobs(context),
+        GarbageCollector(context, Served(context.client_for(""), context.informers)),
+    ]
 
-    def __init__(self, seed: int) -> None:
+
+class FaultWorld:
+    """Controllers on a faulty API, and a kubelet of which pods end as ``ends`` says. ``controllers`` makes them for a life."""
+
+    def __init__(self, seed: int, controllers: Callable[[Context], list[Controller[Any]]] = workloads) -> None:
+        self.controllers = controllers
         self.random = Random(seed)
         self.clock = VirtualClock(seed=seed)
         self.api = FaultyApi(self.clock, self.random)
@@ -110,15 +121,7 @@ class FaultWorld:
 
     async def _run(self) -> None:
         informers = Informers(self.api, self.clock)
-        context = Context(lambda name: self.api, informers, self.clock)
-        served = Served(self.api, informers)
-        controllers: list[Controller[Any]] = [
-            ReplicaSets(context),
-            Deployments(context),
-            StatefulSets(context),
-            Jobs(context),
-            GarbageCollector(context, served),
-        ]
+        controllers = self.controllers(Context(lambda name: self.api, informers, self.clock))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(informers.run())
             for controller in controllers:

@@ -41,6 +41,7 @@ from kaa.api.types.core_v1 import (
 from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
 from kaa.controllers.autoscaling_metrics import MetricsSource
 from kaa.controllers.manager import ControllerManager
+from kaa.controllers.service_loadbalancer import LoadBalancers
 
 #: What a node's status cannot be without.
 NODE_FACTS: dict[str, Any] = {
@@ -65,8 +66,15 @@ class World:
 
     pod_ranges: tuple[tuple[str, int], ...] = ()
 
-    def __init__(self, *, ready: Any = True, seed: int = 0, metrics: MetricsSource | None = None) -> None:
-        self.metrics = metrics
+    def __init__(
+        self,
+        *,
+        ready: Any = True,
+        seed: int = 0,
+        metrics: MetricsSource | None = None,
+        load_balancers: LoadBalancers | None = None,
+    ) -> None:
+        self.metrics, self.load_balancers = metrics, load_balancers
         self.clock = VirtualClock(seed=seed)
         self.api = FakeApi(self.clock)
         self.ready = ready
@@ -81,6 +89,7 @@ class World:
             issue_legacy=self.issue_legacy,
             metrics=self.metrics,
             pod_ranges=self.pod_ranges,
+            load_balancers=self.load_balancers,
         )
         self._task = asyncio.create_task(self.manager.run(), name="manager")
         await self.api.create(Namespace(metadata=ObjectMeta(name="default")))

@@ -7,15 +7,18 @@ import os
 from typing import Any
 
 import pytest
+from fake_cloud import FakeCloud
 from fault_world import FaultWorld
 from job_world import make_job
 from msgspec.structs import replace
+from service_builders import make_service
 from world import make_deployment, make_template
 
 from kaa.api.types.apps_v1 import Deployment, ReplicaSet, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy
 from kaa.api.types.batch_v1 import Job
-from kaa.api.types.core_v1 import Pod
-from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta
+from kaa.api.types.core_v1 import Node, Pod, Service
+from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
+from kaa.controllers.service_loadbalancer import FINALIZER, ProviderError, ServiceLoadBalancers, wants
 
 #: 1,000 runs in all; ``KAA_FAULT_SEEDS=2000 pytest tests/property/test_controllers_faults.py`` searches further.
 SEEDS = range(int(os.environ.get("KAA_FAULT_SEEDS", "250")))
@@ -122,5 +125,49 @@ def test_jobs_count_every_pod_once(seed: int, mode: str) -> None:
             assert not any(pod.metadata.finalizers for pod in pods), "each was counted"
             uncounted = job.status.uncounted_terminated_pods
             assert uncounted is None or not (uncounted.succeeded or uncounted.failed)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("seed", SEEDS[::5])
+def test_balancers_stand_for_the_services_that_ask_for_one(seed: int) -> None:
+    cloud = FakeCloud()
+    world = FaultWorld(seed, lambda context: [ServiceLoadBalancers(context, cloud)])
+
+    def fails(call: str) -> None:
+        if world.api.faults and world.random.random() < 0.1:
+            raise ProviderError("the cloud is busy")
+
+    def chance() -> None:
+        """Something of the world changes: a service, its type, a node."""
+        name, drawn = f"s{world.random.randrange(3)}", world.random.random()
+        standing = next((each for each in world.api.all(Service) if each.metadata.name == name), None)
+        if drawn < 0.3:
+            node = Node(metadata=ObjectMeta(name=f"n{world.random.randrange(3)}"))
+            there = [each for each in world.api.all(Node) if each.metadata.name == node.metadata.name]
+            (world.api.remove if there else world.api.put)(node)
+        elif standing is None:
+            made = make_service(name=name, type="LoadBalancer")
+            world.api.put(replace(made, metadata=replace(made.metadata, uid=None)))
+        elif drawn < 0.6:
+            other = "ClusterIP" if standing.spec.type == "LoadBalancer" else "LoadBalancer"
+            world.api.put(replace(standing, spec=replace(standing.spec, type=other)))
+        else:
+            world.api._delete(world.api._resource(standing), standing, DeleteOptions())
+
+    async def run() -> None:
+        cloud.fails = fails
+        async with world:
+            for _ in range(12):
+                chance()
+                await world.pass_s(world.random.uniform(0, 4))
+            await world.calm()
+            nodes = {node.metadata.name for node in world.api.all(Node)}
+            wanting = {each.metadata.uid for each in world.api.all(Service) if wants(each)}
+            assert {uid: set(sends_to) for uid, sends_to in cloud.balancers.items()} == dict.fromkeys(wanting, nodes)
+            for service in world.api.all(Service):
+                assert service.metadata.deletion_timestamp is None
+                assert service.metadata.finalizers == ((FINALIZER,) if wants(service) else ())
+                assert bool(service.status.load_balancer.ingress) == wants(service)
 
     asyncio.run(run())

@@ -12,9 +12,11 @@ from service_builders import make_service
 from world import World, make_deployment, make_pod, make_replica_set
 
 from kaa.api.types.apps_v1 import Deployment, ReplicaSet, ReplicaSetStatus
-from kaa.api.types.core_v1 import Pod
+from kaa.api.types.core_v1 import Pod, Service
 from kaa.api.types.discovery_v1 import EndpointSlice
+from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.controllers import deployment, endpointslice, replicaset, rolling
+from kaa.controllers import service_loadbalancer as balancers
 from kaa.controllers.graph import Graph
 from kaa.controllers.pods import deletion_order, is_active
 
@@ -201,6 +203,45 @@ def test_slices_hold_each_endpoint_once(histories: list[list[Pod]], most: int) -
         assert endpointslice.plan(make_service(), pods, slices, {}, most=most) == endpointslice.Plan()
 
 
+# ------------------------------------------------------------------------------------------------ load balancers
+
+BALANCED = st.builds(
+    lambda type, theirs, held, deleting, port, ranges: replace(
+        make_service(
+            type=type, load_balancer_class="example.com/theirs" if theirs else None, load_balancer_source_ranges=ranges
+        ),
+        metadata=ObjectMeta(
+            name="web",
+            namespace="default",
+            uid="uid",
+            finalizers=(balancers.FINALIZER,) if held else (),
+            deletion_timestamp="2026-01-01T00:00:00Z" if deleting else None,
+            labels={"port": str(port)},
+        ),
+    ),
+    st.sampled_from(("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2),
+    st.sampled_from(((), ("10.0.0.0/8",))),
+)
+
+
+@given(old=st.none() | BALANCED, new=BALANCED)
+def test_a_balancer_stands_only_for_who_asks_and_nobody_is_held_for_nothing(old: Service | None, new: Service) -> None:
+    ensured = balancers.plan(new) is balancers.Plan.ENSURE
+    asks = new.spec.type == "LoadBalancer" and new.spec.load_balancer_class is None
+    assert not ensured or asks
+    held = balancers.FINALIZER in new.metadata.finalizers
+    if held and (new.metadata.deletion_timestamp is not None or new.spec.type != "LoadBalancer"):
+        assert not ensured
+        assert balancers.concerns(old, new), "until it is released"
+    assert not balancers.concerns(new, new) or balancers.needs_cleanup(new), "nothing changed"
+    if old is not None and balancers.plan(old) is not balancers.plan(new) and (balancers.wants(old) != asks):
+        assert balancers.concerns(old, new)
+
+
 # ------------------------------------------------------------------------------------------------ the graph
 
 
@@ -212,7 +253,7 @@ def test_slices_hold_each_endpoint_once(histories: list[list[Pod]], most: int) -
 )
 def test_the_graph_forgets_what_is_gone(steps: list[tuple[bool, int, set[int]]]) -> None:
     from kaa.api.scheme import resource_of
-    from kaa.api.types.meta_v1 import ObjectMeta, OwnerReference
+    from kaa.api.types.meta_v1 import OwnerReference
 
     graph = Graph(lambda uid: None)
     standing: dict[int, set[int]] = {}

@@ -131,3 +131,12 @@ def test_nothing_is_given_twice(types: list[str]) -> None:
     ports = [port.node_port for service in made for port in service.spec.ports if port.node_port]
     assert len(set(ips)) == len(ips)
     assert len(set(ports)) == len(ports)
+
+
+def test_an_address_of_a_balancer_is_its_own_unless_said_otherwise(strategy: ServiceStrategy) -> None:
+    points = [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "Proxy"}, {"hostname": "lb.example"}]
+    status = {"loadBalancer": {"ingress": points}}
+    made = scheme.convert(Service, {"metadata": {"name": "web"}, "spec": {"type": "LoadBalancer"}, "status": status})
+    assert [point.ip_mode for point in strategy.default(made).status.load_balancer.ingress] == ["VIP", "Proxy", None]
+    other = scheme.convert(Service, {"metadata": {"name": "web"}, "spec": {"type": "ClusterIP"}, "status": status})
+    assert strategy.default(other).status == other.status

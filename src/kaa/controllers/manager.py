@@ -42,6 +42,7 @@ from .resourceclaim import ResourceClaims
 from .resourcequota import ResourceQuotas
 from .rootca import RootCAPublisher
 from .served import Served
+from .service_loadbalancer import LoadBalancers, ServiceLoadBalancers
 from .serviceaccount import ServiceAccounts
 from .servicecidrs import ServiceCIDRs
 from .statefulset import StatefulSets
@@ -58,7 +59,8 @@ class ControllerManager:
     ``shared-informers`` that of ``system:kube-controller-manager``. ``root_ca`` is the PEM text that pods trust.
     ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are.
     ``authority`` signs certificates; without it requests for them stay unsigned. ``metrics`` is what autoscalers go by: the
-    metrics APIs, unless given. ``pod_ranges``: of which nodes get their parts, as ``NodeIPAM`` has them."""
+    metrics APIs, unless given. ``pod_ranges``: of which nodes get their parts, as ``NodeIPAM`` has them. ``load_balancers``
+    makes those that Services ask for; without it such Services stay pending."""
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class ControllerManager:
         authority: Authority | None = None,
         metrics: MetricsSource | None = None,
         pod_ranges: tuple[tuple[str, int], ...] = (),
+        load_balancers: LoadBalancers | None = None,
     ) -> None:
         self.informers = Informers(client_for(SHARED), clock)
         context = Context(client_for, self.informers, clock)
@@ -109,6 +112,7 @@ class ControllerManager:
             BootstrapSigner(context),
             TokenCleaner(context),
             ServiceCIDRs(context),
+            *([ServiceLoadBalancers(context, load_balancers)] if load_balancers is not None else ()),
             TTL(context),
             ValidatingAdmissionPolicyStatus(context),
             Namespaces(context, served),

@@ -14,6 +14,7 @@ from kaa.api import names
 from kaa.api.fields import FieldError
 from kaa.api.types.core_v1 import (
     ClientIPConfig,
+    LoadBalancerIngress,
     Service,
     ServicePort,
     ServiceSpec,
@@ -72,7 +73,13 @@ class ServiceStrategy(Strategy[Service]):
 
     def default(self, obj: Service) -> Service:
         changes = _defaults(obj.spec)
-        return replace(obj, spec=replace(obj.spec, **changes)) if changes else obj
+        if changes:
+            obj = replace(obj, spec=replace(obj.spec, **changes))
+        points = obj.status.load_balancer.ingress
+        if obj.spec.type != "LoadBalancer" or all(point.ip_mode or not point.ip for point in points):
+            return obj
+        balancer = replace(obj.status.load_balancer, ingress=each(points, _ingress))
+        return replace(obj, status=replace(obj.status, load_balancer=balancer))
 
     def prepare_create(self, obj: Service) -> Service:
         return replace(obj, status=ServiceStatus(), spec=_without_unneeded(obj.spec, None))
@@ -132,6 +139,10 @@ def _port(port: ServicePort) -> ServicePort:
     if port.target_port is None or port.target_port in (0, ""):
         changes["target_port"] = port.port
     return replace(port, **changes) if changes else port
+
+
+def _ingress(point: LoadBalancerIngress) -> LoadBalancerIngress:
+    return replace(point, ip_mode="VIP") if point.ip and point.ip_mode is None else point
 
 
 def _patched(new: ServiceSpec, old: ServiceSpec) -> ServiceSpec:

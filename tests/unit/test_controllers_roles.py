@@ -1,0 +1,66 @@
+"""What acts on clouds and drives can do so with the roles it has, on a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from api_lab import Lab, run
+from fake_cloud import FakeCloud
+
+from kaa.api.clock import SystemClock
+from kaa.api.types.core_v1 import Service, ServicePort, ServiceSpec
+from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.client.informer import Informers
+from kaa.cluster.components import MANAGER, controller_user
+from kaa.controllers.controller import SHARED, Context, Controller
+from kaa.controllers.service_loadbalancer import FINALIZER, ServiceLoadBalancers
+
+
+@contextlib.asynccontextmanager
+async def working(lab: Lab, *makers: Callable[[Context], Controller[Any]]) -> AsyncIterator[None]:
+    """Controllers under their own accounts, on informers of the manager's."""
+
+    def client_for(name: str) -> Any:
+        return lab.plane.client(MANAGER if name == SHARED else controller_user(name), "kube-controller-manager")
+
+    informers = Informers(client_for(SHARED), lab.clock)
+    controllers = [make(Context(client_for, informers, lab.clock)) for make in makers]
+    tasks = [asyncio.create_task(each.run()) for each in (informers, *controllers)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while not await true():  # noqa: ASYNC110  # the controllers' own tasks
+            await asyncio.sleep(0.02)
+
+
+def test_the_service_controller_holds_services_by_their_status_alone() -> None:
+    async def use(lab: Lab) -> None:
+        cloud = FakeCloud()
+        async with working(lab, lambda context: ServiceLoadBalancers(context, cloud)):
+            spec = ServiceSpec(type="LoadBalancer", ports=(ServicePort(port=80),))
+            await lab.client.create(Service(metadata=ObjectMeta(name="web", namespace="default"), spec=spec))
+
+            async def is_balanced() -> bool:
+                service = await lab.client.get(Service, "web", "default")
+                return bool(service.status.load_balancer.ingress) and service.metadata.finalizers == (FINALIZER,)
+
+            await until(is_balanced)
+            await lab.client.delete(Service, "web", "default")
+
+            async def is_gone() -> bool:
+                names = {service.metadata.name for service in (await lab.client.list(Service, "default")).items}
+                return "web" not in names and not cloud.balancers
+
+            await until(is_gone)
+
+    run(use, clock=SystemClock(seed=1), bootstrapped=True)
