@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kaa.api import quantity
 from kaa.api.types.core_v1 import PersistentVolumeClaim
 from kaa.api.types.storage_v1 import StorageClass
+from kaa.api.volume_match import asked, class_of
 
 from ..view import View
 from .base import Attributes
@@ -83,17 +83,12 @@ class PersistentVolumeClaimResize(Passive):
         if attributes.operation != "UPDATE" or not attributes.on("persistentvolumeclaims"):
             return
         new, old = attributes.object, attributes.old
-        if _size(new) <= _size(old):
+        if asked(new) <= asked(old):
             return
         if old.status.phase != "Bound":
             raise refuse(attributes, "Only bound persistent volume claims can be expanded")
-        name = old.spec.storage_class_name or old.metadata.annotations.get(OLD_CLASS)
-        found = view.get(StorageClass, name) if name else None
+        name = class_of(old)
+        found = view.get(StorageClass, name) if name and name == class_of(new) else None
         if found is None or not found.allow_volume_expansion:
             why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"
             raise refuse(attributes, why)
-
-
-def _size(claim: PersistentVolumeClaim) -> int:
-    text = claim.spec.resources.requests.get("storage")
-    return quantity.whole(text) if text else 0

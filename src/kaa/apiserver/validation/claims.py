@@ -5,15 +5,17 @@ Source: pkg/apis/core/validation/validation.go (ValidatePersistentVolumeClaimSpe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 
 from msgspec.structs import replace
 
 from kaa.api import fields, names, quantity
 from kaa.api.fields import FieldError, Path
-from kaa.api.types.core_v1 import PersistentVolumeClaim, PersistentVolumeClaimSpec
+from kaa.api.types.core_v1 import PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus
+from kaa.api.values import Quantity
 
-from .common import SPEC, amount, faults_of
+from .common import IMMUTABLE, METADATA, SPEC, STATUS, amount, faults_of, immutable, is_native_resource
 from .internal import diff
 from .selectors import label_selector
 
@@ -79,24 +81,105 @@ def _data_source(spec: PersistentVolumeClaimSpec, path: Path) -> Iterator[FieldE
 _MAY_CHANGE = (
     "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
 )
+_OLD_CLASS = "volume.beta.kubernetes.io/storage-class"
+_NO_MORE = "update to {} is forbidden when status.currentVolumeAttributesClassName is not nil"
 
 
 def claim_update(new: PersistentVolumeClaim, old: PersistentVolumeClaim) -> Iterator[FieldError]:
-    """A bound claim may ask for more and for another attributes class; an unbound one may be bound."""
+    """A bound claim may ask for more and for another attributes class; an unbound one may be bound.
+
+    It may also ask for less than it did, when growing failed: but for more than it has."""
     yield from claim_spec(new.spec, SPEC)
-    mine, its = new.spec, old.spec
-    kept = replace(mine, resources=its.resources, volume_attributes_class_name=its.volume_attributes_class_name)
-    bound = old.status.phase == "Bound"
-    if not its.volume_name:
-        kept = replace(kept, volume_name=its.volume_name)
-    if its.storage_class_name is None:  # the default class may be set retroactively
-        kept = replace(kept, storage_class_name=None)
-    if kept != its or (not bound and mine.resources != its.resources):
-        yield fields.forbidden(SPEC, f"{_MAY_CHANGE}\n{diff(its, mine)}")
-        return
-    before, after = its.resources.requests.get("storage"), mine.resources.requests.get("storage")
-    if bound and before and after and quantity.parse(after) < quantity.parse(before):
-        capacity = old.status.capacity.get("storage")
-        if capacity is None or quantity.parse(after) <= quantity.parse(capacity):
-            detail = "field can not be less than status.capacity"
-            yield fields.forbidden(SPEC.child("resources", "requests", "storage"), detail)
+    asks, asked = _but_for_what_may_change(new, old)
+    annotated = new.metadata.annotations.get(_OLD_CLASS, "")
+    if not _class_moves_to_spec(new, old) and annotated != old.metadata.annotations.get(_OLD_CLASS, ""):
+        yield fields.invalid(METADATA.child("annotations", _OLD_CLASS), annotated, IMMUTABLE)
+    if asks != asked:
+        yield fields.forbidden(SPEC, f"{_MAY_CHANGE}\n{diff(asked, asks)}")
+    size = _size(new.spec.resources.requests)
+    if size < _size(old.spec.resources.requests) and size <= _size(old.status.capacity):
+        detail = "field can not be less than status.capacity"
+        yield fields.forbidden(SPEC.child("resources", "requests", "storage"), detail)
+    yield from immutable(Path("volumeMode"), new.spec.volume_mode, old.spec.volume_mode)
+    if old.status.current_volume_attributes_class_name is not None and not new.spec.volume_attributes_class_name:
+        name = new.spec.volume_attributes_class_name
+        if name != old.spec.volume_attributes_class_name:
+            at = SPEC.child("volumeAttributesClassName")
+            yield fields.forbidden(at, _NO_MORE.format("nil" if name is None else "empty string"))
+
+
+def _but_for_what_may_change(
+    new: PersistentVolumeClaim, old: PersistentVolumeClaim
+) -> tuple[PersistentVolumeClaimSpec, PersistentVolumeClaimSpec]:
+    """Both specs, alike in all that an update may change."""
+    asks, asked = new.spec, old.spec
+    if not asked.volume_name:
+        asked = replace(asked, volume_name=asks.volume_name)
+    if _class_moves_to_spec(new, old) or _class_is_given_late(new, old):
+        asks = replace(asks, storage_class_name=None)
+    if new.status.phase == "Bound":
+        requests = {**asks.resources.requests, "storage": asked.resources.requests.get("storage", Quantity("0"))}
+        asks = replace(
+            asks,
+            resources=replace(asks.resources, requests=requests),
+            volume_attributes_class_name=asked.volume_attributes_class_name,
+        )
+    return asks, asked
+
+
+def _class_moves_to_spec(new: PersistentVolumeClaim, old: PersistentVolumeClaim) -> bool:
+    """From the annotation that was there before the field: the same class, on an annotation left alone or dropped."""
+    before = old.metadata.annotations.get(_OLD_CLASS)
+    kept = new.metadata.annotations.get(_OLD_CLASS, before)
+    return before is not None and old.spec.storage_class_name is None and new.spec.storage_class_name == before == kept
+
+
+def _class_is_given_late(new: PersistentVolumeClaim, old: PersistentVolumeClaim) -> bool:
+    """A claim of no class gets the default one when there is one at last."""
+    given = new.spec.storage_class_name
+    return (
+        given is not None
+        and old.spec.storage_class_name is None
+        and old.metadata.annotations.get(_OLD_CLASS, given) == given
+    )
+
+
+def _size(amounts: Mapping[str, Quantity]) -> Fraction:
+    return quantity.parse(amounts.get("storage", "0"))
+
+
+_RESIZES = (
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+)
+
+
+def claim_status(status: PersistentVolumeClaimStatus) -> Iterator[FieldError]:
+    """What drivers and kubelets write of a claim as it grows."""
+    for name in sorted(status.capacity):
+        yield from _basic(STATUS.child("capacity").key(name), status.capacity[name])
+    at = STATUS.child("allocatedResourceStatuses")
+    for name, said in sorted(status.allocated_resource_statuses.items()):
+        yield from _resource_key(at, name)
+        if said not in _RESIZES:
+            yield fields.not_supported(at, name, sorted(_RESIZES))  # the key, as upstream has it
+    at = STATUS.child("allocatedResources")
+    for name in sorted(status.allocated_resources):
+        faults = list(_resource_key(at, name))
+        yield from faults or _basic(at.key(name), status.allocated_resources[name])
+
+
+def _basic(at: Path, value: Quantity) -> Iterator[FieldError]:
+    if quantity.parse(value) < 0:
+        yield fields.invalid(at, -quantity.whole(value.removeprefix("-")), "must be a valid resource quantity")
+
+
+def _resource_key(at: Path, name: str) -> Iterator[FieldError]:
+    """Of Kubernetes' own resources storage alone; whatever others have made up."""
+    faults = names.qualified_name(name)
+    yield from faults_of(at, name, faults)
+    if not faults and is_native_resource(name) and name != "storage":
+        yield fields.not_supported(at, name, ("storage",))

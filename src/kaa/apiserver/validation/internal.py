@@ -95,6 +95,18 @@ _ORDER: dict[str, list[str]] = {
         "DataSourceRef",
         "VolumeAttributesClassName",
     ],
+    "CSIPersistentVolumeSource": [
+        "Driver",
+        "VolumeHandle",
+        "ReadOnly",
+        "FSType",
+        "VolumeAttributes",
+        "ControllerPublishSecretRef",
+        "NodeStageSecretRef",
+        "NodePublishSecretRef",
+        "ControllerExpandSecretRef",
+        "NodeExpandSecretRef",
+    ],
     "PodDisruptionBudgetSpec": ["MinAvailable", "Selector", "MaxUnavailable", "UnhealthyPodEvictionPolicy"],
     "RoleRef": ["APIGroup", "Kind", "Name"],
     "TypedLocalObjectReference": ["APIGroup", "Kind", "Name"],
@@ -197,6 +209,7 @@ _BY_VALUE = frozenset(
         "Kind",
         "MountPath",
         "Medium",
+        "FSType",
         "TargetContainerName",
     ]
 )
@@ -207,6 +220,9 @@ _POINTERS = frozenset(
         ("EphemeralContainer", "RestartPolicy"),
         ("TypedObjectReference", "Namespace"),
         ("GRPCAction", "Service"),
+        ("AzureDiskVolumeSource", "FSType"),
+        ("CSIVolumeSource", "FSType"),
+        ("LocalVolumeSource", "FSType"),
     }
 )
 _GO_WORDS = {

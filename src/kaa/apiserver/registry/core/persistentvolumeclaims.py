@@ -19,7 +19,7 @@ from kaa.api.types.core_v1 import (
 )
 
 from ...validation import claims as rules
-from ...validation.common import SPEC, STATUS, amount
+from ...validation.common import SPEC
 from ..strategy import Strategy
 from ..tables import UNSET, age, shape
 from .pod_defaults import claim_spec
@@ -78,11 +78,7 @@ class PersistentVolumeClaimStrategy(Strategy[PersistentVolumeClaim]):
         return list(rules.claim_update(new, old))
 
     def validate_status_update(self, new: PersistentVolumeClaim, old: PersistentVolumeClaim) -> list[FieldError]:
-        found: list[FieldError] = []
-        for wire, listed in (("capacity", new.status.capacity), ("allocatedResources", new.status.allocated_resources)):
-            for name in sorted(listed):
-                found += amount(STATUS.child(wire).key(name), name, listed[name])
-        return found
+        return list(rules.claim_status(new.status))
 
     def fields(self, obj: PersistentVolumeClaim) -> Mapping[str, str]:
         return {}

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from msgspec import Struct, defstruct
 from msgspec.structs import replace
 
 from kaa.api import fields, names, quantity
 from kaa.api.clock import format_time
-from kaa.api.fields import FieldError
+from kaa.api.fields import FieldError, Path
 from kaa.api.types.core_v1 import PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus
 
 from ...validation import volumes
 from ...validation.claims import access_modes
-from ...validation.common import SPEC, faults_of
+from ...validation.common import SPEC, faults_of, immutable
+from ...validation.internal import diff
 from ...validation.selectors import node_selector
 from ...view import View
 from ..strategy import Strategy
@@ -29,6 +31,16 @@ _CLASS = "volume.beta.kubernetes.io/storage-class"
 _RECLAIM = ("Delete", "Recycle", "Retain")
 #: Attributes of the spec that hold its source.
 _SOURCES = tuple(name for name in (*volumes.WIRE,) if name in PersistentVolumeSpec.__struct_fields__)
+#: The source alone, its fields in Go's order: for messages.
+PersistentVolumeSource = defstruct(
+    "PersistentVolumeSource",
+    [
+        (name, Any, None)
+        for name in """gce_persistent_disk aws_elastic_block_store host_path glusterfs nfs rbd quobyte iscsi flex_volume
+        cinder cephfs fc flocker azure_file vsphere_volume azure_disk photon_persistent_disk portworx_volume scale_io local
+        storageos csi""".split()
+    ],
+)
 
 
 def _cells(obj: PersistentVolume, now: float) -> Sequence[Any]:
@@ -82,15 +94,11 @@ class PersistentVolumeStrategy(Strategy[PersistentVolume]):
 
     def validate_update(self, new: PersistentVolume, old: PersistentVolume) -> list[FieldError]:
         found = list(_faults(new.spec))
-        if any(getattr(new.spec, name) != getattr(old.spec, name) for name in _SOURCES):
-            found.append(
-                fields.forbidden(
-                    SPEC.child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation"
-                )
-            )
-        if new.spec.volume_mode != old.spec.volume_mode:
-            found.append(fields.invalid(SPEC.child("volumeMode"), new.spec.volume_mode, "field is immutable"))
-        return found
+        wanted, had = _source(_but_for_a_new_secret(new.spec, old.spec)), _source(old.spec)
+        if wanted != had:
+            text = f"spec.persistentvolumesource is immutable after creation\n{diff(had, wanted)}"
+            found.append(fields.forbidden(SPEC.child("persistentvolumesource"), text))
+        return [*found, *immutable(Path("volumeMode"), new.spec.volume_mode, old.spec.volume_mode)]
 
     def validate_status_update(self, new: PersistentVolume, old: PersistentVolume) -> list[FieldError]:
         return []
@@ -140,6 +148,17 @@ def _faults(spec: PersistentVolumeSpec) -> Iterator[FieldError]:
         yield from faults_of(at, spec.storage_class_name, names.dns_subdomain(spec.storage_class_name))
     if spec.volume_mode is not None and spec.volume_mode not in ("Block", "Filesystem"):
         yield fields.not_supported(SPEC.child("volumeMode"), spec.volume_mode, ("Block", "Filesystem"))
+
+
+def _source(spec: PersistentVolumeSpec) -> Struct:
+    return PersistentVolumeSource(**{name: getattr(spec, name) for name in PersistentVolumeSource.__struct_fields__})
+
+
+def _but_for_a_new_secret(new: PersistentVolumeSpec, old: PersistentVolumeSpec) -> PersistentVolumeSpec:
+    """A volume that could not be grown for want of a secret may get one."""
+    if new.csi is None or old.csi is None or old.csi.controller_expand_secret_ref is not None:
+        return new
+    return replace(new, csi=replace(new.csi, controller_expand_secret_ref=None))
 
 
 def _sources(spec: PersistentVolumeSpec) -> Iterator[FieldError]:
