@@ -9,13 +9,17 @@ from typing import Any
 
 from api_lab import Lab, run
 from fake_cloud import FakeCloud
+from volume_builders import make_claim, make_volume
 
 from kaa.api.clock import SystemClock
-from kaa.api.types.core_v1 import Service, ServicePort, ServiceSpec
+from kaa.api.types.core_v1 import Event, PersistentVolumeClaim, Service, ServicePort, ServiceSpec
 from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.api.types.storage_v1 import StorageClass
 from kaa.client.informer import Informers
 from kaa.cluster.components import MANAGER, controller_user
 from kaa.controllers.controller import SHARED, Context, Controller
+from kaa.controllers.expand import RESIZER, Expander
+from kaa.controllers.persistentvolume import PersistentVolumes
 from kaa.controllers.service_loadbalancer import FINALIZER, ServiceLoadBalancers
 
 
@@ -62,5 +66,33 @@ def test_the_service_controller_holds_services_by_their_status_alone() -> None:
                 return "web" not in names and not cloud.balancers
 
             await until(is_gone)
+
+    run(use, clock=SystemClock(seed=1), bootstrapped=True)
+
+
+def test_the_expand_controller_marks_claims_by_their_status_alone() -> None:
+    async def use(lab: Lab) -> None:
+        source = {"awsElasticBlockStore": {"volumeID": "vol-1"}}
+        await lab.client.create(
+            StorageClass(metadata=ObjectMeta(name="c"), provisioner="p", allow_volume_expansion=True)
+        )
+        await lab.client.create(make_volume(**source))
+        await lab.client.create(make_claim())
+        async with working(lab, PersistentVolumes, Expander):
+
+            async def is_bound() -> bool:
+                return (await lab.client.get(PersistentVolumeClaim, "data", "default")).status.phase == "Bound"
+
+            await until(is_bound)
+            patch = {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}
+            await lab.client.patch(PersistentVolumeClaim, "data", patch, "default")
+
+            async def is_marked() -> bool:
+                claim = await lab.client.get(PersistentVolumeClaim, "data", "default")
+                return claim.metadata.annotations.get(RESIZER) == "ebs.csi.aws.com"
+
+            await until(is_marked)
+            (event,) = [each for each in (await lab.client.list(Event)).items if each.reason == "ExternalExpanding"]
+            assert event.source.component == "volume_expand"
 
     run(use, clock=SystemClock(seed=1), bootstrapped=True)

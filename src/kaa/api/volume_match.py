@@ -41,6 +41,11 @@ def asked(claim: PersistentVolumeClaim) -> Fraction:
     return quantity.parse(claim.spec.resources.requests.get("storage", "0"))
 
 
+def granted(claim: PersistentVolumeClaim) -> Fraction:
+    """What a claim has, by its status."""
+    return quantity.parse(claim.status.capacity.get("storage", "0"))
+
+
 def is_for(volume: PersistentVolume, claim: PersistentVolumeClaim) -> bool:
     """Whether a volume names the claim: by name alone when someone has set it aside, else by uid too."""
     ref = volume.spec.claim_ref

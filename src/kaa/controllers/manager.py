@@ -29,6 +29,7 @@ from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
 from .endpointslicemirroring import EndpointSliceMirroring
 from .ephemeralvolume import EphemeralVolumes
+from .expand import Expander
 from .garbagecollector import GarbageCollector
 from .horizontalpodautoscaler import HorizontalPodAutoscalers
 from .job import Jobs
@@ -108,6 +109,7 @@ class ControllerManager:
             VolumeProtection(context),
             AttributesClassProtection(context),
             EphemeralVolumes(context),
+            Expander(context),
             ResourceClaims(context),
             BootstrapSigner(context),
             TokenCleaner(context),
