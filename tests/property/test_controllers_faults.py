@@ -12,15 +12,19 @@ from fault_world import FaultWorld
 from job_world import make_job
 from msgspec.structs import replace
 from service_builders import make_service
+from volume_builders import Attacher, make_disk, make_host, make_user, unique
 from world import make_deployment, make_template
 
 from kaa.api.types.apps_v1 import Deployment, ReplicaSet, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy
 from kaa.api.types.batch_v1 import Job
 from kaa.api.types.core_v1 import Node, Pod, Service
 from kaa.api.types.meta_v1 import DeleteOptions, LabelSelector, ObjectMeta
+from kaa.api.types.storage_v1 import VolumeAttachment
+from kaa.api.volume_match import claim_names
+from kaa.controllers.attachdetach import AttachDetach
 from kaa.controllers.service_loadbalancer import FINALIZER, ProviderError, ServiceLoadBalancers, wants
 
-#: 1,000 runs in all; ``KAA_FAULT_SEEDS=2000 pytest tests/property/test_controllers_faults.py`` searches further.
+#: 1,100 runs in all; ``KAA_FAULT_SEEDS=2000 pytest tests/property/test_controllers_faults.py`` searches further.
 SEEDS = range(int(os.environ.get("KAA_FAULT_SEEDS", "250")))
 
 
@@ -169,5 +173,76 @@ def test_balancers_stand_for_the_services_that_ask_for_one(seed: int) -> None:
                 assert service.metadata.deletion_timestamp is None
                 assert service.metadata.finalizers == ((FINALIZER,) if wants(service) else ())
                 assert bool(service.status.load_balancer.ingress) == wants(service)
+
+    asyncio.run(run())
+
+
+class Hosts:
+    """Kubelets that mount as upstream's do: say that a volume is in use, and mount it when it is then still attached."""
+
+    def __init__(self, world: FaultWorld) -> None:
+        self.world, self.attacher = world, Attacher(world.api)
+        self.mounted: set[tuple[str, str]] = set()
+
+    def step(self) -> None:
+        for attachment in self.world.api.all(VolumeAttachment):
+            if not self.world.api.faults or self.world.random.random() < 0.7:
+                self.attacher.see_to(attachment)
+        for node in self.world.api.all(Node):
+            if not self.world.api.faults or self.world.random.random() < 0.7:
+                self._sync(node)
+        self.check()
+
+    def _sync(self, node: Node) -> None:
+        name = node.metadata.name or ""
+        pods = [pod for pod in self.world.api.all(Pod) if pod.spec.node_name == name]
+        wanted = {claim for pod in pods for claim, _ in claim_names(pod)}
+        self.mounted -= {(host, disk) for host, disk in self.mounted if host == name and disk not in wanted}
+        assert node.status is not None
+        attached = {each.name for each in node.status.volumes_attached}
+        said = set(node.status.volumes_in_use)
+        self.mounted |= {(name, disk) for disk in wanted if unique(disk) in said & attached}
+        in_use = {*map(unique, wanted), *(unique(disk) for host, disk in self.mounted if host == name)}
+        if in_use != said:
+            self.world.api.put(replace(node, status=replace(node.status, volumes_in_use=tuple(sorted(in_use)))))
+
+    def check(self) -> None:
+        standing = {(each.spec.node_name, each.spec.source.persistent_volume_name): each for each in self.attachments()}
+        for key in self.mounted:
+            assert key in standing, "mounted is attached"
+            assert standing[key].metadata.deletion_timestamp is None, "and stays so"
+        exclusive = [disk for _, disk in standing if disk != "shared"]
+        assert len(exclusive) == len(set(exclusive)), "on one node at a time"
+
+    def attachments(self) -> list[VolumeAttachment]:
+        return list(self.world.api.all(VolumeAttachment))
+
+
+@pytest.mark.parametrize("seed", SEEDS[::5])
+def test_volumes_follow_their_pods_and_are_never_on_two_nodes(seed: int) -> None:
+    async def run() -> None:
+        async with FaultWorld(seed, lambda context: [AttachDetach(context)]) as world:
+            hosts = Hosts(world)
+            world.watcher = hosts.step
+            nodes = [f"n{n}" for n in range(3)]
+            for each in (*map(make_host, nodes), *make_disk("one"), *make_disk("two")):
+                world.api.put(each)
+            for each in make_disk("shared", mode="ReadWriteMany"):
+                world.api.put(each)
+            for n in range(15):
+                pods = world.api.all(Pod)
+                if pods and world.random.random() < 0.5:
+                    world.api.remove(world.random.choice(pods))
+                else:
+                    disks = world.random.sample(["one", "two", "shared"], world.random.randrange(1, 3))
+                    world.api.put(make_user(f"p{n}", world.random.choice(nodes), *disks))
+                await world.pass_s(world.random.uniform(0, 4))
+            await world.calm()
+            asked = {(pod.spec.node_name, disk) for pod in world.api.all(Pod) for disk, _ in claim_names(pod)}
+            found = {(each.spec.node_name, each.spec.source.persistent_volume_name) for each in hosts.attachments()}
+            assert found <= asked
+            assert {disk for _, disk in found} == {disk for _, disk in asked}, "each is somewhere it is wanted"
+            assert {key for key in asked if key[1] == "shared"} <= found
+            assert hosts.mounted == found
 
     asyncio.run(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from kaa.api.types.apps_v1 import Deployment, ReplicaSet, ReplicaSetStatus
 from kaa.api.types.core_v1 import Pod, Service
 from kaa.api.types.discovery_v1 import EndpointSlice
 from kaa.api.types.meta_v1 import ObjectMeta
-from kaa.controllers import deployment, endpointslice, replicaset, rolling
+from kaa.controllers import attachments, deployment, endpointslice, replicaset, rolling
 from kaa.controllers import service_loadbalancer as balancers
 from kaa.controllers.graph import Graph
 from kaa.controllers.pods import deletion_order, is_active
@@ -240,6 +241,57 @@ def test_a_balancer_stands_only_for_who_asks_and_nobody_is_held_for_nothing(old:
     assert not balancers.concerns(new, new) or balancers.needs_cleanup(new), "nothing changed"
     if old is not None and balancers.plan(old) is not balancers.plan(new) and (balancers.wants(old) != asks):
         assert balancers.concerns(old, new)
+
+
+# ------------------------------------------------------------------------------------------------ attachments
+
+HOSTS = ("n1", "n2", "n3")
+STANDING = st.builds(
+    attachments.Standing,
+    attached=st.booleans(),
+    leaving=st.booleans(),
+    in_use=st.booleans(),
+    healthy=st.booleans(),
+    out_of_service=st.booleans(),
+    unwanted_s=st.sampled_from((0.0, 359.0, 361.0)),
+)
+
+
+@given(
+    wanted=st.lists(st.sampled_from(HOSTS), unique=True),
+    standing=st.dictionaries(st.sampled_from(HOSTS), STANDING),
+    shared=st.booleans(),
+)
+def test_volumes_are_where_they_are_asked_for_and_never_taken_from_under_a_pod(
+    wanted: list[str], standing: dict[str, attachments.Standing], shared: bool
+) -> None:
+    for _ in range(6):
+        step = attachments.plan(wanted, standing, shared=shared)
+        assert set(step.attach) <= set(wanted) - set(standing)
+        assert shared or not step.attach or (len(step.attach) == 1 and not standing), "two nodes never share it"
+        assert set(step.blocked) <= set(wanted) - set(standing) - set(step.attach)
+        for node, forced in step.detach.items():
+            each = standing[node]
+            assert node not in wanted
+            assert not each.leaving
+            assert not each.in_use or (forced and (each.out_of_service or not each.healthy))
+        waiting = [each for node, each in standing.items() if node not in wanted and not each.leaving]
+        silent = any(
+            each.in_use and not each.healthy and not each.out_of_service and each.unwanted_s < 360 for each in waiting
+        )
+        assert (step.again_s is not None) == silent, "a silent node is looked at again when its time is up"
+        gone = {*step.detach, *(node for node, each in standing.items() if each.leaving)}
+        standing = {node: each for node, each in standing.items() if node not in gone}
+        standing = {node: replace_standing(each) for node, each in standing.items()}
+        standing |= {node: attachments.Standing(attached=True) for node in step.attach}
+    assert attachments.plan(wanted, standing, shared=shared).attach == ()
+    assert set(standing) == set(wanted) if shared else set(standing) <= set(wanted)
+    assert not wanted or standing
+
+
+def replace_standing(each: attachments.Standing) -> attachments.Standing:
+    """What becomes of an attachment in time: it is made, and its node lets it go."""
+    return dataclasses.replace(each, attached=True, in_use=False)
 
 
 # ------------------------------------------------------------------------------------------------ the graph

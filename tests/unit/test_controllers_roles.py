@@ -9,14 +9,26 @@ from typing import Any
 
 from api_lab import Lab, run
 from fake_cloud import FakeCloud
-from volume_builders import make_claim, make_volume
+from msgspec.structs import replace
+from volume_builders import make_claim, make_disk, make_host, make_user, make_volume, unique
 
 from kaa.api.clock import SystemClock
-from kaa.api.types.core_v1 import Event, PersistentVolumeClaim, Service, ServicePort, ServiceSpec
-from kaa.api.types.meta_v1 import ObjectMeta
-from kaa.api.types.storage_v1 import StorageClass
+from kaa.api.types.core_v1 import (
+    Event,
+    Node,
+    PersistentVolumeClaim,
+    PersistentVolumeClaimStatus,
+    Pod,
+    Service,
+    ServiceAccount,
+    ServicePort,
+    ServiceSpec,
+)
+from kaa.api.types.meta_v1 import DeleteOptions, ObjectMeta
+from kaa.api.types.storage_v1 import StorageClass, VolumeAttachment, VolumeAttachmentStatus
 from kaa.client.informer import Informers
 from kaa.cluster.components import MANAGER, controller_user
+from kaa.controllers.attachdetach import AttachDetach
 from kaa.controllers.controller import SHARED, Context, Controller
 from kaa.controllers.expand import RESIZER, Expander
 from kaa.controllers.persistentvolume import PersistentVolumes
@@ -94,5 +106,47 @@ def test_the_expand_controller_marks_claims_by_their_status_alone() -> None:
             await until(is_marked)
             (event,) = [each for each in (await lab.client.list(Event)).items if each.reason == "ExternalExpanding"]
             assert event.source.component == "volume_expand"
+
+    run(use, clock=SystemClock(seed=1), bootstrapped=True)
+
+
+def test_the_attach_detach_controller_tells_nodes_what_is_attached() -> None:
+    async def use(lab: Lab) -> None:
+        host = make_host("n1")
+        node = await lab.client.create(host)
+        await lab.client.update_status(replace(node, status=host.status))
+        volume, claim = make_disk()
+        await lab.client.create(replace(claim, status=PersistentVolumeClaimStatus()))
+        claim = await lab.client.get(PersistentVolumeClaim, "h", "default")
+        assert volume.spec.claim_ref is not None
+        ref = replace(volume.spec.claim_ref, uid=claim.metadata.uid)
+        await lab.client.create(replace(volume, spec=replace(volume.spec, claim_ref=ref)))
+        await lab.client.update_status(replace(claim, status=PersistentVolumeClaimStatus(phase="Bound")))
+        await lab.client.create(ServiceAccount(metadata=ObjectMeta(name="default", namespace="default")))
+        await lab.client.create(make_user("a", "n1", "h"))
+        async with working(lab, AttachDetach):
+
+            async def attached() -> list[str]:
+                return [each.name for each in (await lab.client.get(Node, "n1")).status.volumes_attached]
+
+            async def is_asked_for() -> bool:
+                return bool((await lab.client.list(VolumeAttachment)).items)
+
+            await until(is_asked_for)
+            (made,) = (await lab.client.list(VolumeAttachment)).items
+            await lab.client.update_status(replace(made, status=VolumeAttachmentStatus(attached=True)))
+
+            async def is_told() -> bool:
+                return await attached() == [unique("h")]
+
+            await until(is_told)
+            await lab.client.delete(Pod, "a", "default", options=DeleteOptions(grace_period_seconds=0))
+
+            async def is_detached() -> bool:
+                return await attached() == [] and not await is_asked_for()
+
+            await until(is_detached)
+            reasons = [each.reason for each in (await lab.client.list(Event)).items]
+            assert "SuccessfulAttachVolume" in reasons
 
     run(use, clock=SystemClock(seed=1), bootstrapped=True)

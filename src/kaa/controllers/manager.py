@@ -14,6 +14,7 @@ from kaa.api.clock import Clock
 from kaa.client.client import Client
 from kaa.client.informer import Informers
 
+from .attachdetach import AttachDetach
 from .autoscaling_metrics import MetricsSource
 from .bootstrap import BootstrapSigner, TokenCleaner
 from .certificate_authority import Authority
@@ -110,6 +111,7 @@ class ControllerManager:
             AttributesClassProtection(context),
             EphemeralVolumes(context),
             Expander(context),
+            AttachDetach(context),
             ResourceClaims(context),
             BootstrapSigner(context),
             TokenCleaner(context),
