@@ -71,6 +71,15 @@ def test_the_service_controller_holds_services_by_their_status_alone() -> None:
                 return bool(service.status.load_balancer.ingress) and service.metadata.finalizers == (FINALIZER,)
 
             await until(is_balanced)
+            await lab.client.patch(Service, "web", {"spec": {"type": "ClusterIP"}}, "default")
+
+            async def is_released() -> bool:
+                service = await lab.client.get(Service, "web", "default")
+                return not (service.metadata.finalizers or service.status.load_balancer.ingress or cloud.balancers)
+
+            await until(is_released)
+            await lab.client.patch(Service, "web", {"spec": {"type": "LoadBalancer"}}, "default")
+            await until(is_balanced)
             await lab.client.delete(Service, "web", "default")
 
             async def is_gone() -> bool:

@@ -140,3 +140,11 @@ def test_an_address_of_a_balancer_is_its_own_unless_said_otherwise(strategy: Ser
     assert [point.ip_mode for point in strategy.default(made).status.load_balancer.ingress] == ["VIP", "Proxy", None]
     other = scheme.convert(Service, {"metadata": {"name": "web"}, "spec": {"type": "ClusterIP"}, "status": status})
     assert strategy.default(other).status == other.status
+
+
+def test_a_service_of_another_type_has_no_balancer_any_more(strategy: ServiceStrategy) -> None:
+    status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+    old = scheme.convert(Service, {"metadata": {"name": "web"}, "spec": {"type": "LoadBalancer"}, "status": status})
+    assert strategy.prepare_update(old, old).status == old.status
+    new = scheme.convert(Service, {"metadata": {"name": "web"}, "spec": {"type": "ClusterIP"}})
+    assert strategy.prepare_update(new, old).status.load_balancer.ingress == ()

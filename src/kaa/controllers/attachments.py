@@ -105,7 +105,7 @@ def is_ready(node: Node) -> bool:
     return any(each.type == "Ready" and each.status == "True" for each in conditions)
 
 
-def blocked_text(pod: Pod, users: Iterable[Pod]) -> str:
+def blocked_text(pod: Pod, users: Sequence[Pod]) -> str:
     """Why a pod's volume cannot come to its node. Nobody learns the names of pods in other namespaces."""
     near = [user.metadata.name or "" for user in users if user.metadata.namespace == pod.metadata.namespace]
     far = sum(user.metadata.namespace != pod.metadata.namespace for user in users)

@@ -15,6 +15,7 @@ from kaa.api.fields import FieldError
 from kaa.api.types.core_v1 import (
     ClientIPConfig,
     LoadBalancerIngress,
+    LoadBalancerStatus,
     Service,
     ServicePort,
     ServiceSpec,
@@ -85,7 +86,10 @@ class ServiceStrategy(Strategy[Service]):
         return replace(obj, status=ServiceStatus(), spec=_without_unneeded(obj.spec, None))
 
     def prepare_update(self, new: Service, old: Service) -> Service:
-        return replace(new, status=old.status, spec=_without_unneeded(_patched(new.spec, old.spec), old.spec))
+        status = old.status
+        if new.spec.type != "LoadBalancer" and status.load_balancer.ingress:
+            status = replace(status, load_balancer=LoadBalancerStatus())
+        return replace(new, status=status, spec=_without_unneeded(_patched(new.spec, old.spec), old.spec))
 
     def allocate(self, new: Service, old: Service | None, view: View) -> Service:
         if list(rules.early_faults(new, old)):
