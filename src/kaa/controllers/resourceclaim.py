@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from kaa.api.device_claims import FINALIZER
 from kaa.api.errors import ApiError, NotFound
 from kaa.api.types.core_v1 import Pod, PodResourceClaim, PodResourceClaimStatus
 from kaa.api.types.meta_v1 import ObjectMeta
@@ -31,7 +32,6 @@ from .pods import controller_reference, is_finished
 
 #: Which entry of the pod a generated claim is for.
 POD_CLAIM = "resource.kubernetes.io/pod-claim-name"
-FINALIZER = "resource.kubernetes.io/delete-protection"
 
 
 def is_over(pod: Pod) -> bool:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from msgspec.structs import replace
 
+from kaa.api.device_claims import actual_name, foreign_fault, is_reserved_for
 from kaa.api.errors import ApiError
-from kaa.api.types.core_v1 import Container, Pod, PodResourceClaim, ResourceHealth, ResourceStatus
+from kaa.api.types.core_v1 import Container, Pod, ResourceHealth, ResourceStatus
 from kaa.api.types.resource_v1 import ResourceClaim
 from kaa.client.client import Client
 
@@ -302,28 +303,13 @@ def claim_names(pod: Pod) -> list[tuple[str, bool]]:
     return found
 
 
-def actual_name(pod: Pod, claim: PodResourceClaim) -> tuple[str | None, bool, str]:
-    """(name of the ResourceClaim behind a pod's claim, whether it is the pod's own, what is wrong)."""
-    where = f'pod "{pod.metadata.namespace}/{pod.metadata.name}"'
-    if claim.resource_claim_name is not None:
-        return claim.resource_claim_name, False, ""
-    if claim.resource_claim_template_name is None:
-        return None, False, f'{where}, spec.resourceClaim "{claim.name}": none of the supported fields are set'
-    for status in pod.status.resource_claim_statuses:
-        if status.name == claim.name:
-            return status.resource_claim_name, True, ""
-    return None, True, f"{where}: ResourceClaim not created yet"
-
-
 def check(pod: Pod, claim: ResourceClaim, *, generated: bool) -> None:
     """Raises ClaimFailure for a claim that the pod may not use, or not yet."""
     meta, own = claim.metadata, pod.metadata
-    if generated and not any(ref.controller and ref.uid == own.uid for ref in meta.owner_references):
-        raise ClaimFailure(
-            f"ResourceClaim {meta.namespace}/{meta.name} was not created for pod {own.namespace}/{own.name}"
-            " (pod is not owner)"
-        )
-    if not any(ref.uid == own.uid for ref in claim.status.reserved_for):
+    fault = foreign_fault(pod, claim) if generated else ""
+    if fault:
+        raise ClaimFailure(fault)
+    if not is_reserved_for(pod, claim):
         raise ClaimFailure(f"pod {own.name} ({own.uid}) is not allowed to use ResourceClaim {meta.name} ({meta.uid})")
     if claim.status.allocation is None:
         raise ClaimFailure(f"ResourceClaim {meta.name}: not allocated")
