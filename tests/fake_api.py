@@ -375,7 +375,7 @@ def _merge(value: Any, patch: Any, *, strategic: bool) -> Any:
         return patch
     made = dict(value) if isinstance(value, Mapping) else {}
     for key, inner in patch.items():
-        if strategic and key == "ownerReferences":
+        if strategic and key in ("ownerReferences", "reservedFor"):
             made[key] = _merge_by("uid", made.get(key, []), inner)
         elif strategic and key == "conditions":
             made[key] = _merge_by("type", made.get(key, []), inner)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .framework import Plugin, Reserver
+from .plugins.dynamic_resources import DynamicResources
 from .plugins.image_locality import ImageLocality
 from .plugins.inter_pod_affinity import InterPodAffinity
 from .plugins.node_affinity import NodeAffinity
@@ -31,6 +32,7 @@ DEFAULT_WEIGHTS = {
     "NodeAffinity": 2,
     "PodTopologySpread": 2,
     "InterPodAffinity": 2,
+    "DynamicResources": 2,
     "NodeResourcesFit": 1,
     "NodeResourcesBalancedAllocation": 1,
     "ImageLocality": 1,
@@ -59,7 +61,10 @@ class SchedulerConfig:
 
 
 def plugins(
-    config: SchedulerConfig, workload: WorkloadSelector | None = None, volumes: Volumes | None = None
+    config: SchedulerConfig,
+    workload: WorkloadSelector | None = None,
+    volumes: Volumes | None = None,
+    devices: DynamicResources | None = None,
 ) -> list[Plugin]:
     """The plugins in upstream's order: a node is refused by the first that refuses it. Those of storage need ``volumes``."""
     every: list[Plugin] = [
@@ -73,6 +78,7 @@ def plugins(
         *([VolumeBinding(volumes), VolumeZone(volumes)] if volumes is not None else ()),
         PodTopologySpread(workload if config.default_spreading else None),
         InterPodAffinity(config.hard_pod_affinity_weight),
+        *([devices] if devices is not None else ()),
         NodeResourcesBalancedAllocation(),
         ImageLocality(),
         *config.extra,

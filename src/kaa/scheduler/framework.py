@@ -14,7 +14,7 @@ Source: kubernetes/kubernetes pkg/scheduler/framework (extension points, codes).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +28,8 @@ from .snapshot import Snapshot
 from .template import Template
 
 MAX_SCORE = 100
+#: What is to be done on the API server.
+Job = Callable[[], Awaitable[None]]
 
 
 class Code(IntEnum):
@@ -65,6 +67,7 @@ class ClusterEvent(Enum):
     POD_DELETE = auto()
     NAMESPACE_LABEL = auto()
     STORAGE = auto()  #: a claim, volume, class or driver
+    DEVICES = auto()  #: a claim, class or slice of devices
     WORKLOAD = auto()  #: a Service or a pod's owner, for default spreading
 
 
@@ -182,7 +185,9 @@ class Reserver(Protocol):
         """Whether ``pre_bind`` has to wait for others, perhaps for minutes."""
         ...
 
-    def unreserve(self, pod: Pod, node: str) -> None: ...
+    def unreserve(self, pod: Pod, node: str) -> Job | None:
+        """Let go of it. Returns what is then to be done on the API server."""
+        ...
 
     async def pre_bind(self, pod: Pod, node: str) -> Status:
         """Make it so on the API server, and wait until it is."""

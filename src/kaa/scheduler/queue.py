@@ -17,7 +17,7 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -52,6 +52,7 @@ class Entry:
     attempts: int = 0
     woken_by: frozenset[ClusterEvent] = frozenset()
     seen: int = 0  #: events there had been when it was taken
+    held_by: Hashable = None  #: what it waits for before it may be looked at
     ticket: int = 0  #: voids older places in the heaps
     due: float = field(default=0.0)
 
@@ -60,14 +61,22 @@ class SchedulingQueue:
     """Bounded by the pods there are."""
 
     def __init__(
-        self, clock: Clock, *, initial_backoff_s: float = 1.0, max_backoff_s: float = 10.0, flush_s: float = 300.0
+        self,
+        clock: Clock,
+        *,
+        awaited: Callable[[Pod], Hashable] = lambda pod: None,
+        initial_backoff_s: float = 1.0,
+        max_backoff_s: float = 10.0,
+        flush_s: float = 300.0,
     ) -> None:
-        self._clock = clock
+        """``awaited``: what a pod waits for before it may be looked at; None for nothing (upstream: PreEnqueue)."""
+        self._clock, self._awaited = clock, awaited
         self._initial_s, self._max_s, self._flush_s = initial_backoff_s, max_backoff_s, flush_s
         self._entries: dict[Key, Entry] = {}
         self._active: list[tuple[int, float, int, Entry]] = []
         self._backoff: list[tuple[float, int, Entry]] = []
         self._unschedulable: dict[Key, Entry] = {}  #: oldest first
+        self._held: dict[Hashable, dict[Key, Entry]] = {}  #: {what they wait for: gated pods}
         self._tickets = itertools.count(1)
         self._events: deque[ClusterEvent] = deque(maxlen=EVENTS_MAX)
         self._event_count = 0
@@ -102,20 +111,28 @@ class SchedulingQueue:
             self._place_new(entry)
             return
         changed = entry.template is not template
-        ungated = entry.place is Place.GATED and not pod.spec.scheduling_gates
         entry.pod, entry.template = pod, template
-        if ungated:
-            self._activate(entry)
+        if entry.place is Place.GATED:
+            self._place_new(entry)
         elif changed and entry.place is Place.UNSCHEDULABLE:
             self._retry(entry)
         elif changed and entry.place is Place.ACTIVE:
             self._activate(entry)
 
     def _place_new(self, entry: Entry) -> None:
-        if entry.pod.spec.scheduling_gates:
-            self._move(entry, Place.GATED)
-        else:
+        held_by = self._awaited(entry.pod)
+        if held_by is None and not entry.pod.spec.scheduling_gates:
             self._activate(entry)
+            return
+        self._move(entry, Place.GATED)
+        if held_by is not None:
+            entry.held_by = held_by
+            self._held.setdefault(held_by, {})[entry.key] = entry
+
+    def release(self, what: Hashable) -> None:
+        """What pods were waiting for is there."""
+        for entry in list(self._held.get(what, {}).values()):
+            self._place_new(entry)
 
     def remove(self, key: Key) -> None:
         """The pod is gone, or has a node."""
@@ -123,6 +140,7 @@ class SchedulingQueue:
         if entry is not None:
             entry.ticket = 0
             self._unschedulable.pop(key, None)
+            self._let_go(entry)
 
     def knows(self, entry: Entry) -> bool:
         """Whether it is still wanted: its pod was neither deleted nor replaced meanwhile."""
@@ -228,6 +246,16 @@ class SchedulingQueue:
         heapq.heappush(self._active, (-entry.template.priority, entry.since, entry.ticket, entry))
         self.changed.set()
 
+    def _let_go(self, entry: Entry) -> None:
+        """It waits for nothing."""
+        waiting = self._held.get(entry.held_by, {})
+        waiting.pop(entry.key, None)
+        if not waiting:
+            self._held.pop(entry.held_by, None)
+        entry.held_by = None
+
     def _move(self, entry: Entry, place: Place) -> None:
         self._unschedulable.pop(entry.key, None)
+        if entry.held_by is not None:
+            self._let_go(entry)
         entry.place, entry.ticket, entry.since = place, next(self._tickets), self._clock.monotonic()

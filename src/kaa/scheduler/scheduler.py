@@ -13,7 +13,7 @@ Source: kubernetes/kubernetes pkg/scheduler/{scheduler,schedule_one,eventhandler
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -27,10 +27,12 @@ from kaa.client.client import Client, PatchType
 from kaa.client.informer import Informer, Informers, key_of
 from kaa.client.workqueue import Key
 
+from .claims import Claims
 from .columns import Mask
 from .config import SchedulerConfig, plugins
 from .cycle import Diagnosis, Pass, Passes, rejecting
-from .framework import ClusterEvent, Plugin, Recorder, Status
+from .framework import ClusterEvent, Code, Job, Plugin, Recorder, Reserver, Status
+from .plugins.dynamic_resources import DeviceBinder, DynamicResources
 from .plugins.volume_binding import BIND_TIMEOUT_S, VolumeBinder
 from .preemption import Candidate, Preemptor, eligible, uid_of
 from .queue import Entry, SchedulingQueue
@@ -43,11 +45,8 @@ log = structlog.get_logger(__name__)
 
 #: Pods decided before other tasks get a turn.
 TURN = 32
-NO_CLAIMS = "no new claims to deallocate"
 MESSAGE_MAX = 1024
 CALL_TIMEOUT_S = 30.0
-
-Job = Callable[[], Awaitable[None]]
 
 
 class Scheduler:
@@ -75,14 +74,19 @@ class Scheduler:
         )
         self.queue = SchedulingQueue(
             clock,
+            awaited=lambda pod: self._claims.awaited(pod),
             initial_backoff_s=self.config.initial_backoff_s,
             max_backoff_s=self.config.max_backoff_s,
             flush_s=self.config.unschedulable_flush_s,
         )
         self._workloads = Workloads(informers, self._workload_changed)
         self._volumes = Volumes(informers, self._storage_changed)
-        self._plugins += plugins(self.config, self._workloads.selector, self._volumes)
-        self._reservers = (VolumeBinder(self._volumes, self.nodes, client, clock), *self.config.reservers)
+        self._claims = Claims(informers, self._devices_changed, self.queue.release)
+        devices = DynamicResources(self._claims, clock)
+        self._plugins += plugins(self.config, self._workloads.selector, self._volumes, devices)
+        self._devices = DeviceBinder(devices, self._claims, self.nodes, client, clock, recorder)
+        storage = VolumeBinder(self._volumes, self.nodes, client, clock)
+        self._reservers: tuple[Reserver, ...] = (storage, self._devices, *self.config.reservers)
         self._slow: asyncio.TaskGroup | None = None  #: of bindings that wait for volumes, each with its own limit
         self._jobs: asyncio.Queue[Job] = asyncio.Queue(self.config.binding_queue)
         self._assumed: dict[str, Entry] = {}  #: {pod uid: placed, its node not seen on the pod yet}
@@ -102,6 +106,7 @@ class Scheduler:
             await informer.synced.wait()
         await self._workloads.synced()
         await self._volumes.synced()
+        await self._claims.synced()
         async with asyncio.TaskGroup() as tasks:
             self._slow = tasks
             for number in range(self.config.binders):
@@ -158,6 +163,8 @@ class Scheduler:
         row = found.choose(self._clock.random, self._with_nominated(entry, found))
         if row >= 0:
             return self._assume(entry, self.nodes.names[row])
+        if found.refused is not None and found.refused.code is Code.ERROR:
+            return self._failed(entry, found.refused.reason)
         return self._reject(entry, self._diagnose(entry.template))
 
     def _diagnose(self, template: Template) -> Diagnosis:
@@ -201,23 +208,35 @@ class Scheduler:
         return None
 
     def _unassumed(self, entry: Entry, node: str, status: Status) -> Job:
-        self._forget(entry, node)
+        jobs = self._forget(entry, node)
         self.queue.reject(entry, self._plugins)
         message = f"0/{self.nodes.count} nodes are available: {status.reason}."
-        return lambda: self._report(entry.pod, "Unschedulable", message)
 
-    def _forget(self, entry: Entry, node: str) -> None:
-        """Take an assumed pod back out, unless it turned out to be bound after all."""
+        async def act() -> None:
+            for job in jobs:
+                await job()
+            await self._report(entry.pod, "Unschedulable", message)
+
+        return act
+
+    def _forget(self, entry: Entry, node: str) -> list[Job]:
+        """Take an assumed pod back out, unless it turned out to be bound after all. Returns what is then to be done."""
         uid = uid_of(entry.pod)
         if self._assumed.pop(uid, None) is None:
-            return
+            return []
         self.nodes.remove_pod(uid)
-        for reserver in reversed(self._reservers):
-            reserver.unreserve(entry.pod, node)
+        jobs = [reserver.unreserve(entry.pod, node) for reserver in reversed(self._reservers)]
+        return [job for job in jobs if job is not None]
+
+    def _failed(self, entry: Entry, message: str) -> Job:
+        """Something is wrong that has nothing to do with room: try again after a while."""
+        self.queue.failed(entry)
+        return lambda: self._report(entry.pod, "SchedulerError", message)
 
     def _reject(self, entry: Entry, diagnosis: Diagnosis) -> Job:
         """Fits nowhere: look for victims, put it aside, and say so."""
-        candidate, after = self._preempt(entry, diagnosis)
+        taking, job = self._devices.take_back(entry.pod, diagnosis)
+        candidate, after = self._preempt(entry, diagnosis, taking)
         message = diagnosis.message(after)
         also = (ClusterEvent.POD_DELETE,) if candidate else ()
         refusing = rejecting(diagnosis, self._plugins)
@@ -235,21 +254,24 @@ class Scheduler:
 
         async def act() -> None:
             await self._report(pod, "Unschedulable", message, nominated=nominated)
+            if job is not None:
+                await job()
             if candidate is not None:
                 await self._evict(pod, candidate)
 
         return act
 
-    def _preempt(self, entry: Entry, diagnosis: Diagnosis) -> tuple[Candidate | None, str]:
+    def _preempt(self, entry: Entry, diagnosis: Diagnosis, taking: str) -> tuple[Candidate | None, str]:
+        """``taking``: what is said of claims that may be taken back instead."""
         if not diagnosis.node_count:
             return None, ""
-        if diagnosis.refused:
-            return None, "not found"  # upstream's word after a refusal of the pod itself
+        if diagnosis.refused and DynamicResources.name not in diagnosis.plugins:
+            return None, "not found"  # upstream's word when the pod itself is refused before claims are looked at
         why_not = eligible(entry.pod, self.nodes)
         if why_not:
-            return None, f"{NO_CLAIMS}, preemption: {why_not}"
+            return None, f"{taking}, preemption: {why_not}"
         found, why = self._preemptor.find(entry.template, diagnosis, self._budgets, self._clock.random)
-        return found, "" if found else f"{NO_CLAIMS}, {why}"
+        return found, "" if found else f"{taking}, {why}"
 
     # ----------------------------------------------------------------------------------------------- API calls
 
@@ -272,14 +294,18 @@ class Scheduler:
             self.queue.failed(entry)
             raise
         except NotFound:
-            self._forget(entry, node)
+            jobs = self._forget(entry, node)
             self.queue.done(entry)
+            for job in jobs:
+                await job()
         except (ApiError, BindingRefused, OSError, TimeoutError) as err:
-            self._forget(entry, node)
+            jobs = self._forget(entry, node)
             self.queue.failed(entry)
             self.queue.wake(ClusterEvent.POD_DELETE)
             refused = isinstance(err, BindingRefused)
             await self._report(pod, "SchedulerError", str(err) if refused else f"binding rejected: {err}")
+            for job in jobs:
+                await job()
         else:
             self.queue.done(entry)
             where = f"{pod.metadata.namespace}/{pod.metadata.name} to {node}"
@@ -406,6 +432,11 @@ class Scheduler:
     def _storage_changed(self, concerned: Callable[[Template], bool]) -> None:
         self._passes.drop(concerned)
         self.queue.wake(ClusterEvent.STORAGE, concerned)
+
+    def _devices_changed(self, concerned: Callable[[Template], bool], helps: bool) -> None:
+        self._passes.drop(concerned)
+        if helps:
+            self.queue.wake(ClusterEvent.DEVICES, concerned)
 
     def _workload_changed(self) -> None:
         self._passes.clear()

@@ -137,8 +137,15 @@ def _telling(pod: Pod) -> tuple[object, ...]:
         [(c.image, c.ports, c.resources) for c in spec.containers],
         [(c.image, c.ports, c.resources, c.restart_policy) for c in spec.init_containers],
         [_storage(v, meta) for v in spec.volumes],
-        spec.resource_claims,
+        _device_claims(pod),
     )
+
+
+def _device_claims(pod: Pod) -> object:
+    """Whether a pod may use a claim depends on who it is; where it is placed already, nothing depends on its claims."""
+    if not pod.spec.resource_claims or pod.spec.node_name:
+        return None
+    return pod.metadata.uid, pod.spec.resource_claims, pod.status.resource_claim_statuses
 
 
 def _storage(volume: Volume, meta: ObjectMeta) -> object:
