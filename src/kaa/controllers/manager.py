@@ -25,6 +25,7 @@ from .controller import Context, Controller
 from .cronjob import CronJobs
 from .daemonset import DaemonSets
 from .deployment import Deployments
+from .devicetainteviction import DeviceTaintEviction
 from .disruption import Disruptions
 from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
@@ -96,6 +97,7 @@ class ControllerManager:
             NodeLifecycle(context),
             *([NodeIPAM(context, pod_ranges)] if pod_ranges else ()),
             TaintEviction(context),
+            DeviceTaintEviction(context),
             Disruptions(context, served),
             CertificateApprover(context),
             *([CertificateSigner(context, authority)] if authority is not None else ()),

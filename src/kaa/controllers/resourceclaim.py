@@ -27,7 +27,7 @@ from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller, refused_since_it_ends
-from .owners import controller_of
+from .owners import BY_CONTROLLER, add_owner_indexes, controller_of
 from .pods import controller_reference, is_finished
 
 #: Which entry of the pod a generated claim is for.
@@ -92,6 +92,7 @@ class ResourceClaims(Controller[tuple[str, Key]]):
         self.pods = self.informers.of(Pod)
         self.templates = self.watch(ResourceClaimTemplate, self._on_template)
         self.claims = self.watch(ResourceClaim, self._on_claim)
+        add_owner_indexes(self.claims)
         self.watch(Pod, self._on_pod)
 
     def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
@@ -138,7 +139,7 @@ class ResourceClaims(Controller[tuple[str, Key]]):
     # ---------------------------------------------------------------------------------------------- for pods
 
     async def _make_claims(self, pod: Pod) -> None:
-        wanted = missing(pod, self.claims.in_namespace(pod.metadata.namespace or ""))
+        wanted = missing(pod, self.claims.by_index(BY_CONTROLLER, pod.metadata.uid or ""))
         told = list(pod.status.resource_claim_statuses)
         for name, claim in wanted.items():
             made = claim if claim is not None else await self._make(pod, name)
@@ -177,12 +178,14 @@ class ResourceClaims(Controller[tuple[str, Key]]):
     # ---------------------------------------------------------------------------------------------- for claims
 
     async def _let_go(self, claim: ResourceClaim) -> None:
+        """A claim that is free and was not before is no longer protected: the scheduler protects one before it allocates."""
         wanted = released(claim, lambda consumer: self._holds(claim, consumer))
         try:
             if wanted is not None:
                 claim = await self.client.update_status(wanted)
                 await self.claims.shows(claim.metadata.resource_version)
-            if FINALIZER in claim.metadata.finalizers and claim.status.allocation is None:
+            ended = wanted is not None or claim.metadata.deletion_timestamp is not None
+            if ended and FINALIZER in claim.metadata.finalizers and claim.status.allocation is None:
                 left = tuple(each for each in claim.metadata.finalizers if each != FINALIZER)
                 claim = await self.client.update(replace(claim, metadata=replace(claim.metadata, finalizers=left)))
             if self._was_for_a_pod_that_is_over(claim):
