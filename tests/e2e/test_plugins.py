@@ -164,3 +164,66 @@ def test_a_claimed_device(lab: Lab, standing: Kubectl, cdi: Path) -> None:
         assert kube.sh("user", "echo $CLAIM") == "gpu\n", "from the checkpoint"
         kube("delete pod user")
         assert not file.exists(), "taken back before the pod was gone"
+
+
+def test_a_device_from_the_slice_to_the_container(lab: Lab, standing: Kubectl, cdi: Path) -> None:
+    """A driver tells of one device; pods ask for it by a template, and have it one after the other."""
+    kube = standing
+    (node,) = kube.api.get("/api/v1/nodes")["items"]
+    name = node["metadata"]["name"]
+    head = {"apiVersion": "resource.k8s.io/v1"}
+    pool = {"name": name, "generation": 1, "resourceSliceCount": 1}
+    offered = [
+        {"name": "dev", "attributes": {"size": {"int": 2}}},
+        {"name": "small", "attributes": {"size": {"int": 1}}},
+    ]
+    chooses = f"device.driver == '{DRIVER}' && device.attributes['{DRIVER}'].size > 1"
+    asked = {"devices": {"requests": [{"name": "one", "exactly": {"deviceClassName": "test"}}]}}
+    path = "/apis/resource.k8s.io/v1"
+    for where, kind, made, spec in (
+        (
+            "resourceslices",
+            "ResourceSlice",
+            "s1",
+            {"driver": DRIVER, "nodeName": name, "pool": pool, "devices": offered},
+        ),
+        ("deviceclasses", "DeviceClass", "test", {"selectors": [{"cel": {"expression": chooses}}]}),
+        (f"namespaces/{kube.namespace}/resourceclaimtemplates", "ResourceClaimTemplate", "t", {"spec": asked}),
+    ):
+        kube.api.post(f"{path}/{where}", {**head, "kind": kind, "metadata": {"name": made}, "spec": spec})
+    container = {"container": {"resources": {"claims": [{"name": "dev"}]}}}
+    wish = {"resourceClaims": [{"name": "dev", "resourceClaimTemplateName": "t"}]}
+
+    def claims() -> dict[str, Any]:
+        found = kube.api.get(f"{path}/namespaces/{kube.namespace}/resourceclaims")["items"]
+        return {each["metadata"]["annotations"]["resource.kubernetes.io/pod-claim-name"]: each for each in found}
+
+    with plugin(lab, "driver", DRIVER, str(cdi)):
+        kube.apply(pod("first", **container, **wish))
+        kube.ready("first")
+        mine = claims()["dev"]
+        assert kube.sh("first", "echo $CLAIM") == f"{mine['metadata']['name']}\n"
+        (result,) = mine["status"]["allocation"]["devices"]["results"]
+        assert result == {"request": "one", "driver": DRIVER, "pool": name, "device": "dev"}
+        assert [user["name"] for user in mine["status"]["reservedFor"]] == ["first"]
+        assert "resource.kubernetes.io/delete-protection" in mine["metadata"]["finalizers"]
+
+        kube.apply(pod("second", **container, **wish))
+        until(
+            lambda: any("cannot allocate all claims" in text for _, text in kube.events("second")),
+            "no device is left",
+            20,
+        )
+        kube("delete pod first")
+        kube.ready("second", timeout_s=40)
+        other = claims()["dev"]
+        assert other["metadata"]["uid"] != mine["metadata"]["uid"]
+        assert kube.sh("second", "echo $CLAIM") == f"{other['metadata']['name']}\n"
+
+        found = kube.api.get(f"{path}/resourceslices/s1")
+        found["spec"]["devices"][0]["taints"] = [{"key": "broken", "effect": "NoExecute"}]
+        answer = kube.api.ask("PUT", f"{path}/resourceslices/s1", found)
+        assert answer.status == 200, answer
+        until(lambda: not kube.read("pods/second"), "it left the device that is broken", 60)
+        until(lambda: not claims(), "its claim went with it", 20)
+        assert not list(cdi.glob(f"{DRIVER}*"))
