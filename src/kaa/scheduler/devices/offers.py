@@ -6,14 +6,13 @@ Source: k8s.io/dynamic-resource-allocation/cel; API reference "CELDeviceSelector
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from kaa.api import quantity
-from kaa.api.cel import BOOL, CompileError, Environment, EvaluationError, Program
-from kaa.api.cel.library import DEVICES
+from kaa.api.cel import CompileError, EvaluationError
+from kaa.api.cel.devices import compiled
 from kaa.api.cel.limits import DEVICE_SELECTOR
-from kaa.api.cel.variables import DEVICE, device
+from kaa.api.cel.variables import device
 from kaa.api.types.resource_v1 import Device, DeviceAttribute, ResourceSlice
 
 #: An attribute's value with its type: a version and a string of the same text differ.
@@ -72,7 +71,7 @@ class Offer:
 
     def _ask(self, selector: Selector) -> bool:
         try:
-            program = _compiled(selector.expression)
+            program = compiled(selector.expression)
         except CompileError as err:
             raise Fault(f"{selector.where}: CEL compile error: {err}") from err
         try:
@@ -118,13 +117,3 @@ def value_of(driver: str, offered: Device) -> dict[str, Any]:
     versions = {name: str(value[1]) for name, value in typed.items() if value is not None and value[0] == "version"}
     capacity = {name: str(each.value) for name, each in offered.capacity.items()}
     return device(driver, plain, versions, capacity, allow_multiple=bool(offered.allow_multiple_allocations))
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    return Environment({"device": DEVICE}, DEVICES)
-
-
-@lru_cache(maxsize=256)
-def _compiled(expression: str) -> Program:
-    return _environment().compile(expression, BOOL)

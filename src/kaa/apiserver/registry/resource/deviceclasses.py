@@ -1,22 +1,21 @@
 """DeviceClasses.
 
-Source: pkg/registry/resource/deviceclass/strategy.go.
+Source: pkg/registry/resource/deviceclass/strategy.go; ValidateDeviceClass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kaa.api import fields
-from kaa.api.fields import FieldError
-from kaa.api.types.resource_v1 import DeviceClass
+from kaa.api.fields import FieldError, Path
+from kaa.api.types.resource_v1 import DeviceClass, DeviceClassConfiguration
 
-from ...validation.common import SPEC
+from ...validation import devices
+from ...validation.common import SPEC, is_extended_resource
 from ..strategy import Strategy
 from ..tables import age, shape
-
-_MOST_SELECTORS = 32
 
 
 def _cells(obj: DeviceClass, now: float) -> Sequence[Any]:
@@ -29,13 +28,19 @@ class DeviceClassStrategy(Strategy[DeviceClass]):
     table = shape("resource/deviceclasses", "Age", _cells)
 
     def validate(self, obj: DeviceClass) -> list[FieldError]:
-        found = []
-        if len(obj.spec.selectors) > _MOST_SELECTORS:
-            found.append(fields.too_many(SPEC.child("selectors"), len(obj.spec.selectors), _MOST_SELECTORS))
-        for n, selector in enumerate(obj.spec.selectors):
-            if selector.cel is None:
-                found.append(fields.required(SPEC.child("selectors").index(n).child("cel")))
-        return found
+        return list(_faults(obj))
+
+
+def _faults(obj: DeviceClass) -> Iterator[FieldError]:
+    yield from devices.selectors(SPEC.child("selectors"), obj.spec.selectors)
+    yield from devices.each(SPEC.child("config"), obj.spec.config, devices.MOST_CONFIGS, _configuration)
+    name = obj.spec.extended_resource_name
+    if name is not None and not is_extended_resource(name):
+        yield fields.invalid(SPEC.child("extendedResourceName"), name, "must be a valid extended resource name")
+
+
+def _configuration(given: DeviceClassConfiguration, path: Path) -> Iterator[FieldError]:
+    yield from devices.configuration(given.opaque, path)
 
 
 STRATEGY = DeviceClassStrategy()
