@@ -226,4 +226,17 @@ def test_a_device_from_the_slice_to_the_container(lab: Lab, standing: Kubectl, c
         assert answer.status == 200, answer
         until(lambda: not kube.read("pods/second"), "it left the device that is broken", 60)
         until(lambda: not claims(), "its claim went with it", 20)
+
+        found = kube.api.get(f"{path}/resourceslices/s1")
+        del found["spec"]["devices"][0]["taints"]
+        answer = kube.api.ask("PUT", f"{path}/resourceslices/s1", found)
+        assert answer.status == 200, answer
+        limits = {"deviceclass.resource.kubernetes.io/test": "1"}
+        kube.apply(pod("third", container={"resources": {"limits": limits}}))
+        kube.ready("third")
+        assert kube.sh("third", "echo $CLAIM").startswith("third-extended-resources-")
+        kube("delete pod third")
+        until(
+            lambda: not kube.api.get(f"{path}/namespaces/{kube.namespace}/resourceclaims")["items"], "its claim too", 20
+        )
         assert not list(cdi.glob(f"{DRIVER}*"))

@@ -22,12 +22,22 @@ from kaa.controllers.resourceclaim import ResourceClaims
 from kaa.scheduler.scheduler import Scheduler
 
 NODES, DEVICES = 3, 3
+GPU = "example.com/gpu"
 
 
-def make_pod(name: str, template: str) -> Pod:
-    meta = {"name": name, "namespace": "d", "uid": f"uid-{name}"}
-    claims = [{"name": "own", "resourceClaimTemplateName": template}]
-    return convert(Pod, {"metadata": meta, "spec": {"containers": [{"name": "c"}], "resourceClaims": claims}})
+def make_pod(name: str, count: int, *, extended: bool) -> Pod:
+    """Asks for devices by a template, or as an extended resource."""
+    meta = {"name": name, "namespace": "d", "uid": f"uid-{name}", "labels": {"count": str(count)}}
+    claims = [] if extended else [{"name": "own", "resourceClaimTemplateName": f"t{count}"}]
+    resources = {"requests": {GPU: str(count)}} if extended else {}
+    container = {"name": "c", "resources": resources}
+    return convert(Pod, {"metadata": meta, "spec": {"containers": [container], "resourceClaims": claims}})
+
+
+def claim_of(pod: Pod) -> str:
+    """The claim that a pod uses."""
+    extended = pod.status.extended_resource_claim_status
+    return extended.resource_claim_name if extended else pod.status.resource_claim_statuses[0].resource_claim_name or ""
 
 
 def make_template(count: int) -> ResourceClaimTemplate:
@@ -49,7 +59,7 @@ class History:
         self.api.refuse = self._refuse
 
     def _refuse(self, verb: str, obj: Any) -> None:
-        about_claims = isinstance(obj, ResourceClaim) and verb == "update"
+        about_claims = isinstance(obj, ResourceClaim) and verb in ("create", "update")
         if self.faulty and (about_claims or verb == "bind") and self.random.random() < 0.25:
             raise self.random.choice((Conflict("somebody was first"), InternalError("no")))
 
@@ -69,7 +79,8 @@ class History:
         match self.random.randrange(6):
             case 0 | 1 | 2:
                 self.made += 1
-                self.api.put(make_pod(f"p{self.made}", f"t{self.random.randint(1, DEVICES)}"))
+                wish = self.random.randint(1, DEVICES)
+                self.api.put(make_pod(f"p{self.made}", wish, extended=self.random.random() < 0.5))
             case 3 | 4:
                 pods = self.api.all(Pod)
                 if pods:
@@ -104,8 +115,7 @@ class History:
         for pod in self.api.all(Pod):
             if not pod.spec.node_name:
                 continue
-            (status,) = pod.status.resource_claim_statuses
-            mine = [key for key, claim in given.items() if claim.metadata.name == status.resource_claim_name]
+            mine = [key for key, claim in given.items() if claim.metadata.name == claim_of(pod)]
             assert mine, f"{pod.metadata.name} was bound without its devices"
             assert {key.partition("/")[0] for key in mine} == {pod.spec.node_name}
             users = [user.uid for key in mine for user in given[key].status.reserved_for]
@@ -116,7 +126,7 @@ class History:
         used = {n: sum(key.startswith(f"n{n}/") for key in self.given()) for n in range(NODES)}
         most = max(DEVICES - count for count in used.values())
         waiting = [pod for pod in self.api.all(Pod) if not pod.spec.node_name]
-        wishes = [int((pod.spec.resource_claims[0].resource_claim_template_name or "t9")[1:]) for pod in waiting]
+        wishes = [int(pod.metadata.labels["count"]) for pod in waiting]
         assert all(wish > most for wish in wishes), f"{wishes} wait while there are {most} on a node"
         owned = {claim.metadata.owner_references[0].uid for claim in self.given().values()}
         assert owned == {pod.metadata.uid for pod in self.api.all(Pod) if pod.spec.node_name}, "what is free is free"
@@ -128,7 +138,7 @@ async def play(seed: int) -> None:
     informers = Informers(history.api, history.clock)
     scheduler = Scheduler(history.api, history.clock, recorder, informers=informers)
     controller = ResourceClaims(Context(lambda name: history.api, informers, history.clock))
-    history.api.put(make_class())
+    history.api.put(make_class("gpu", extendedResourceName=GPU))
     for n in range(NODES):
         history.api.put(make_node(f"n{n}"))
         history.publish(n)

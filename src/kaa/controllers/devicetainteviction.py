@@ -112,7 +112,7 @@ class DeviceTaintEviction(Controller[Key]):
         if new is None:
             assert old is not None
             self._waiting.pop(old.metadata.uid or "", None)
-        elif new.spec.resource_claims and new.spec.node_name and (old is None or _claims_differ(old, new)):
+        elif _has_claims(new) and new.spec.node_name and (old is None or _claims_differ(old, new)):
             self.queue.add(key_of(new))
 
     async def reconcile(self, key: Key) -> float | None:
@@ -141,7 +141,9 @@ class DeviceTaintEviction(Controller[Key]):
             claim = self.claims.get(name, pod.metadata.namespace) if name is not None else None
             if claim is not None and is_reserved_for(pod, claim) and not (own and foreign_fault(pod, claim)):
                 found.append(claim)
-        return found
+        extended = pod.status.extended_resource_claim_status
+        special = self.claims.get(extended.resource_claim_name, pod.metadata.namespace) if extended else None
+        return [*found, special] if special is not None and is_reserved_for(pod, special) else found
 
     def _taints(self, driver: str, pool: str, device: str) -> Sequence[DeviceTaint]:
         return newest_taints(self.slices.by_index(BY_POOL, _word(driver, pool)), device)
@@ -176,6 +178,10 @@ def _pools_of(claim: ResourceClaim) -> set[str]:
 
 def _has_taints(each: ResourceSlice) -> bool:
     return any(taint.effect == "NoExecute" for device in each.spec.devices for taint in device.taints)
+
+
+def _has_claims(pod: Pod) -> bool:
+    return bool(pod.spec.resource_claims) or pod.status.extended_resource_claim_status is not None
 
 
 def _claims_differ(old: Pod, new: Pod) -> bool:

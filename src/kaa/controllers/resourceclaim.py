@@ -98,7 +98,7 @@ class ResourceClaims(Controller[tuple[str, Key]]):
     def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old
         assert pod is not None
-        if not pod.spec.resource_claims:
+        if not pod.spec.resource_claims and pod.status.extended_resource_claim_status is None:
             return
         if new is not None and not is_over(new):
             self.queue.add(("pod", key_of(new)))
@@ -109,6 +109,9 @@ class ResourceClaims(Controller[tuple[str, Key]]):
     @staticmethod
     def _claim_names(pod: Pod) -> set[str]:
         told = {s.resource_claim_name for s in pod.status.resource_claim_statuses}
+        extended = pod.status.extended_resource_claim_status
+        if extended is not None:
+            told.add(extended.resource_claim_name)
         return {name for name in (*told, *(e.resource_claim_name for e in pod.spec.resource_claims)) if name}
 
     def _on_template(self, old: ResourceClaimTemplate | None, new: ResourceClaimTemplate | None) -> None:

@@ -27,6 +27,7 @@ from kaa.client.workqueue import Key
 from .columns import Mask, Vector
 from .devices import Fault, Inventory, PoolId, Taken, rank_of
 from .devices.search import TooLong
+from .extended import ANNOTATION, by_resource
 from .plugins.node_affinity import term_mask
 from .snapshot import Snapshot
 from .template import Template
@@ -37,6 +38,7 @@ Changed = Callable[[Callable[[Template], bool], bool], None]
 Concerned = frozenset[str] | None
 ROWS_MAX = 32
 JOURNAL_MAX = 4096
+BY_EXTENDED = "pod whose extended resources it is for"
 
 FITS, SHORT, INVALID, TIMED_OUT = 0, 1, 2, 3
 
@@ -50,6 +52,8 @@ class Claims:
         self._slices = informers.of(ResourceSlice)
         self._classes = informers.of(DeviceClass)
         self._changed, self._appeared = changed, appeared
+        self._claims.add_index(BY_EXTENDED, _extended_users)
+        self.resources: dict[str, str] = {}  #: {extended resource: the class that stands for it}
         self._pending: dict[str, ResourceClaim] = {}  #: {uid: as it was decided}
         self._written: dict[str, ResourceClaim] = {}  #: {uid: as it was written}
         self._rows: OrderedDict[bytes, Rows] = OrderedDict()
@@ -105,6 +109,19 @@ class Claims:
                 return fault
             found.append(claim)
         return found
+
+    def special_of(self, pod: Pod) -> list[ResourceClaim]:
+        """The claim that was made for a pod's extended resources, if it was."""
+        found = self._claims.by_index(BY_EXTENDED, pod.metadata.uid or "")
+        return [self._written.get(claim.metadata.uid or "", claim) for claim in found]
+
+    def backed(self, template: Template) -> list[str]:
+        """The extended resources that pods ask for and a class stands for."""
+        return [name for name in template.requests if name in self.resources] if self.resources else []
+
+    async def shows(self, claim: ResourceClaim) -> None:
+        """Wait until a claim that was written is shown. Raises TimeoutError."""
+        await self._claims.shows(claim.metadata.resource_version)
 
     def awaited(self, pod: Pod) -> Key | None:
         """What a pod waits for before it may be looked at: one of its claims, or (its own key) to be told which."""
@@ -197,6 +214,7 @@ class Claims:
     def _on_class(self, old: DeviceClass | None, new: DeviceClass | None) -> None:
         if old is None or new is None or old.spec != new.spec:
             self._rows.clear()
+            self.resources = by_resource(list(self._classes))
             self._changed(uses_devices, True)
 
     def _note(self, pools: Iterable[PoolId]) -> None:
@@ -299,7 +317,8 @@ class Rows:
 
 
 def uses_devices(template: Template) -> bool:
-    return bool(template.pod.spec.resource_claims)
+    """Whether devices may have to do with a pod: it names claims, or extended resources."""
+    return bool(template.pod.spec.resource_claims) or any("/" in name for name in template.requests)
 
 
 def _names(template: Template) -> set[str | None]:
@@ -309,6 +328,12 @@ def _names(template: Template) -> set[str | None]:
 def _telling(claim: ResourceClaim) -> tuple[object, ...]:
     """What of a claim the scheduler heeds, besides its spec, which never changes."""
     return claim.status, claim.metadata.deletion_timestamp
+
+
+def _extended_users(claim: ResourceClaim) -> list[str]:
+    if claim.metadata.annotations.get(ANNOTATION) != "true":
+        return []
+    return [owner.uid for owner in claim.metadata.owner_references if owner.controller]
 
 
 def _version(claim: ResourceClaim) -> int:

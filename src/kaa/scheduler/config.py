@@ -73,7 +73,7 @@ def plugins(
         TaintToleration(),
         NodeAffinity(),
         NodePorts(),
-        NodeResourcesFit(config.scoring_strategy),
+        NodeResourcesFit(config.scoring_strategy, devices.backs if devices is not None else None),
         *([VolumeRestrictions(volumes), NodeVolumeLimits(volumes)] if volumes is not None else ()),
         *([VolumeBinding(volumes), VolumeZone(volumes)] if volumes is not None else ()),
         PodTopologySpread(workload if config.default_spreading else None),

@@ -13,7 +13,7 @@ Source: kubernetes/kubernetes pkg/scheduler/{scheduler,schedule_one,eventhandler
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -35,7 +35,7 @@ from .framework import ClusterEvent, Code, Job, Plugin, Recorder, Reserver, Stat
 from .plugins.dynamic_resources import DeviceBinder, DynamicResources
 from .plugins.volume_binding import BIND_TIMEOUT_S, VolumeBinder
 from .preemption import Candidate, Preemptor, eligible, uid_of
-from .queue import Entry, SchedulingQueue
+from .queue import Entry, Place, SchedulingQueue
 from .snapshot import Snapshot, same_for_scheduling
 from .template import Template
 from .volumes import Volumes
@@ -213,11 +213,20 @@ class Scheduler:
         message = f"0/{self.nodes.count} nodes are available: {status.reason}."
 
         async def act() -> None:
-            for job in jobs:
-                await job()
             await self._report(entry.pod, "Unschedulable", message)
+            await self._clean_up(entry, jobs)
 
         return act
+
+    async def _clean_up(self, entry: Entry, jobs: Sequence[Job]) -> None:
+        """What a pod that has no node leaves behind on the API server. What fails is tried again with the pod."""
+        try:
+            for job in jobs:
+                await job()
+        except (ApiError, OSError, TimeoutError):
+            if entry.place is Place.UNSCHEDULABLE:
+                self.queue.failed(entry)
+            raise
 
     def _forget(self, entry: Entry, node: str) -> list[Job]:
         """Take an assumed pod back out, unless it turned out to be bound after all. Returns what is then to be done."""
@@ -254,8 +263,7 @@ class Scheduler:
 
         async def act() -> None:
             await self._report(pod, "Unschedulable", message, nominated=nominated)
-            if job is not None:
-                await job()
+            await self._clean_up(entry, [job] if job is not None else [])
             if candidate is not None:
                 await self._evict(pod, candidate)
 

@@ -128,6 +128,8 @@ def _pod_status(attributes: Attributes, node: str) -> None:
         raise refuse(attributes, f'node "{node}" cannot update labels through pod status')
     if new.status.resource_claim_statuses != old.status.resource_claim_statuses:
         raise refuse(attributes, f'node "{node}" cannot update resource claim statuses')
+    if new.status.extended_resource_claim_status != old.status.extended_resource_claim_status:
+        raise refuse(attributes, f'node "{node}" cannot update extended resource claim status')
 
 
 def _nodes(attributes: Attributes, node: str) -> None:

@@ -77,6 +77,9 @@ def _resource_claims(pod: Pod) -> Iterator[Reference]:
     for status in pod.status.resource_claim_statuses:
         if status.resource_claim_name:
             yield "resourceclaims", status.resource_claim_name
+    extended = pod.status.extended_resource_claim_status
+    if extended is not None:
+        yield "resourceclaims", extended.resource_claim_name
 
 
 def volume_secrets(volume: PersistentVolume, claim_namespace: str) -> set[tuple[str, str]]:

@@ -13,25 +13,27 @@ pkg/scheduler/framework/plugins/dynamicresources; texts are upstream's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from kaa.api.clock import Clock, format_time, parse_time
 from kaa.api.device_claims import FINALIZER, can_be_reserved, consumer, is_reserved_for
-from kaa.api.errors import ApiError, Conflict
+from kaa.api.errors import ApiError, Conflict, NotFound
 from kaa.api.types.core_v1 import Pod
 from kaa.api.types.resource_v1 import AllocationResult, DeviceRequestAllocationResult, ResourceClaim
 from kaa.client.client import Client, PatchType
 from kaa.client.informer import key_of
 
-from ..claims import INVALID, SHORT, TIMED_OUT, Claims
+from ..claims import FITS, INVALID, SHORT, TIMED_OUT, Claims
 from ..columns import Mask
 from ..cycle import Diagnosis
 from ..devices import Fault, allocate
 from ..devices.search import TooLong
+from ..extended import IN_MEMORY, Special, special_claim
 from ..framework import (
     SUCCESS,
     ClusterEvent,
@@ -59,6 +61,7 @@ REASONS = (
 NOT_HERE = "resourceclaim not available on the node"
 NOTHING_TO_TAKE = "no new claims to deallocate"
 TAKEN_BACK = "deallocation of ResourceClaim completed"
+REMOVED = "deletion of ResourceClaim completed"
 STILL_NOT = "still not schedulable"
 BINDING_TIMEOUT_S = 600.0
 TRIES = 5
@@ -71,28 +74,44 @@ class DynamicResources:
     def __init__(self, claims: Claims, clock: Clock) -> None:
         self._claims, self._clock = claims, clock
 
+    def backs(self, resource: str) -> bool:
+        """Whether a class of devices stands for an extended resource."""
+        return resource in self._claims.resources
+
     def filter(self, template: Template, nodes: Snapshot) -> Filter | Status | None:
-        if not template.pod.spec.resource_claims:
+        extended = self._claims.backed(template)
+        if not template.pod.spec.resource_claims and not extended:
             return None
         claims = self._claims.of_pod(template.pod)
         if isinstance(claims, str):
             return Status(Code.UNRESOLVABLE, claims)
-        if not claims:
+        if not claims and not extended:
             return None
         refused = next((fault for claim in claims if (fault := self._fault(template.pod, claim))), None)
         if refused is not None:
             return Status(Code.UNRESOLVABLE, refused)
-        rejections: list[Rejection] = []
-        mask = nodes.alive.copy()
-        missing = without_devices(claims)
-        if missing:
-            rows = self._claims.rows(missing, nodes)
-            if rows.fault:
-                return Status(Code.ERROR, f'running "{NAME}" filter plugin: {rows.fault}')
-            mask &= rows.mask
-            rejections += [Rejection(rows.why == why, reason, resolvable=False) for why, reason in REASONS]
+        why = self._judge(template.pod, without_devices(claims), extended, nodes)
+        if isinstance(why, str):
+            return Status(Code.ERROR, f'running "{NAME}" filter plugin: {why}')
+        rejections = [Rejection(why == code, reason, resolvable=False) for code, reason in REASONS]
         here = self.reach(claims, nodes)
-        return StillFilters(mask & here, [*rejections, Rejection(~here, NOT_HERE, resolvable=False)])
+        mask = nodes.alive & (why == FITS) & here
+        return StillFilters(mask, [*rejections, Rejection(~here, NOT_HERE, resolvable=False)])
+
+    def _judge(
+        self, pod: Pod, missing: Sequence[ResourceClaim], extended: Sequence[str], nodes: Snapshot
+    ) -> NDArray[np.int8] | str:
+        """Whether each row can give what a pod's claims, and its extended resources, lack; or what is wrong with them."""
+        why = np.full(nodes.size, FITS, np.int8)
+        for lacking, mask in lacking_on(extended, nodes):
+            claims = [*missing, special_claim(pod, lacking, self._claims.resources).claim] if lacking else missing
+            if not claims:
+                continue
+            rows = self._claims.rows(claims, nodes)
+            if rows.fault:
+                return rows.fault
+            why[mask] = rows.why[mask]
+        return why
 
     def score(self, template: Template, nodes: Snapshot) -> Score | None:
         """Nodes where better alternatives can be had."""
@@ -141,6 +160,18 @@ class DynamicResources:
             return not is_ready(claim) and is_late(claim, self._clock.now())
         except NotBound:
             return True
+
+
+def lacking_on(resources: Sequence[str], nodes: Snapshot) -> Iterator[tuple[list[str], Mask]]:
+    """Rows by which of some extended resources they have none of: [(those, the rows)]."""
+    if not resources:
+        yield [], nodes.alive
+        return
+    absent = np.array([nodes.alloc[index] == 0 for index in [nodes.resource(name) for name in resources]])
+    kinds, which = np.unique(absent, axis=1, return_inverse=True)
+    for kind in range(kinds.shape[1]):
+        lacking = [name for name, none in zip(resources, kinds[:, kind], strict=True) if none]
+        yield lacking, which.reshape(-1) == kind
 
 
 def without_devices(claims: Sequence[ResourceClaim]) -> list[ResourceClaim]:
@@ -206,14 +237,21 @@ class DeviceBinder:
         self._plugin, self._claims, self._nodes = plugin, claims, nodes
         self._client, self._clock, self._recorder = client, clock, recorder
         self._decided: dict[str, list[ResourceClaim]] = {}  #: {pod uid: claims with what was decided for them}
+        self._special: dict[str, Special] = {}  #: {pod uid: the claim for its extended resources}
 
     def reserve(self, pod: Pod, node: str) -> Status:
-        if not pod.spec.resource_claims:
+        if not self._concerns(pod):
             return SUCCESS
         claims = self._claims.of_pod(pod)
         if isinstance(claims, str):
             return Status(Code.UNRESOLVABLE, claims)
+        if self._claims.special_of(pod):  # of an earlier try: it goes first
+            return Status(Code.UNRESOLVABLE, "cannot schedule extended resource claim")
         missing = without_devices(claims)
+        special = self._specially(pod, node)
+        if special is not None:
+            self._special[pod.metadata.uid or ""] = special
+            missing.append(special.claim)
         if not missing:
             return SUCCESS
         given = self._allocate(missing, node)
@@ -224,6 +262,16 @@ class DeviceBinder:
         for claim in made:
             self._claims.decide(claim)
         return SUCCESS
+
+    def _concerns(self, pod: Pod) -> bool:
+        return bool(pod.spec.resource_claims) or (bool(self._claims.resources) and _asks_for_extended(pod))
+
+    def _specially(self, pod: Pod, node: str) -> Special | None:
+        """The claim for what a node has none of."""
+        row = self._nodes.rows[node]
+        asked = self._claims.backed(self._nodes.templates.of(pod)) if self._claims.resources else []
+        lacking = [name for name in asked if not self._nodes.alloc[self._nodes.resource(name), row]]
+        return special_claim(pod, lacking, self._claims.resources) if lacking else None
 
     def _allocate(self, claims: Sequence[ResourceClaim], name: str) -> list[AllocationResult] | Status:
         node = self._nodes.nodes[self._nodes.rows[name]]
@@ -237,22 +285,27 @@ class DeviceBinder:
         return given if given is not None else Status(Code.UNRESOLVABLE, CANNOT)
 
     def waits(self, pod: Pod) -> bool:
-        if not pod.spec.resource_claims:
+        if not self._concerns(pod):
             return False
         claims = self._claims.of_pod(pod)
-        return not isinstance(claims, str) and any(_waits_for(self._claims.decided(claim)) for claim in claims)
+        if isinstance(claims, str):
+            return False
+        return any(_waits_for(claim) for claim in (*claims, *self._decided.get(pod.metadata.uid or "", ())))
 
     def unreserve(self, pod: Pod, node: str) -> Job | None:
-        if not pod.spec.resource_claims:
+        if not self._concerns(pod):
             return None
+        self._special.pop(pod.metadata.uid or "", None)
         for claim in self._decided.pop(pod.metadata.uid or "", ()):
             self._claims.give_up(claim)
-        claims = self._claims.of_pod(pod)
+        claims, special = self._claims.of_pod(pod), self._claims.special_of(pod)
         reserved = [] if isinstance(claims, str) else [claim for claim in claims if is_reserved_for(pod, claim)]
-        return (lambda: self._release(pod, reserved)) if reserved else None
+        return (lambda: self._release(pod, reserved, special)) if reserved or special else None
 
-    async def _release(self, pod: Pod, claims: Sequence[ResourceClaim]) -> None:
-        """The pod uses them no more. If this fails, its next try finds them reserved for it."""
+    async def _release(self, pod: Pod, claims: Sequence[ResourceClaim], special: Sequence[ResourceClaim]) -> None:
+        """The pod uses them no more, and what was made for it alone goes. If this fails, its next try finds them."""
+        for claim in special:
+            await self._remove(claim)
         for claim in claims:
             gone = {"$patch": "delete", "uid": pod.metadata.uid}
             patch: dict[str, Any] = {"metadata": {"uid": claim.metadata.uid}, "status": {"reservedFor": [gone]}}
@@ -261,14 +314,31 @@ class DeviceBinder:
                 ResourceClaim, name, patch, namespace, type=PatchType.STRATEGIC, subresource="status"
             )
 
+    async def _remove(self, claim: ResourceClaim) -> None:
+        name, namespace = claim.metadata.name or "", claim.metadata.namespace
+        for left in reversed(range(TRIES)):
+            kept = tuple(each for each in claim.metadata.finalizers if each != FINALIZER)
+            try:
+                if kept != claim.metadata.finalizers:
+                    await self._client.update(replace(claim, metadata=replace(claim.metadata, finalizers=kept)))
+                await self._client.delete(ResourceClaim, name, namespace)
+                return
+            except NotFound:
+                return
+            except Conflict:
+                if not left:
+                    raise
+            claim = await self._client.get(ResourceClaim, name, namespace)
+
     async def pre_bind(self, pod: Pod, node: str) -> Status:
-        if not pod.spec.resource_claims:
+        if not self._concerns(pod):
             return SUCCESS
         try:
             await self._bind(pod, node)
         except (ApiError, NotBound, OSError, TimeoutError) as err:
             return Status(Code.ERROR, f'running PreBind plugin "{NAME}": {err}')
         self._decided.pop(pod.metadata.uid or "", None)
+        self._special.pop(pod.metadata.uid or "", None)
         return SUCCESS
 
     async def _bind(self, pod: Pod, node: str) -> None:
@@ -278,10 +348,41 @@ class DeviceBinder:
         for claim in claims:
             if not is_reserved_for(pod, claim):
                 await self._write(pod, claim)
-        if any(_waits_for(self._claims.shown(key_of(claim)) or claim) for claim in claims):
+        special = self._special.get(pod.metadata.uid or "")
+        if special is not None:
+            await self._write_special(pod, special)
+        if any(map(_waits_for, self._used(pod))):
             text = f"waiting for binding conditions for device on node {node}"
             self._recorder.event(pod, "Normal", "BindingConditionsPending", text)
             await self._until_ready(pod)
+
+    def _used(self, pod: Pod) -> list[ResourceClaim]:
+        """All claims of a pod. Raises NotBound: one of them is not there any more."""
+        claims = self._claims.of_pod(pod)
+        if isinstance(claims, str):
+            raise NotBound(claims)
+        return [*claims, *self._claims.special_of(pod)]
+
+    async def _write_special(self, pod: Pod, special: Special) -> None:
+        """Make the claim for a pod's extended resources, give it its devices, and tell the pod's kubelet of it."""
+        decided = self._claims.decided(special.claim)
+        meta = replace(special.claim.metadata, name=None, uid=None)
+        where = f"create claim for extended resources {meta.namespace}/{IN_MEMORY}"
+        made = await self._said(where, self._client.create(replace(special.claim, metadata=meta)))
+        taken_over = replace(made, status=decided.status)
+        self._decided[pod.metadata.uid or ""].append(taken_over)
+        self._claims.decide(taken_over)
+        self._claims.give_up(special.claim)
+        await self._claims.shows(made)
+        await self._write(pod, made)
+        mappings = [
+            {"containerName": one.container_name, "resourceName": one.resource_name, "requestName": one.request_name}
+            for one in special.mappings
+        ]
+        told = {"resourceClaimName": made.metadata.name, "requestMappings": mappings}
+        patch = {"metadata": {"uid": pod.metadata.uid}, "status": {"extendedResourceClaimStatus": told}}
+        name, namespace = pod.metadata.name or "", pod.metadata.namespace
+        await self._client.patch(Pod, name, patch, namespace, type=PatchType.STRATEGIC, subresource="status")
 
     async def _write(self, pod: Pod, claim: ResourceClaim) -> None:
         """Write what was decided for a claim, and that the pod uses it. Others may write it meanwhile."""
@@ -335,10 +436,7 @@ class DeviceBinder:
             await self._moved(left)
 
     def _all_ready(self, pod: Pod) -> bool:
-        claims = self._claims.of_pod(pod)
-        if isinstance(claims, str):
-            raise NotBound(claims)
-        for claim in claims:
+        for claim in self._used(pod):
             if not is_ready(claim):
                 if is_late(claim, self._clock.now()):
                     raise NotBound(f"claim {claim.metadata.name} binding timeout")
@@ -361,6 +459,9 @@ class DeviceBinder:
     def take_back(self, pod: Pod, diagnosis: Diagnosis) -> tuple[str, Job | None]:
         """For a pod that fits nowhere: one of its claims that has devices which some node cannot use, and that nobody else
         uses, is to be without. (what to say of it, what to do)."""
+        left = self._claims.special_of(pod) if self._concerns(pod) else ()
+        if left:  # of an earlier try, whose end went wrong
+            return REMOVED, lambda: self._release(pod, (), left)
         claims = self._claims.of_pod(pod) if pod.spec.resource_claims else ()
         if not claims or diagnosis.refused or isinstance(claims, str):
             return NOTHING_TO_TAKE, None
@@ -378,6 +479,11 @@ class DeviceBinder:
             self._claims.written(await self._client.update_status(replace(chosen, status=status)))
 
         return TAKEN_BACK, act
+
+
+def _asks_for_extended(pod: Pod) -> bool:
+    every = (*pod.spec.init_containers, *pod.spec.containers)
+    return any("/" in name for container in every for name in container.resources.requests)
 
 
 def _with(claim: ResourceClaim, allocation: AllocationResult) -> ResourceClaim:

@@ -1,11 +1,13 @@
 """NodeResourcesFit: room for what a pod requests; prefer nodes with more (or, set so, less) of it left.
 
+An extended resource that a DeviceClass stands for need not be on a node: DynamicResources sees to it then.
+
 Source: kubernetes/kubernetes pkg/scheduler/framework/plugins/noderesources (fit.go, least_allocated.go).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -21,14 +23,22 @@ Strategy = Literal["LeastAllocated", "MostAllocated"]
 class NodeResourcesFit:
     name = "NodeResourcesFit"
     events = frozenset(
-        {ClusterEvent.NODE_ADD, ClusterEvent.NODE_ALLOCATABLE, ClusterEvent.POD_DELETE, ClusterEvent.POD_UPDATE}
+        {
+            ClusterEvent.NODE_ADD,
+            ClusterEvent.NODE_ALLOCATABLE,
+            ClusterEvent.POD_DELETE,
+            ClusterEvent.POD_UPDATE,
+            ClusterEvent.DEVICES,
+        }
     )
 
-    def __init__(self, strategy: Strategy = "LeastAllocated") -> None:
+    def __init__(self, strategy: Strategy = "LeastAllocated", backed: Callable[[str], bool] | None = None) -> None:
+        """``backed``: whether a class of devices stands for a resource."""
         self.strategy: Strategy = strategy
+        self._backed = backed or (lambda resource: False)
 
     def filter(self, template: Template, nodes: Snapshot) -> Filter:
-        return Fit(template, nodes)
+        return Fit(template, nodes, frozenset(name for name in template.requests if self._backed(name)))
 
     def score(self, template: Template, nodes: Snapshot) -> Score:
         return Allocated(template, nodes, self.strategy)
@@ -37,9 +47,10 @@ class NodeResourcesFit:
 class Fit:
     """Requests of the pods there, plus this pod's, within what the node allocates; and one more pod allowed."""
 
-    def __init__(self, template: Template, nodes: Snapshot) -> None:
+    def __init__(self, template: Template, nodes: Snapshot, backed: Collection[str] = ()) -> None:
         self._nodes = nodes
         self._wants = [(name, nodes.resource(name), amount) for name, amount in template.requests.items()]
+        self._backed = frozenset(nodes.resource(name) for name in backed)
         self.mask: Mask = np.ones(nodes.size, np.bool_)
         self._fill(slice(0, nodes.size))
 
@@ -48,11 +59,12 @@ class Fit:
         fits = nodes.used_pods[rows] < nodes.alloc_pods[rows]
         alloc, used = nodes.alloc, nodes.used
         for _, index, amount in self._wants:
-            fits &= used[index, rows] + amount <= alloc[index, rows]
+            enough = used[index, rows] + amount <= alloc[index, rows]
+            fits &= enough | (alloc[index, rows] == 0) if index in self._backed else enough
         self.mask[rows] = fits
 
     def correct(self, rows: Rows, moves: Sequence[Move]) -> None:
-        if len(moves) > 1:
+        if len(moves) > 1 or self._backed:
             self._fill(rows)
             return
         row, nodes = moves[0].row, self._nodes
@@ -66,13 +78,19 @@ class Fit:
         nodes = self._nodes
         hopeless = np.zeros(nodes.size, np.bool_)
         for _, index, amount in self._wants:
-            hopeless |= amount > nodes.alloc[index]
+            hopeless |= (amount > nodes.alloc[index]) & ~self._elsewhere(index)
         found = [(nodes.used_pods >= nodes.alloc_pods, "Too many pods")]
         for name, index, amount in self._wants:
-            found.append((nodes.used[index] + amount > nodes.alloc[index], f"Insufficient {name}"))
+            short = (nodes.used[index] + amount > nodes.alloc[index]) & ~self._elsewhere(index)
+            found.append((short, f"Insufficient {name}"))
         for short, reason in found:
             yield Rejection(short & ~hopeless, reason)
             yield Rejection(short & hopeless, reason, resolvable=False)
+
+    def _elsewhere(self, index: int) -> Mask:
+        """Rows that have none of a resource which devices stand for."""
+        none: Mask = self._nodes.alloc[index] == 0
+        return none if index in self._backed else np.zeros_like(none)
 
 
 class Allocated:
