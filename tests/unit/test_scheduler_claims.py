@@ -365,3 +365,31 @@ def test_shared_devices_are_judged_by_what_nodes_see() -> None:
         assert [name[:1] for name in placed[1:]] == ["a", "a", "c"]
 
     play(story)
+
+
+def test_a_change_asks_anew_only_the_nodes_it_concerns() -> None:
+    async def story(bench: Bench) -> None:
+        names = [f"n{n}" for n in range(20)]
+        await bench.put(*one_each(*names), make_claim("c", request("r", count=2)), make_pod("p", "c"))
+        assert "20 cannot allocate all claims" in bench.why("p")
+        known = bench.scheduler._claims.inventory
+        asked: list[str] = []
+        pools_on = known.pools_on
+
+        def counted(node: Any) -> Any:
+            asked.append(node.metadata.name)
+            return pools_on(node)
+
+        known.pools_on = counted  # type: ignore[method-assign]
+        await bench.put(make_slice("of-n3", device("gpu"), device("more"), pool="n3", nodeName="n3", generation=2))
+        assert bench.node_of("p") == "n3"
+        assert set(asked) == {"n3"}
+        asked.clear()
+        await bench.put(make_claim("e", request("r", count=2)), make_pod("q", "e"))
+        await bench.put(make_node("n20"), seconds=0)
+        asked.clear()
+        await bench.put(make_slice("of-n20", device("a"), device("b"), pool="n20", nodeName="n20"), seconds=15)
+        assert bench.node_of("q") == "n20"
+        assert "n7" not in asked
+
+    play(story)

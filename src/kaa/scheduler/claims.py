@@ -128,10 +128,10 @@ class Claims:
         if not pod.spec.resource_claims or not isinstance(self.of_pod(pod), str):
             return None
         for entry in pod.spec.resource_claims:
-            name = actual_name(pod, entry)[0]
+            name, own, _ = actual_name(pod, entry)
             key = Key(pod.metadata.namespace or "", name or "")
             claim = self.shown(key) if name else None
-            if name and (claim is None or claim.metadata.deletion_timestamp is not None):
+            if name and (claim is None or claim.metadata.deletion_timestamp or (own and foreign_fault(pod, claim))):
                 return key
         return key_of(pod)
 

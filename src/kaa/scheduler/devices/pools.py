@@ -107,8 +107,8 @@ class Inventory:
 
     def nodes_of(self, pool: PoolId) -> set[str] | None:
         """The nodes that a pool is for; None when it is not for named ones only."""
-        names = {listing.of.spec.node_name for listing in self._pools.get(pool, {}).values()}
-        return None if None in names or not names else {name for name in names if name}
+        names = [listing.of.spec.node_name for listing in self._pools.get(pool, {}).values()]
+        return {name for name in names if name} if all(names) else None
 
     # ------------------------------------------------------------------------------------------------- for a node
 
