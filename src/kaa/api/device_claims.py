@@ -19,6 +19,8 @@ from .types.resource_v1 import (
 FINALIZER = "resource.kubernetes.io/delete-protection"
 MOST_CONSUMERS = 256
 MOST_RESULTS = 32
+MOST_ENTRIES = 32  #: attributes and capacities of a device
+DOMAIN_LENGTH, NAME_LENGTH, VALUE_LENGTH = 63, 32, 64  #: of an attribute
 
 
 def actual_name(pod: Pod, claim: PodResourceClaim) -> tuple[str | None, bool, str]:

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ..device_claims import DOMAIN_LENGTH, MOST_ENTRIES, NAME_LENGTH, VALUE_LENGTH
 from .environment import Environment, Program
 from .errors import CompileError
 from .library import DEVICES
 from .ranges import Path
 from .types import BOOL, DYN, Type
 from .variables import DEVICE
-
-MOST_ENTRIES = 32  #: attributes and capacities of a device
-DOMAIN_LENGTH = 63
-NAME_LENGTH = 32
-VALUE_LENGTH = 64
 
 
 @lru_cache(maxsize=1)

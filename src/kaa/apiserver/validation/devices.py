@@ -10,9 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from kaa.api import fields, names, scheme
-from kaa.api.cel import CompileError
-from kaa.api.cel.devices import DOMAIN_LENGTH, NAME_LENGTH, compiled, greatest_cost
-from kaa.api.cel.limits import DEVICE_SELECTOR, DEVICE_SELECTOR_LENGTH
+from kaa.api.device_claims import DOMAIN_LENGTH, NAME_LENGTH
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.resource_v1 import DeviceSelector, DeviceTaint, DeviceToleration, OpaqueDeviceConfiguration
 
@@ -142,6 +140,10 @@ def _selector(given: DeviceSelector, path: Path) -> Iterator[FieldError]:
     if given.cel is None:
         yield fields.required(path.child("cel"))
         return
+    from kaa.api.cel import CompileError  # CEL is for clusters that use it
+    from kaa.api.cel.devices import compiled, greatest_cost
+    from kaa.api.cel.limits import DEVICE_SELECTOR, DEVICE_SELECTOR_LENGTH
+
     at, expression = path.child("cel", "expression"), given.cel.expression
     if len(expression) > DEVICE_SELECTOR_LENGTH:
         yield fields.too_long(at, DEVICE_SELECTOR_LENGTH)

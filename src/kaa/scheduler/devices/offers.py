@@ -9,10 +9,6 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from kaa.api import quantity
-from kaa.api.cel import CompileError, EvaluationError
-from kaa.api.cel.devices import compiled
-from kaa.api.cel.limits import DEVICE_SELECTOR
-from kaa.api.cel.variables import device
 from kaa.api.types.resource_v1 import Device, DeviceAttribute, ResourceSlice
 
 #: An attribute's value with its type: a version and a string of the same text differ.
@@ -70,6 +66,10 @@ class Offer:
         return known
 
     def _ask(self, selector: Selector) -> bool:
+        from kaa.api.cel import CompileError, EvaluationError  # CEL is for clusters that use it
+        from kaa.api.cel.devices import compiled
+        from kaa.api.cel.limits import DEVICE_SELECTOR
+
         try:
             program = compiled(selector.expression)
         except CompileError as err:
@@ -112,6 +112,8 @@ def _typed(attribute: DeviceAttribute) -> Value | None:
 
 def value_of(driver: str, offered: Device) -> dict[str, Any]:
     """``device`` as selectors see it. Raises EvaluationError."""
+    from kaa.api.cel.variables import device
+
     typed = {name: _typed(attribute) for name, attribute in offered.attributes.items()}
     plain = {name: value[1] for name, value in typed.items() if value is not None and value[0] != "version"}
     versions = {name: str(value[1]) for name, value in typed.items() if value is not None and value[0] == "version"}

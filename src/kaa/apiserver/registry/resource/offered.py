@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from kaa.api import fields, names, quantity
-from kaa.api.cel.devices import MOST_ENTRIES, VALUE_LENGTH
-from kaa.api.cel.errors import EvaluationError
-from kaa.api.cel.library.semvers import parse as parse_version
+from kaa.api.device_claims import MOST_ENTRIES, VALUE_LENGTH
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.core_v1 import NodeSelector
 from kaa.api.types.resource_v1 import (
@@ -73,9 +71,7 @@ def _attribute(given: DeviceAttribute, path: Path) -> Iterator[FieldError]:
     if given.string is not None and len(given.string) > VALUE_LENGTH:
         yield fields.too_long(path.child("string"), VALUE_LENGTH)
     if given.version is not None:
-        try:
-            parse_version(given.version)
-        except EvaluationError:
+        if not _is_version(given.version):
             detail = "must be a string compatible with semver.org spec 2.0.0"
             yield fields.invalid(path.child("version"), given.version, detail)
         if len(given.version) > VALUE_LENGTH:
@@ -222,3 +218,14 @@ def _step(
         if value is not None and (quantity.parse(value) - least) % step:
             detail = f"value is not a multiple of a given step ({size}) from ({given.min})"
             yield fields.invalid(path, value, detail)
+
+
+def _is_version(text: str) -> bool:
+    from kaa.api.cel.errors import EvaluationError  # CEL is for clusters that use it
+    from kaa.api.cel.library.semvers import parse
+
+    try:
+        parse(text)
+    except EvaluationError:
+        return False
+    return True
