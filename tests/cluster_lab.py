@@ -33,6 +33,7 @@ import click
 import pytest
 
 T = TypeVar("T")
+Popen = TypeVar("Popen", subprocess.Popen[str], subprocess.Popen[bytes])
 REPO = Path(__file__).resolve().parent.parent
 ADDRESS = "192.168.77.2"
 #: The image of the tests: busybox, under a tag that is not ``latest``, so that it is not asked for at a registry.
@@ -309,7 +310,7 @@ class Kubectl:
 
 
 @contextmanager
-def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+def running(process: Popen) -> Iterator[Popen]:
     """A process that ends with the block, and is collected."""
     try:
         yield process

@@ -83,7 +83,7 @@ class BadRequest(ApiError):
 
 
 class Unclassified(ApiError):
-    """A client's mistake for which upstream has no reason: a bare 500."""
+    """A client's mistake, or the store's trouble, for which upstream has no reason: a bare 500."""
 
     code, reason = 500, ""
 

@@ -19,11 +19,11 @@ from msgspec.structs import replace
 
 from kaa.api import scheme
 from kaa.api.clock import Clock
-from kaa.api.errors import Expired, Timeout
+from kaa.api.errors import ApiError, Expired, Timeout, Unclassified
 from kaa.api.resources import RESOURCES, Resource
 from kaa.api.selectors import FieldRequirement, Selector, matches_fields
 from kaa.client.client import WatchType
-from kaa.store.base import Event, EventType, KeyValue, Revision, Store
+from kaa.store.base import Event, EventType, KeyValue, Revision, Store, StoreUnavailable
 
 from . import keys
 from .entries import METADATA, Entry, inner_of, read_object, stored_bytes
@@ -303,13 +303,16 @@ class Cacher:
     # ---------------------------------------------------------------------------------------------- writing
 
     async def put(self, resource: Resource[Any], key: str, obj: Any, data: bytes, expected: Revision) -> Entry:
-        """Store an object and return its entry, once the caches hold it. Raises RevisionMismatch."""
+        """Store an object and return its entry, once the caches hold it. Raises RevisionMismatch, or ApiError: the store can
+        take nothing now."""
         store_key = keys.prefix(resource) + key
         self._expected[store_key] = (data, obj)
         try:
             kv = await self._store.put(store_key, data, expected=expected)
-        except BaseException:
+        except BaseException as err:
             self._expected.pop(store_key, None)
+            if isinstance(err, StoreUnavailable):
+                raise _not_stored(err) from err
             raise
         await self.reach(kv.mod_revision)
         cache = self.of(resource)
@@ -320,7 +323,10 @@ class Cacher:
 
     async def remove(self, resource: Resource[Any], key: str, expected: Revision) -> Revision:
         """Delete an object; returns the deletion's revision."""
-        gone = await self._store.delete(keys.prefix(resource) + key, expected=expected)
+        try:
+            gone = await self._store.delete(keys.prefix(resource) + key, expected=expected)
+        except StoreUnavailable as err:
+            raise _not_stored(err) from err
         if gone is None:
             return self.revision
         await self.reach(gone.mod_revision)
@@ -353,3 +359,9 @@ def _too_large(message: str) -> Timeout:
 
     cause = StatusCause(reason="ResourceVersionTooLarge", message="Too large resource version")
     return Timeout(message, causes=[cause], retry_after_s=1)
+
+
+def _not_stored(err: StoreUnavailable) -> ApiError:
+    """As upstream answers for an etcd that takes nothing (``mvcc: database space exceeded``): a bare 500 with the store's
+    own last words, and not where on the server it lies."""
+    return Unclassified(f"the store takes nothing now: {str(err).rpartition(': ')[2]}")

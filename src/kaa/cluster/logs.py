@@ -6,6 +6,7 @@ A line is ``2026-11-21T02:31:37.123456Z info     message  key=value``. Files tur
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -34,12 +35,21 @@ def component_of(module: str, default: str) -> str:
 
 
 class _File:
-    """One component's log; opened on its first line."""
+    """One component's log; opened on its first line. On a full disk lines are lost, and counted: who logs must not end of it."""
 
     def __init__(self, path: Path) -> None:
         self._handler = RotatingFileHandler(path, maxBytes=SIZE_BYTES, backupCount=KEPT, delay=True, encoding="utf-8")
+        self._lost = 0
 
     def write(self, line: str) -> None:
+        try:
+            self._write(f"{line}\n(before it {self._lost} lines were lost)" if self._lost else line)
+            self._lost = 0
+        except OSError:
+            self._lost += 1
+            self.close()
+
+    def _write(self, line: str) -> None:
         handler = self._handler
         if handler.stream is None:  # delay=True: not open yet
             handler.stream = handler._open()
@@ -49,7 +59,10 @@ class _File:
         handler.stream.flush()
 
     def close(self) -> None:
-        self._handler.close()
+        stream, self._handler.stream = self._handler.stream, None  # as delay=True begins
+        with suppress(OSError):  # what could not be written is in its buffer still
+            if stream is not None:
+                stream.close()
 
 
 class _Logger:
