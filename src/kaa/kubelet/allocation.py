@@ -168,8 +168,14 @@ class Allocation:
 
     async def ensure_cgroup(self, cgroups: CgroupManager) -> str:
         """The pod's cgroup with its limits; returns its path below the mount."""
-        pids = self._host.config.pids_limit
-        return await asyncio.to_thread(cgroups.ensure_pod, self.pod, pids=pids, throttled=self.throttled)
+        config = self._host.config
+        return await asyncio.to_thread(
+            cgroups.ensure_pod,
+            self.pod,
+            pids=config.pids_limit,
+            throttled=self.throttled,
+            memory_qos=config.memory_qos,
+        )
 
     @property
     def throttled(self) -> bool:

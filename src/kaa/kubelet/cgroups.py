@@ -18,6 +18,8 @@ from kaa.api.types.core_v1 import Container, Pod
 from kaa.runtime.base import Resources
 from kaa.runtime.folders import remove_folders
 
+from .memory_qos import LOW, MIN, Classes, MemoryQos, kept_bytes
+
 QosClass = Literal["Guaranteed", "Burstable", "BestEffort"]
 MIN_SHARES, MAX_SHARES = 2, 262144
 MIN_QUOTA_US, PERIOD_US = 1000, 100_000
@@ -141,6 +143,7 @@ class PodLimits:
     memory_bytes: int | None = None
     pids: int | None = None
     huge_pages: Mapping[str, int] = field(default_factory=dict)  #: {page size, as ``2Mi``: bytes}
+    kept: Mapping[str, str] = field(default_factory=dict)  #: {file of ``memory_qos``: bytes}; of version 2 alone
 
 
 def pod_amount(pod: Pod, side: Literal["limits", "requests"], resource: str) -> int | None:
@@ -187,7 +190,9 @@ def _of_containers(pod: Pod, side: Literal["limits", "requests"], resource: str)
     return max(running + sidecars, largest_init), complete
 
 
-def pod_limits(pod: Pod, *, pids: int | None = None, throttled: bool = True) -> PodLimits:
+def pod_limits(
+    pod: Pod, *, pids: int | None = None, throttled: bool = True, memory_qos: MemoryQos | None = None
+) -> PodLimits:
     """``throttled``: its CPU limit is a quota, as it is unless it has CPUs of its own."""
     cpu_limit = pod_amount(pod, "limits", "cpu") if throttled else None
     memory = pod_amount(pod, "limits", "memory")
@@ -197,6 +202,7 @@ def pod_limits(pod: Pod, *, pids: int | None = None, throttled: bool = True) -> 
         memory_bytes=memory or None,
         pids=pids,
         huge_pages={size: pod_amount(pod, "limits", f"hugepages-{size}") or 0 for size in _page_sizes(pod)},
+        kept=memory_qos.kept(qos_class(pod), pod_amount(pod, "requests", "memory") or 0) if memory_qos else {},
     )
 
 
@@ -225,6 +231,7 @@ class CgroupManager:
         self.mount = self._mount = mount
         self._root = root
         self._burstable: dict[str, int] | None = None  #: {path of a burstable pod: its CPU shares}, once asked for
+        self._kept = Classes({})
         self._lock = threading.Lock()  #: pods come and go in threads
         self.v2 = (mount / "cgroup.controllers").exists()
 
@@ -236,23 +243,47 @@ class CgroupManager:
     def pod_cgroup(self, pod: Pod) -> str:
         return pod_cgroup(pod, self._root)
 
-    def ensure_pod(self, pod: Pod, *, pids: int | None = None, throttled: bool = True) -> str:
+    def ensure_pod(
+        self, pod: Pod, *, pids: int | None = None, throttled: bool = True, memory_qos: MemoryQos | None = None
+    ) -> str:
         """Make a pod's cgroup with its limits; returns its path below the mount."""
         path = self.pod_cgroup(pod)
-        limits = pod_limits(pod, pids=pids, throttled=throttled)
+        limits = pod_limits(pod, pids=pids, throttled=throttled, memory_qos=memory_qos)
         self._put(path, limits)
         self._class_changed(path, limits.cpu_shares)
+        self._keep(path, kept_bytes(limits.kept))
         return path
 
-    def bound_pods(self, limits: PodLimits) -> None:
+    def bound_pods(self, limits: PodLimits, memory_qos: MemoryQos | None = None) -> None:
         """What all pods have together; and what best-effort pods have when others want it. Raises OSError.
 
         Source: pkg/kubelet/cm/node_container_manager_linux.go, qos_container_manager_linux.go.
         """
-        base = "/" + "/".join(part for part in (self._root.strip("/"), "kubepods") if part)
-        self._put(base, limits)
-        self._put(f"{base}/besteffort", PodLimits())
-        self._put(f"{base}/burstable", PodLimits(self._burstable_shares()))
+        self._put(self.kubepods, limits)
+        self._put(f"{self.kubepods}/besteffort", PodLimits())
+        self._put(f"{self.kubepods}/burstable", PodLimits(self._burstable_shares()))
+        if self.v2:
+            tiered = memory_qos is not None and memory_qos.tiered
+            self._kept = Classes({path: self._kept_now(path) for _, path in self.pods()} if tiered else {})
+            self._write_kept()  # 0, where nothing is kept any more
+
+    # What pods keep of memory counts for no more than the classes above them keep.
+
+    def _kept_now(self, path: str) -> int:
+        """What a pod of an earlier life keeps."""
+        files = [self._mount / path[1:] / name for name in (MIN, LOW)]
+        return max((int(file.read_text()) for file in files if file.is_file()), default=0)
+
+    def _keep(self, path: str, kept: int) -> None:
+        """A pod keeps so much now; 0 when it has gone."""
+        with self._lock:
+            if self._kept.changed(path, kept):
+                self._write_kept()
+
+    def _write_kept(self) -> None:
+        base = self._mount / self.kubepods[1:]
+        _write(base, {MIN: str(self._kept.all)})
+        _write(base / "burstable", {LOW: str(self._kept.burstable)})
 
     def _put(self, path: str, limits: PodLimits) -> None:
         """Make a cgroup with its limits."""
@@ -303,7 +334,8 @@ class CgroupManager:
                 _write(folder, {"cpu.weight": str(weight(now))} if self.v2 else {"cpu.shares": str(now)})
 
     def loosen_pod(self, pod: Pod, *, throttled: bool = True) -> None:
-        """Let a pod have what it is allocated now, without taking anything yet: its containers have that still."""
+        """Let a pod have what it is allocated now, without taking anything yet: its containers have that still. What it
+        keeps of memory is settled in the end, by ``ensure_pod``."""
         path, limits = self.pod_cgroup(pod), pod_limits(pod, throttled=throttled)
         for folder, values in (
             [(self._mount / path[1:], _v2_values(limits))]
@@ -335,6 +367,7 @@ class CgroupManager:
             if not top.is_symlink():
                 remove_folders(top / pod_path[1:])
         self._class_changed(pod_path, 0)
+        self._keep(pod_path, 0)
 
     def pods(self) -> Iterable[tuple[str, str]]:
         """(uid, path) of every pod that has a cgroup."""
@@ -354,6 +387,7 @@ def _v2_values(limits: PodLimits) -> dict[str, str]:
         "cpu.max": f"{quota} {PERIOD_US}",
         "memory.max": "max" if limits.memory_bytes is None else str(limits.memory_bytes),
         "pids.max": "max" if limits.pids is None else str(limits.pids),
+        **limits.kept,
     }
 
 

@@ -16,6 +16,8 @@ from .cgroups import CgroupManager
 from .image_gc import Policy
 from .images.records import Policy as VerificationPolicy
 from .machine import Machine
+from .memory_qos import MemoryQos
+from .reservations import Reservation
 from .resolv import Resolved
 from .volumes.mounts import Mounter, PlainFolders
 
@@ -153,6 +155,7 @@ class KubeletConfig:
     pods_per_core: int = 0  #: fewer pods than ``max_pods`` on a machine of few cores; 0: no such bound
     max_images: int = 50  #: in the node's status; -1: all
     enforced: tuple[str, ...] = ("pods",)  #: whose cgroup is bounded by what the node leaves them
+    reservations: tuple[Reservation, ...] = ()  #: what ``reserved`` is for, and the cgroups that it bounds
     capacity: Mapping[str, str] = field(default_factory=dict)
     reserved: Mapping[str, str] = field(default_factory=dict)
     cluster_dns: tuple[str, ...] = ()
@@ -181,6 +184,7 @@ class KubeletConfig:
     machine: Machine = field(default_factory=Machine)  #: ``machine.look``: what it has of swap and huge pages
     fail_swap_on: bool = False  #: do not run on a machine that swaps
     swap_behavior: str = ""  #: ``LimitedSwap`` lets burstable containers swap; anything else is NoSwap
+    memory_qos: MemoryQos | None = None  #: with the feature gate, and cgroups of version 2
     single_process_oom_kill: bool | None = None  #: None: not with cgroups of version 2
     seccomp_default: bool = False  #: containers that say nothing are confined by the runtime's own profile
     ids_per_pod: int = 65536  #: users of a pod that has a user namespace of its own

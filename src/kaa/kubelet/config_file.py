@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from kaa.api.durations import parse_seconds
 from kaa.api.scheme import DecodeError, convert
 from kaa.api.types.core_v1 import Taint
 
-from . import config_node, config_serving, pressure
+from . import config_node, config_serving, memory_qos, pressure, reservations
 from .config import Eviction, ImageCollection, KubeletConfig
 from .image_gc import Policy
 from .images.records import POLICIES, check_pattern
@@ -41,7 +40,7 @@ class ConfigFileError(ValueError):
 def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[str]]:
     """``config`` with what the file says, and the fields that say nothing here. Raises ConfigFileError."""
     given = _document(text)
-    elsewhere = config_serving.FIELDS | config_serving.CHECKED | config_node.FIELDS
+    elsewhere = config_serving.FIELDS | config_serving.CHECKED | _ELSEWHERE
     unknown = given.keys() - _TAKEN.keys() - _WITHOUT_EFFECT - _SPECIAL - elsewhere - {"kind", "apiVersion"}
     if unknown:
         raise ConfigFileError(
@@ -49,7 +48,13 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
         )
     try:
         changes = {name: read(given[wire]) for wire, (name, read) in _TAKEN.items() if wire in given}
-        changes |= _reserved(given) | _eviction(given, config) | _images(given, config) | _pulls(given, config)
+        changes |= (
+            reservations.changes(given)
+            | memory_qos.changes(given)
+            | _eviction(given, config)
+            | _images(given, config)
+            | _pulls(given, config)
+        )
         changes |= _topology(given) | _users(given) | _swap(given, config)
         changes |= config_node.changes(given, config) | config_serving.changes(given, config)
         made = replace(config, **changes)
@@ -59,7 +64,7 @@ def configured(config: KubeletConfig, text: str) -> tuple[KubeletConfig, list[st
             )
     except (ValueError, TypeError, AttributeError, DecodeError) as err:
         raise ConfigFileError(f"invalid configuration: {err}") from err
-    return made, sorted(given.keys() & (_WITHOUT_EFFECT | config_serving.CHECKED) - config_node.FIELDS)
+    return made, sorted(given.keys() & (_WITHOUT_EFFECT | config_serving.CHECKED) - _ELSEWHERE)
 
 
 def said(text: str) -> Json:
@@ -161,23 +166,6 @@ def _swap(given: Json, config: KubeletConfig) -> dict[str, Any]:
         "fail_swap_on": bool(given.get("failSwapOn", True)),
         "single_process_oom_kill": single,
     }
-
-
-def _reserved(given: Json) -> dict[str, Any]:
-    """What is kept for the system and for Kubernetes' own is kept from pods, together."""
-    sums: dict[str, Fraction] = {}
-    for wire in ("systemReserved", "kubeReserved"):
-        for name, amount in (given.get(wire) or {}).items():
-            sums[name] = sums.get(name, Fraction(0)) + quantity.parse(amount)
-    if given.get("reservedSystemCPUs"):
-        from .topology.settings import reserved_cpus
-
-        listed = reserved_cpus(given, os.cpu_count() or 1)
-        sums |= {"cpu": Fraction(len(listed))} if listed else {}
-    if not sums:
-        return {}
-    shown = {name: quantity.format_millis(int(amount * 1000)) for name, amount in sums.items()}
-    return {"reserved": shown}
 
 
 def _eviction(given: Json, config: KubeletConfig) -> dict[str, Any]:
@@ -288,22 +276,15 @@ _OF_TOPOLOGY = frozenset(
 _SPECIAL = _OF_TOPOLOGY | frozenset(
     """evictionHard evictionMaxPodGracePeriod evictionMinimumReclaim evictionPressureTransitionPeriod evictionSoft
     evictionSoftGracePeriod imageGCHighThresholdPercent imageGCLowThresholdPercent imageMaximumGCAge imageMinimumGCAge
-    imagePullCredentialsVerificationPolicy kubeReserved preloadedImagesVerificationAllowlist registryBurst registryPullQPS
-    systemReserved userNamespaces memorySwap failSwapOn singleProcessOOMKill""".split()
+    imagePullCredentialsVerificationPolicy preloadedImagesVerificationAllowlist registryBurst registryPullQPS
+    userNamespaces memorySwap failSwapOn singleProcessOOMKill""".split()
 )
+_ELSEWHERE = config_node.FIELDS | reservations.FIELDS | memory_qos.FIELDS
 _WITHOUT_EFFECT = frozenset(
-    """cgroupDriver cgroupRoot cgroupsPerQOS configMapAndSecretChangeDetectionStrategy
-    containerRuntimeEndpoint contentType cpuCFSQuota cpuCFSQuotaPeriod
-    enableContentionProfiling
-    enableControllerAttachDetach
-    enforceNodeAllocatable failCgroupV1
-    featureGates fileCheckFrequency hairpinMode httpCheckFrequency
-    imageServiceEndpoint iptablesDropBit iptablesMasqueradeBit kernelMemcgNotification
-    kubeAPIBurst kubeAPIQPS kubeReservedCgroup kubeletCgroups localStorageCapacityIsolation logging makeIPTablesUtilChains
-    maxOpenFiles memoryThrottlingFactor mergeDefaultEvictionSettings nodeStatusMaxImages
-    nodeStatusUpdateFrequency oomScoreAdj podCIDR podsPerCore
-    protectKernelDefaults qosReserved resolvConf
-    rotateCertificates runOnce runtimeRequestTimeout serverTLSBootstrap
-    staticPodURL staticPodURLHeader syncFrequency systemCgroups systemReservedCgroup
-    tlsCurvePreferences tracing volumePluginDir""".split()
+    """cgroupDriver cgroupRoot configMapAndSecretChangeDetectionStrategy containerRuntimeEndpoint contentType cpuCFSQuota
+    cpuCFSQuotaPeriod enableContentionProfiling enableControllerAttachDetach failCgroupV1 featureGates hairpinMode
+    imageServiceEndpoint iptablesDropBit iptablesMasqueradeBit kernelMemcgNotification kubeAPIBurst kubeAPIQPS
+    kubeletCgroups localStorageCapacityIsolation logging makeIPTablesUtilChains maxOpenFiles
+    mergeDefaultEvictionSettings oomScoreAdj podCIDR protectKernelDefaults qosReserved resolvConf runOnce
+    runtimeRequestTimeout syncFrequency systemCgroups tlsCurvePreferences tracing volumePluginDir""".split()
 )

@@ -18,7 +18,7 @@ from .config import Certificates, KubeletConfig
 Json = Mapping[str, Any]
 
 FIELDS = frozenset(
-    """crashLoopBackOff enforceNodeAllocatable fileCheckFrequency httpCheckFrequency nodeStatusMaxImages
+    """crashLoopBackOff fileCheckFrequency httpCheckFrequency nodeStatusMaxImages
     nodeStatusUpdateFrequency podsPerCore rotateCertificates serverTLSBootstrap staticPodURL
     staticPodURLHeader""".split()
 )
@@ -52,24 +52,7 @@ def _node(given: Json) -> dict[str, Any]:
             told[name] = given[wire]
     if told.get("pods_per_core", 0) < 0:
         raise ValueError(f"podsPerCore (--pods-per-core) {told['pods_per_core']} must not be a negative number")
-    if given.get("enforceNodeAllocatable"):
-        told["enforced"] = _enforced(tuple(given["enforceNodeAllocatable"]))
     return told
-
-
-def _enforced(asked: tuple[str, ...]) -> tuple[str, ...]:
-    for one in asked:
-        if one == "none" and len(asked) > 1:
-            raise ValueError(
-                "enforceNodeAllocatable (--enforce-node-allocatable) may not contain additional enforcements when"
-                ' "none" is specified'
-            )
-        if one not in ("pods", "system-reserved", "kube-reserved", "none"):
-            raise ValueError(
-                f'option "{one}" specified for enforceNodeAllocatable (--enforce-node-allocatable). Valid options are'
-                ' "pods", "system-reserved", "kube-reserved", or "none"'
-            )
-    return asked
 
 
 def _backoff(given: Json) -> dict[str, Any]:

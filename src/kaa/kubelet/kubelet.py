@@ -139,7 +139,9 @@ class Kubelet:
             plugins=self.plugins,
             metrics=self.metrics,
             closing=self._closing,
-            memory=Rules.of(config, quantity.whole(self.node.capacity["memory"])),
+            memory=Rules.of(
+                config, *(quantity.whole(of["memory"]) for of in (self.node.capacity, self.node.allocatable))
+            ),
             users=UserNamespaces(config.root, config.ids_per_pod),
         )
         self._workers = Tasks("kubelet/worker")

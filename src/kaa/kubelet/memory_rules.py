@@ -16,6 +16,7 @@ from kaa.runtime.base import Resources
 from .cgroups import qos_class
 from .config import KubeletConfig
 from .machine import Machine
+from .memory_qos import MemoryQos
 
 LIMITED_SWAP = "LimitedSwap"
 SYSTEM_CRITICAL = 2_000_000_000
@@ -28,13 +29,22 @@ class Rules(msgspec.Struct, frozen=True):
     single_process_oom_kill: bool | None = None
     machine: Machine = Machine()
     memory_bytes: int = 0
+    qos: MemoryQos | None = None
+    allocatable_bytes: int = 0
 
     @classmethod
-    def of(cls, config: KubeletConfig, memory_bytes: int) -> Rules:
-        return cls(config.swap_behavior, config.single_process_oom_kill, config.machine, memory_bytes)
+    def of(cls, config: KubeletConfig, memory_bytes: int, allocatable_bytes: int = 0) -> Rules:
+        return cls(
+            config.swap_behavior,
+            config.single_process_oom_kill,
+            config.machine,
+            memory_bytes,
+            config.memory_qos,
+            allocatable_bytes,
+        )
 
     def apply(self, pod: Pod, container: Container, given: Resources) -> Resources:
-        """A container's limits with those of swap and huge pages."""
+        """A container's limits with those of swap and huge pages, and what it keeps of memory."""
         unified = dict(given.unified)
         swap = given.memory_swap_limit_bytes
         if self.machine.cgroup_v2:
@@ -43,6 +53,10 @@ class Rules(msgspec.Struct, frozen=True):
                 swap = None
             if not self.single_process_oom_kill:
                 unified["memory.oom.group"] = "1"
+            if self.qos is not None:
+                request = quantity.whole(container.resources.requests.get("memory", "0"))
+                unified |= self.qos.kept(qos_class(pod), request)
+                unified |= self.qos.slowed(request, given.memory_limit_bytes or 0, self.allocatable_bytes)
         none = dict.fromkeys(self.machine.huge_pages, 0)
         return replace(
             given,

@@ -43,9 +43,10 @@ from kaa.client.client import Client, PatchType
 from kaa.client.informer import Informer
 from kaa.runtime.base import Image, Runtime, RuntimeFailure, RuntimeInfo
 
-from .cgroups import PodLimits, shares
+from .cgroups import CgroupManager, PodLimits, shares
 from .config import KubeletConfig, Recorder
 from .machine import process_limit
+from .reservations import EnforcementError, Reservation, check_capacity, enforce
 
 log = structlog.get_logger(__name__)
 LEASE_NAMESPACE = "kube-node-lease"
@@ -127,22 +128,29 @@ def advertised_by_others(shown: Mapping[str, str], own: Mapping[str, str]) -> di
 def allocatable(
     capacity: Mapping[str, str], reserved: Mapping[str, str], eviction: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Capacity less what is reserved for the machine itself, and less what pods are evicted for before it is used.
-
-    Source: pkg/kubelet/cm/node_container_manager_linux.go (GetNodeAllocatableReservation).
-    """
+    """Capacity less what is kept from pods."""
     made = dict(capacity)
-    kept = {name: quantity.parse(text) for name, text in reserved.items() if name in capacity}
-    for signal, name in (("memory.available", "memory"), ("nodefs.available", "ephemeral-storage")):
-        if eviction and signal in eviction and name in capacity:
-            kept[name] = kept.get(name, Fraction(0)) + _threshold(eviction[signal], quantity.parse(capacity[name]))
-    for name, amount in kept.items():
+    for name, amount in kept_from_pods(capacity, reserved, eviction).items():
         left = max(quantity.parse(capacity[name]) - amount, Fraction(0))
         made[name] = quantity.format_millis(int(left * 1000)) if name == "cpu" else quantity.format_bytes(int(left))
     huge = sum(quantity.whole(text) for name, text in made.items() if name.startswith("hugepages-"))
     if huge:  # nobody can use that memory but as huge pages
         made["memory"] = quantity.format_bytes(max(quantity.whole(made["memory"]) - huge, 0))
     return made
+
+
+def kept_from_pods(
+    capacity: Mapping[str, str], reserved: Mapping[str, str], eviction: Mapping[str, str] | None
+) -> dict[str, Fraction]:
+    """What is reserved for the machine itself, and what pods are evicted for before it is used.
+
+    Source: pkg/kubelet/cm/node_container_manager_linux.go (GetNodeAllocatableReservation).
+    """
+    kept = {name: quantity.parse(text) for name, text in reserved.items() if name in capacity}
+    for signal, name in (("memory.available", "memory"), ("nodefs.available", "ephemeral-storage")):
+        if eviction and signal in eviction and name in capacity:
+            kept[name] = kept.get(name, Fraction(0)) + _threshold(eviction[signal], quantity.parse(capacity[name]))
+    return kept
 
 
 def _threshold(text: str, capacity: Fraction) -> Fraction:
@@ -273,8 +281,8 @@ class NodeKeeper:
         self._client, self._runtime, self._clock = client, runtime, clock
         self._config, self._recorder = config, recorder
         self.capacity = machine_capacity(config)
-        thresholds = config.eviction.hard if config.eviction is not None else None
-        self.allocatable = allocatable(self.capacity, config.reserved, thresholds)
+        self._thresholds = config.eviction.hard if config.eviction is not None else None
+        self.allocatable = allocatable(self.capacity, config.reserved, self._thresholds)
         self._node: Node | None = None
         self._nodes: Informer[Node] = Informer(client, Node, clock, field_selector=f"metadata.name={config.node_name}")
         self._nodes.add_handler(self._seen)
@@ -305,22 +313,38 @@ class NodeKeeper:
             tasks.create_task(self._keep_lease(), name="kubelet/lease")
 
     async def _enforce(self) -> str:
-        """Bound all pods together by what they may have; why not, if not."""
+        """Bound all pods together by what they may have, and who has what is reserved by that; why the pods are not, if
+        they are not. Raises EnforcementError."""
         config = self._config
         if config.cgroups is None:
             return ""
+        check_capacity(self.capacity, kept_from_pods(self.capacity, config.reserved, self._thresholds))
         enforced = "pods" in config.enforced
         limits = allocatable(self.capacity, config.reserved) if enforced else self.capacity
         cpus, memory = quantity.millis(limits["cpu"]), quantity.whole(limits["memory"])
         pids = process_limit()
         if pids and enforced:
             pids -= quantity.whole(config.reserved.get("pid", "0"))
+        bounds = PodLimits(shares(cpus), None, memory, pids or None)
+        fault = ""
         try:
-            await asyncio.to_thread(config.cgroups.bound_pods, PodLimits(shares(cpus), None, memory, pids or None))
+            await asyncio.to_thread(config.cgroups.bound_pods, bounds, config.memory_qos)
         except OSError as err:
             log.warning("node allocatable not enforced", error=str(err))
-            return str(err)
-        return ""
+            fault = str(err)
+        for one in config.reservations:
+            if one.enforced:
+                await self._enforce_reservation(config.cgroups, one)
+        return fault
+
+    async def _enforce_reservation(self, cgroups: CgroupManager, one: Reservation) -> None:
+        """Raises EnforcementError: what was reserved is not kept, and the kubelet must not go on as if it were."""
+        try:
+            told = await asyncio.to_thread(enforce, cgroups, one, protect=self._config.memory_qos is not None)
+        except EnforcementError as err:
+            self._say("Warning", "FailedNodeAllocatableEnforcement", str(err))
+            raise
+        self._say("Normal", "NodeAllocatableEnforced", told)
 
     def _seen(self, old: Node | None, new: Node | None) -> None:
         """Somebody changed the node."""
