@@ -66,6 +66,7 @@ class Allocation:
         if refusal is not None and not self.pod.metadata.deletion_timestamp:
             self._take({})
             self._let_go = True
+            self._host.metrics.rejected(refusal.reason)
             self._say("Warning", refusal.reason, refusal.message)
             return refusal
         self._let_in = True

@@ -231,7 +231,7 @@ class CgroupManager:
         self.mount = self._mount = mount
         self._root = root
         self._burstable: dict[str, int] | None = None  #: {path of a burstable pod: its CPU shares}, once asked for
-        self._kept = Classes({})
+        self.kept = Classes({})  #: memory that is not reclaimed from pods
         self._lock = threading.Lock()  #: pods come and go in threads
         self.v2 = (mount / "cgroup.controllers").exists()
 
@@ -264,7 +264,7 @@ class CgroupManager:
         self._put(f"{self.kubepods}/burstable", PodLimits(self._burstable_shares()))
         if self.v2:
             tiered = memory_qos is not None and memory_qos.tiered
-            self._kept = Classes({path: self._kept_now(path) for _, path in self.pods()} if tiered else {})
+            self.kept = Classes({path: self._kept_now(path) for _, path in self.pods()} if tiered else {})
             self._write_kept()  # 0, where nothing is kept any more
 
     # What pods keep of memory counts for no more than the classes above them keep.
@@ -277,13 +277,13 @@ class CgroupManager:
     def _keep(self, path: str, kept: int) -> None:
         """A pod keeps so much now; 0 when it has gone."""
         with self._lock:
-            if self._kept.changed(path, kept):
+            if self.kept.changed(path, kept):
                 self._write_kept()
 
     def _write_kept(self) -> None:
         base = self._mount / self.kubepods[1:]
-        _write(base, {MIN: str(self._kept.all)})
-        _write(base / "burstable", {LOW: str(self._kept.burstable)})
+        _write(base, {MIN: str(self.kept.all)})
+        _write(base / "burstable", {LOW: str(self.kept.burstable)})
 
     def _put(self, path: str, limits: PodLimits) -> None:
         """Make a cgroup with its limits."""

@@ -18,6 +18,7 @@ from . import image_gc, pressure
 from .config import Eviction, KubeletConfig
 from .container_config import log_directory
 from .measure import observe, storage
+from .metrics.counters import KubeletMetrics
 from .pod_plan import grace_of
 from .pod_worker import PodWorker
 from .pressure import Observation, Usage
@@ -44,9 +45,10 @@ class Evictor:
         changed: Callable[[], None],
         forget_images: Callable[[frozenset[str], float], Awaitable[None]],
         look: Callable[[], dict[str, Observation]] | None = None,
-        evicted: Callable[[str], None] = lambda signal: None,
+        metrics: KubeletMetrics | None = None,
     ) -> None:
-        self._evicted = evicted  #: told for which signal a pod was ended
+        self._metrics = metrics or KubeletMetrics(clock)
+        self._judged_at = 0.0
         self._runtime, self._clock, self._config, self._workers = runtime, clock, config, workers
         self._changed, self._forget_images = changed, forget_images
         self._look = look or (lambda: observe(config.root))
@@ -86,6 +88,7 @@ class Evictor:
         seen = await asyncio.to_thread(self._look)
         transition_s = self._eviction.transition_s
         self._verdict = pressure.judge(self._verdict, self._thresholds, seen, now, transition_s)
+        self._judged_at = self._clock.monotonic()
 
     async def _relieved(self, now: float) -> bool:
         """Free disk that nothing needs; says whether that was enough."""
@@ -121,6 +124,7 @@ class Evictor:
         ):
             log.info("image removed", image=image.id, bytes=image.size_bytes, why=why)
             await self._runtime.remove_image(image.id)
+            self._metrics.image_garbage_collected_total.inc("age" if image in old else "space")
         kept = {image.id for image in held} - {image.id for image in (*old, *doomed)}
         await self._forget_images(frozenset(kept), now)
 
@@ -139,6 +143,10 @@ class Evictor:
         grace_s = _HARD_GRACE_S if shortage.threshold.hard else min(grace_of(victim.pod), most)
         self._evicted(shortage.threshold.signal)
         self._evict(victim.pod, pressure.eviction_message(shortage, victim), grace_s)
+
+    def _evicted(self, signal: str) -> None:
+        self._metrics.evictions.inc(signal)
+        self._metrics.eviction_stats_age_seconds.observe(self._clock.monotonic() - self._judged_at, signal)
 
     def _evict(self, pod: Pod, message: str, grace_s: float) -> None:
         self._workers[pod.metadata.uid or ""].evict(message, grace_s)

@@ -68,7 +68,7 @@ class Kubelet:
         recorder: Recorder,
         inhibitor: Inhibitor | None = None,
     ) -> None:
-        self.metrics = KubeletMetrics()
+        self.metrics = KubeletMetrics(clock)
         runtime = measured(runtime, self.metrics, clock)
         self.client, self.runtime, self.clock, self.config = client, runtime, clock, config
         self.recorder = recorder
@@ -92,10 +92,12 @@ class Kubelet:
             self.shutdown = self._shutdown(inhibitor)
         images = node_images(client, runtime, clock, config)
         if config.eviction is not None:
-            changed, forget, evicted = self.node.changed, images.forget, self.metrics.evictions.inc
+            changed, forget = self.node.changed, images.forget
             workers = self.workers
-            self.evictor = Evictor(runtime, clock, config, config.eviction, workers, changed, forget, evicted=evicted)
-        self.hardware = Hardware(self._alive)
+            self.evictor = Evictor(
+                runtime, clock, config, config.eviction, workers, changed, forget, metrics=self.metrics
+            )
+        self.hardware = Hardware(self._alive, self.metrics.hardware)
         if config.topology is not None:
             from .topology.setup import set_up
 
@@ -108,6 +110,7 @@ class Kubelet:
             changed=self.node.changed,
             wake=self._wake,
             loaded=self.hardware.add,
+            metrics=self.metrics.hardware,
         )
         objects = Objects(client, clock, self._objects_changed)
         self._host = PodHost(
@@ -390,10 +393,11 @@ class Kubelet:
                 log.info("orphan sandbox removed", pod=f"{sandbox.namespace}/{sandbox.name}", sandbox=sandbox.id)
                 await self.runtime.remove_sandbox(sandbox.id)
         await self.plugins.keep_only(self.workers)
-        for uid in await asyncio.to_thread(self._host.volumes.known_uids):
-            if uid not in self.workers:
-                await self._host.volumes.remove(uid)
-                self._host.users.release(uid)
+        orphans = [uid for uid in await asyncio.to_thread(self._host.volumes.known_uids) if uid not in self.workers]
+        self.metrics.orphan_pod_cleaned_volumes.set(len(orphans))
+        for uid in orphans:
+            await self._host.volumes.remove(uid)
+            self._host.users.release(uid)
         for folder in await asyncio.to_thread(orphan_logs, self.config, self.workers):
             await asyncio.to_thread(remove_logs, self.config, folder)
         if self.config.cgroups is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import Container, Pod, ResourceStatus
 from kaa.client.client import Client
 
+from .metrics.hardware import HardwareMetrics
 from .topology.base import Given, Hint
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 SOCKET = "device-plugins/kubelet.sock"
 CHECKPOINT, CLAIMS = "device-plugins/kubelet_internal_checkpoint", "dra_manager_state"
 NOTHING = Given()
+
+
+def _has_claims(pod: Pod) -> bool:
+    return bool(pod.spec.resource_claims) or pod.status.extended_resource_claim_status is not None
 
 
 class Plugins:
@@ -42,6 +48,7 @@ class Plugins:
         changed: Callable[[], None],
         wake: Callable[[str], None],
         loaded: Callable[[Plugins], None],
+        metrics: HardwareMetrics | None = None,
     ) -> None:
         """
         Args:
@@ -49,6 +56,7 @@ class Plugins:
             changed: the node has other devices; wake: those of a pod (its uid) are well or ill now.
             loaded: it has become a provider of something.
         """
+        self._metrics = metrics or HardwareMetrics(clock)
         self._client, self._clock, self._root, self._node_name = client, clock, root, node_name
         self._changed, self._wake, self._loaded = changed, wake, loaded
         self.devices: DevicePlugins | None = None
@@ -64,7 +72,9 @@ class Plugins:
             from .devices.manager import DevicePlugins
 
             self._tell_loaded()
-            self.devices = DevicePlugins(self._root, self._clock, changed=self._changed, health_changed=self._wake)
+            self.devices = DevicePlugins(
+                self._root, self._clock, changed=self._changed, health_changed=self._wake, metrics=self._metrics
+            )
         return self.devices
 
     def _load_claims(self) -> ClaimManager:
@@ -143,8 +153,9 @@ class Plugins:
 
     async def prepare(self, pod: Pod) -> None:
         """Before a pod's containers are made. Raises ClaimFailure."""
-        if pod.spec.resource_claims or pod.status.extended_resource_claim_status is not None:
-            await self._load_claims().prepare(pod)
+        if _has_claims(pod):
+            with self._metrics.operation("PrepareResources"):
+                await self._load_claims().prepare(pod)
 
     async def before_start(self, pod: Pod, container: Container) -> None:
         """Before each start of a container. Raises ConfigError."""
@@ -154,7 +165,8 @@ class Plugins:
     async def unprepare(self, pod: Pod) -> None:
         """After all of a pod has ended, before that is told. Raises ClaimFailure."""
         if self.claims is not None:
-            await self.claims.unprepare(pod)
+            with self._metrics.operation("UnprepareResources") if _has_claims(pod) else nullcontext():
+                await self.claims.unprepare(pod)
 
     async def keep_only(self, uids: Collection[str]) -> None:
         """Take back claims of pods that are no more."""

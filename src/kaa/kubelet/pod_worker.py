@@ -27,6 +27,7 @@ from .env import ConfigError
 from .images import ImageError
 from .log_rotation import remove_logs
 from .messages import termination_message
+from .metrics.starts import PodStart
 from .pod_host import PodHost, container_sources, plain_sources, pull_secrets, runtime_info
 from .pod_plan import (
     SANDBOX,
@@ -91,7 +92,7 @@ class PodWorker:
         self._gone = False
         self.finished = asyncio.Event()  #: nothing of it runs, nor will
         self._said_backoff: dict[str, str] = {}
-        self._started = host.metrics.start_of(pod, host.clock)
+        self._start_seen = PodStart(host.metrics, pod, host.clock)
 
     # ------------------------------------------------------------------------------------------------ from outside
 
@@ -157,6 +158,11 @@ class PodWorker:
         return bool(self.allocation.taken)
 
     @property
+    def lifecycle(self) -> str:
+        """``sync``, ``terminating``, or ``terminated``: nothing of it runs, nor will."""
+        return "terminated" if self._gone else "terminating" if self._ending is not None else "sync"
+
+    @property
     def volume_paths(self) -> dict[str, Path]:
         """Where the pod's volumes are, by name; empty while they are not."""
         return self._volumes.paths if self._volumes is not None else {}
@@ -177,12 +183,14 @@ class PodWorker:
         try:
             while True:
                 self._wake.clear()
+                began = self.host.clock.monotonic()
                 try:
                     again_at = await self._turn()
                     self._retry_s.pop("turn", None)
                 except (RuntimeFailure, ApiError, OSError, TimeoutError) as err:
                     log.warning("pod turn failed", pod=self._name, error=str(err))
                     again_at = self.host.clock.now() + self._backed_off("turn")
+                self.host.metrics.pod_worker_duration_seconds.observe(self.host.clock.monotonic() - began, "sync")
                 if self._gone and (self.removed or self.pod.metadata.deletion_timestamp):
                     await self._bury()
                     return
@@ -416,7 +424,7 @@ class PodWorker:
                 and any(one.recursive_read_only for one in self.host.info.features.values()),
             ),
         )
-        self._started(status.phase or "")
+        self._start_seen.phase_is(status.phase or "", self.view.containers)
         self.host.statuses.set(shown, status)
 
     def _say_backoffs(self, decided: Plan) -> None:
@@ -436,6 +444,10 @@ class PodWorker:
             self.host.recorder.event(
                 container_reference(about, container) if container else about, type, reason, message
             )
+
+    def _say_of_image(self, type: str, reason: str, message: str, *, container: str = "") -> None:
+        self._start_seen.image(reason)
+        self._event(type, reason, message, container=container)
 
     async def _read_messages(self) -> None:
         pod_dir = self.host.volumes.pod_dir(self.uid)
@@ -569,7 +581,7 @@ class PodWorker:
             spec.image_pull_policy,
             secrets,
             pod=self.pod,
-            say=partial(self._event, container=spec.name),
+            say=partial(self._say_of_image, container=spec.name),
         )
         volumes = await self._ready_volumes()
         sources = await container_sources(host, self.pod, self.view, spec)
@@ -624,7 +636,14 @@ class PodWorker:
         for volume in self.pod.spec.volumes:
             if volume.image is not None and volume.name in mounted:
                 wanted, policy = volume.image.reference or "", volume.image.pull_policy
-                image = await self.host.images.ensure(wanted, policy, secrets, pod=self.pod, say=self._event)
+                metrics = self.host.metrics
+                metrics.image_volume_requested_total.inc()
+                try:
+                    image = await self.host.images.ensure(wanted, policy, secrets, pod=self.pod, say=self._say_of_image)
+                except ImageError:
+                    metrics.image_volume_mounted_errors_total.inc()
+                    raise
+                metrics.image_volume_mounted_succeed_total.inc()
                 found[volume.name] = image.id
         return found
 

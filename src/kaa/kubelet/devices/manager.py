@@ -23,6 +23,7 @@ from kaa.api.types.core_v1 import Container, Pod, ResourceHealth, ResourceStatus
 from kaa.runtime import base
 
 from ..env import ConfigError
+from ..metrics.hardware import HardwareMetrics
 from ..tasks import Tasks
 from ..topology.asked import plain_inits
 from ..topology.base import Given, Hint, NotGiven
@@ -81,6 +82,7 @@ class DevicePlugins:
         changed: Callable[[], None] = lambda: None,
         health_changed: Callable[[str], None] = lambda uid: None,
         machine_nodes: Sequence[int] | None = None,
+        metrics: HardwareMetrics | None = None,
     ) -> None:
         """
         Args:
@@ -91,7 +93,7 @@ class DevicePlugins:
         self.folder = root / FOLDER
         self.pool = Pool()
         self._clock, self._changed, self._health_changed = clock, changed, health_changed
-        self._machine_nodes = machine_nodes
+        self._machine_nodes, self._metrics = machine_nodes, metrics or HardwareMetrics(clock)
         self._endpoints: dict[str, _Endpoint] = {}  #: {resource: its plugin}
         self._removed: set[str] = set()  #: resources whose plugin is gone for good
         self._tasks = Tasks("kubelet/device-plugin")
@@ -151,6 +153,7 @@ class DevicePlugins:
 
     async def _register(self, request: RegisterRequest) -> Empty:
         log.info("device plugin registers", resource=request.resource_name, endpoint=request.endpoint)
+        self._metrics.device_plugin_registration_total.inc(request.resource_name)
         if request.version != VERSION:
             raise Refused(
                 f'requested API version "{request.version}" is not supported by kubelet. Supported version is'
@@ -352,7 +355,8 @@ class DevicePlugins:
         ids = choice.settle(await self._liked(resource, choice))
         plugin = self._plugin(resource)
         request = AllocateRequest((Ids(tuple(sorted(ids))),))
-        answer = await plugin.call("Allocate", request, AllocateResponse, _ALLOCATE_TIMEOUT_S)
+        with self._metrics.allocation(resource):
+            answer = await plugin.call("Allocate", request, AllocateResponse, _ALLOCATE_TIMEOUT_S)
         if not answer.containers:
             raise Unavailable("no containers return in allocation response")
         self.pool.hold(owner, resource, ids, answer.containers[0])

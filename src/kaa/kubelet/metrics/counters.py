@@ -6,17 +6,16 @@ Source: pkg/kubelet/metrics/metrics.go, pkg/kubelet/prober, pkg/kubelet/server/m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from kaa.api.clock import Clock, parse_time
+from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import Pod
 
 from .exposition import Counter, Family, Gauge, Histogram, exponential
+from .hardware import HardwareMetrics
 
-if TYPE_CHECKING:
-    pass
-
+#: Why a pod is not let in for want of something that Kubernetes itself knows; other ``OutOf…`` are counted as one.
+_REJECTIONS = frozenset({"OutOfcpu", "OutOfmemory", "OutOfephemeral-storage", "OutOfpods"})
 _POD_START_BUCKETS = (
     0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
     600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
@@ -50,7 +49,7 @@ def image_size(size_bytes: int) -> str:
 class KubeletMetrics:
     """The counters. Names of attributes are those of the metrics, without ``kubelet_``."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         operation = ("operation_type",)
         self.runtime_operations_total = Counter(
             "kubelet_runtime_operations_total",
@@ -78,8 +77,29 @@ class KubeletMetrics:
             "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init"
             " containers, measured from pod creation timestamp to when all its containers are reported as started and"
             " observed via watch",
-            ("first_with_network",),
-            _POD_START_BUCKETS,
+            buckets=_POD_START_BUCKETS,
+        )
+        self.pod_start_sli_duration_seconds = Histogram(
+            "kubelet_pod_start_sli_duration_seconds",
+            "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured"
+            " from pod creation timestamp to when all its containers are reported as started and observed via watch",
+            buckets=_POD_START_BUCKETS,
+        )
+        self.first_network_pod_start_sli_duration_seconds = Gauge(
+            "kubelet_first_network_pod_start_sli_duration_seconds",
+            "[INTERNAL] Duration in seconds to start the first network pod, excluding time to pull images and run init"
+            " containers, measured from pod creation timestamp to when all its containers are reported as started and"
+            " observed via watch",
+        )
+        self.pod_worker_duration_seconds = Histogram(
+            "kubelet_pod_worker_duration_seconds",
+            "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync",
+            operation,
+        )
+        self.admission_rejections_total = Counter(
+            "kubelet_admission_rejections_total",
+            "[ALPHA] Cumulative number pod admission rejections by the Kubelet.",
+            ("reason",),
         )
         self.pod_status_sync_duration_seconds = Histogram(
             "kubelet_pod_status_sync_duration_seconds",
@@ -101,6 +121,15 @@ class KubeletMetrics:
         self.started_pods_total = Counter("kubelet_started_pods_total", "[ALPHA] Cumulative number of pods started")
         self.started_pods_errors_total = Counter(
             "kubelet_started_pods_errors_total", "[ALPHA] Cumulative number of errors when starting pods"
+        )
+        self.started_user_namespaced_pods_total = Counter(
+            "kubelet_started_user_namespaced_pods_total",
+            "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.",
+        )
+        self.started_user_namespaced_pods_errors_total = Counter(
+            "kubelet_started_user_namespaced_pods_errors_total",
+            "[ALPHA] Cumulative number of errors when starting pods with user namespaces. This metric will only be"
+            " collected on Linux.",
         )
         self.started_containers_total = Counter(
             "kubelet_started_containers_total",
@@ -125,6 +154,30 @@ class KubeletMetrics:
         )
         self.evictions = Counter(
             "kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", ("eviction_signal",)
+        )
+        self.eviction_stats_age_seconds = Histogram(
+            "kubelet_eviction_stats_age_seconds",
+            "[ALPHA] Time between when stats are collected, and when pod is evicted based on those stats by eviction"
+            " signal",
+            ("eviction_signal",),
+        )
+        self.image_garbage_collected_total = Counter(
+            "kubelet_image_garbage_collected_total",
+            "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
+            ("reason",),
+        )
+        self.image_volume_requested_total = Counter(
+            "kubelet_image_volume_requested_total", "[ALPHA] Number of requested image volumes."
+        )
+        self.image_volume_mounted_succeed_total = Counter(
+            "kubelet_image_volume_mounted_succeed_total", "[ALPHA] Number of successful image volume mounts."
+        )
+        self.image_volume_mounted_errors_total = Counter(
+            "kubelet_image_volume_mounted_errors_total", "[ALPHA] Number of failed image volume mounts."
+        )
+        self.orphan_pod_cleaned_volumes = Gauge(
+            "kubelet_orphan_pod_cleaned_volumes",
+            "[ALPHA] The total number of orphaned Pods whose volumes were cleaned in the last periodic sweep.",
         )
         self.orphaned_runtime_pods_total = Counter(
             "kubelet_orphaned_runtime_pods_total",
@@ -152,6 +205,7 @@ class KubeletMetrics:
             "kubelet_http_requests_duration_seconds", "[ALPHA] Duration in seconds to serve http requests", _HTTP
         )
         self._counted = tuple(self.__dict__.values())
+        self.hardware = HardwareMetrics(clock)
         self.prober_probe_total = Counter(
             "prober_probe_total",
             "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
@@ -166,7 +220,8 @@ class KubeletMetrics:
 
     def families(self) -> Iterator[Family]:
         """What was counted, but probes."""
-        return (one.family() for one in self._counted)
+        yield from (one.family() for one in self._counted)
+        yield from self.hardware.families()
 
     def probes(self) -> Iterator[Family]:
         yield self.prober_probe_total.family()
@@ -182,9 +237,12 @@ class KubeletMetrics:
         self._probes.setdefault(uid, set()).add((type_, result, container, *where, uid))
         self.prober_probe_duration_seconds.observe(seconds, type_, container, *where)
 
-    def pod_made(self, handler: str, seconds: float, *, failed: bool) -> None:
-        """A sandbox was made, or not."""
+    def pod_made(self, handler: str, seconds: float, *, failed: bool, users: bool) -> None:
+        """A sandbox was made, or not; ``users``: with a user namespace of its own."""
         self.started_pods_total.inc()
+        if users:
+            self.started_user_namespaced_pods_total.inc()
+            self.started_user_namespaced_pods_errors_total.inc(by=failed)
         self.run_podsandbox_duration_seconds.observe(seconds, handler)
         if failed:
             self.started_pods_errors_total.inc()
@@ -198,22 +256,10 @@ class KubeletMetrics:
         self.started_containers_total.inc(kind)
         self.started_containers_errors_total.inc(kind, code)
 
-    def start_of(self, pod: Pod, clock: Clock) -> Callable[[str], None]:
-        """Follow a pod's start, from now on: the answer is told its phase until it runs. One that ran before is no start."""
-        began, waiting = clock.now(), not pod.status.container_statuses
-        if waiting:
-            self.containers_per_pod_count.observe(len(pod.spec.containers))
-
-        def phase_is(phase: str) -> None:
-            nonlocal waiting
-            if waiting and phase != "Pending":
-                waiting = False
-                if phase == "Running":
-                    created = parse_time(pod.metadata.creation_timestamp) if pod.metadata.creation_timestamp else began
-                    self.pod_start_duration_seconds.observe(max(clock.now() - began, 0.0))
-                    self.pod_start_total_duration_seconds.observe(max(clock.now() - created, 0.0), "false")
-
-        return phase_is
+    def rejected(self, reason: str) -> None:
+        """A pod was not let in."""
+        extended = reason.startswith("OutOf") and reason not in _REJECTIONS
+        self.admission_rejections_total.inc("OutOfExtendedResources" if extended else reason)
 
     def image_pulled(self, size_bytes: int, seconds: float) -> None:
         self.image_pull_duration_seconds.observe(seconds, image_size(size_bytes))

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 from kaa.runtime.base import ContainerState
 
+from . import hardware
 from .exposition import Family
 
 if TYPE_CHECKING:
     from ..kubelet import Kubelet
+    from ..memory_qos import Classes
+    from ..pod_worker import PodWorker
     from .summary import Snapshot, VolumeSample
 
 
@@ -27,6 +30,22 @@ def now_of(kubelet: Kubelet) -> Iterator[Family]:
     named = Family("kubelet_node_name", "gauge", "[ALPHA] The node's name. The count is always 1.", ("node",))
     named.add(1, kubelet.config.node_name)
     yield named
+    cgroups = kubelet.config.cgroups
+    if kubelet.config.memory_qos is not None and cgroups is not None:
+        yield from _kept(cgroups.kept)
+    yield from hardware.now_of(kubelet.hardware.cpus, kubelet.plugins.claims)
+
+
+def _kept(classes: Classes) -> Iterator[Family]:
+    """Memory that is not reclaimed from pods, with memory QoS."""
+    for word, amount, what in (("min", classes.all, "hard"), ("low", classes.burstable, "soft")):
+        made = Family(
+            f"kubelet_memory_qos_node_memory_{word}_bytes",
+            "gauge",
+            f"[ALPHA] Total memory.{word} ({what} protection) in bytes set by the kubelet for pods on the node.",
+        )
+        made.add(amount)
+        yield made
 
 
 def _pods(kubelet: Kubelet) -> Iterator[Family]:
@@ -72,7 +91,36 @@ def _pods(kubelet: Kubelet) -> Iterator[Family]:
         "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.",
     )
     debugging.add(sum(len(one.pod.spec.ephemeral_containers) for one in workers))
-    yield from (running, containers, desired, active, mirrors, debugging)
+    yield from (running, containers, desired, active, mirrors, debugging, _working(workers), *_resizes(workers))
+
+
+def _working(workers: list[PodWorker]) -> Family:
+    made = Family(
+        "kubelet_working_pods",
+        "gauge",
+        "[ALPHA] Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is desired,"
+        " orphaned, or runtime only (also orphaned), and whether the pod is static. An orphaned pod has been removed from"
+        " local configuration or force deleted in the API and consumes resources that are not otherwise visible.",
+        ("lifecycle", "config", "static"),
+    )
+    held = Tally((one.lifecycle, "orphan" if one.removed else "desired", one.static) for one in workers)
+    for lifecycle in ("sync", "terminating", "terminated"):
+        for config in ("desired", "orphan"):
+            for static in (False, True):
+                made.add(held[lifecycle, config, static], lifecycle, config, "true" if static else "")
+        made.add(0, lifecycle, "runtime_only", "unknown")  # a sandbox without a pod is removed as it is found
+    return made
+
+
+def _resizes(workers: list[PodWorker]) -> Iterator[Family]:
+    """Pods that wait for other resources, or are being given them."""
+    pending = Family("kubelet_pod_pending_resizes", "gauge", "[ALPHA] Number of pending resizes for pods.", ("reason",))
+    waiting = [one.allocation.pending.reason.lower() for one in workers if one.allocation.pending is not None]
+    for reason, count in sorted(Tally(waiting).items()):
+        pending.add(count, reason)
+    going = Family("kubelet_pod_in_progress_resizes", "gauge", "[ALPHA] Number of in-progress resizes for pods.")
+    going.add(sum(one.allocation.resizing for one in workers))
+    yield from (pending, going)
 
 
 def volumes(snapshot: Snapshot) -> Iterator[Family]:

@@ -73,6 +73,6 @@ def _counted(
             seconds = clock.monotonic() - began
             metrics.runtime_operations_duration_seconds.observe(seconds, operation)
             if operation == "run_podsandbox":
-                metrics.pod_made(args[0].runtime_handler, seconds, failed=failed)
+                metrics.pod_made(args[0].runtime_handler, seconds, failed=failed, users=bool(args[0].namespaces.users))
 
     return call

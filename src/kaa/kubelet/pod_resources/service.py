@@ -45,13 +45,21 @@ class PodResourcesService:
 
         from . import answers, messages
 
+        asked = self._hardware.metrics.asked
+
         async def listed(request: Any, context: Any) -> Any:
-            return answers.of_all(self._pods(), self._hardware)
+            with asked("List", "v1"):
+                return answers.of_all(self._pods(), self._hardware)
 
         async def listed_before(request: Any, context: Any) -> Any:
-            return answers.in_v1alpha1(answers.of_all(self._pods(), self._hardware))
+            with asked("List", "v1alpha1"):
+                return answers.in_v1alpha1(answers.of_all(self._pods(), self._hardware))
 
         async def got(request: Any, context: Any) -> Any:
+            with asked("Get", "v1"):
+                return await found_of(request, context)
+
+        async def found_of(request: Any, context: Any) -> Any:
             wanted = request.pod_name, request.pod_namespace
             found = [pod for pod in self._pods() if (pod.metadata.name, pod.metadata.namespace) == wanted]
             if not found:
@@ -59,7 +67,8 @@ class PodResourcesService:
             return messages.GetPodResourcesResponse(answers.of_pod(found[0], self._hardware))
 
         async def allocatable(request: Any, context: Any) -> Any:
-            return answers.allocatable(self._hardware)
+            with asked("GetAllocatableResources", "v1"):
+                return answers.allocatable(self._hardware)
 
         def handler(answer: Any, request: type[Message] = messages.Empty) -> Any:
             return grpc.unary_unary_rpc_method_handler(

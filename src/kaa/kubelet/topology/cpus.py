@@ -10,6 +10,7 @@ Source: pkg/kubelet/cm/cpumanager/policy_static.go, policy_options.go; KEP-3570.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from kaa.api.types.core_v1 import Container, Pod
@@ -43,8 +44,10 @@ class StaticCpus:
         *,
         reserved: int | Cpus,
         changed: Callable[[], None] = lambda: None,
+        pinning: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """``reserved``: how many CPUs, or which, are never anyone's alone."""
+        """``reserved``: how many CPUs, or which, are never anyone's alone. Each allocation is made in a ``pinning()``."""
+        self._pinning = pinning
         self._machine, self._file, self._options, self._changed = machine, file, options, changed
         if options.align_by_socket and len(machine.sockets) > len(machine.cpu_nodes):
             raise SettingsError(
@@ -119,6 +122,15 @@ class StaticCpus:
     # ------------------------------------------------------------------------------------------------ what there is
 
     @property
+    def held(self) -> Cpus:
+        """CPUs that are somebody's own."""
+        return _NONE.union(*(cpus for of in self._own.values() for cpus in of.values()))
+
+    def per_node(self) -> dict[int, int]:
+        """{NUMA node: how many of its CPUs are somebody's own}"""
+        return {node: len(self.held & self._machine.in_nodes({node})) for node in self._machine.cpu_nodes}
+
+    @property
     def assignable(self) -> Cpus:
         """CPUs that may become somebody's own."""
         return self._machine.all - self.reserved
@@ -191,11 +203,12 @@ class StaticCpus:
         uid, count = pod.metadata.uid or "", own_cpus(pod, container)
         if not count or self.own(uid, container.name):
             return
-        self._check_cores(count)
-        try:
-            found = self._choose(count, where, self._reusable(pod))
-        except NotEnough as err:
-            raise unexpected(err) from None
+        with self._pinning():
+            self._check_cores(count)
+            try:
+                found = self._choose(count, where, self._reusable(pod))
+            except NotEnough as err:
+                raise unexpected(err) from None
         own = {**self._own, uid: {**self._own.get(uid, {}), container.name: found}}
         save(self._file, _state(self.shared - found, own))
         self.shared, self._own = self.shared - found, own

@@ -14,9 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from kaa.api.clock import SystemClock
 from kaa.api.types.core_v1 import Pod
 from kaa.runtime.base import ContainerConfig, Resources
 
+from ..metrics.hardware import HardwareMetrics
 from .base import Given, Hint, NotGiven, Provider
 
 if TYPE_CHECKING:
@@ -39,7 +41,10 @@ class Remembering(Protocol):
 class Hardware:
     """``alive`` says which pods there are, or None while that is not known."""
 
-    def __init__(self, alive: Callable[[], Collection[str] | None] = lambda: None) -> None:
+    def __init__(
+        self, alive: Callable[[], Collection[str] | None] = lambda: None, metrics: HardwareMetrics | None = None
+    ) -> None:
+        self.metrics = metrics or HardwareMetrics(SystemClock())
         self.providers: list[Provider] = []
         self.policy: Policy | None = None
         self.scope = "container"
@@ -57,17 +62,18 @@ class Hardware:
 
     async def let_in(self, pod: Pod) -> None:
         """Take what the pod's containers ask. Raises NotGiven, and then nothing is taken."""
-        if not self.providers:
-            return
         async with self._one_by_one:
             self.forget_the_gone()
             try:
-                await self._take(pod)
+                with self.metrics.admission():
+                    await self._take(pod)
             except BaseException:
                 self.release(pod.metadata.uid or "")
                 raise
 
     async def _take(self, pod: Pod) -> None:
+        if not self.providers:
+            return
         from .asked import as_one, containers
 
         for_all = self._aligned(pod, as_one(pod)) if self.scope == "pod" else None
@@ -75,6 +81,15 @@ class Hardware:
             where = for_all or self._aligned(pod, one)
             for provider in self.providers:
                 await provider.allocate(pod, one, where)
+            if self._guarantees and self.scope == "container":
+                self.metrics.aligned(self.scope)
+        if for_all is not None and self._guarantees:
+            self.metrics.aligned(self.scope)
+
+    @property
+    def _guarantees(self) -> bool:
+        """Whether everything of a container is of one NUMA node."""
+        return self.policy is not None and self.policy.name == "single-numa-node"
 
     def _aligned(self, pod: Pod, container: Any) -> Hint:
         """Where what a container asks should come from. Raises NotGiven when the policy wants it together and it is not."""
@@ -82,6 +97,7 @@ class Hardware:
             return Hint(None, False)
         best, fits = self.policy.merge([provider.hints(pod, container) for provider in self.providers])
         if not fits:
+            self.metrics.misaligned(self.scope, guaranteed=self._guarantees)
             raise NotGiven("TopologyAffinityError", "Resources cannot be allocated with Topology locality")
         return best
 

@@ -10,7 +10,8 @@ Source: pkg/kubelet/cm/memorymanager (policy_static.go, memory_manager.go).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -43,8 +44,11 @@ class StaticMemory:
         reserved: Mapping[int, Mapping[str, int]],
         *,
         kept: Mapping[str, int],
+        pinning: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """``reserved``: {NUMA node: {kind: bytes}}; ``kept``: {kind: bytes} that the node keeps from pods in all."""
+        """``reserved``: {NUMA node: {kind: bytes}}; ``kept``: {kind: bytes} that the node keeps from pods in all. Each
+        allocation is chosen in a ``pinning()``."""
+        self._pinning = pinning
         check_reserved(machine, reserved, kept)
         self._file = file
         self._untouched = _untouched(machine, reserved)
@@ -163,7 +167,8 @@ class StaticMemory:
         asked = asked_memory(container)
         if not asked:
             return
-        nodes = self._where(pod, asked, where)
+        with self._pinning():
+            nodes = self._where(pod, asked, where)
         affinity, nodes_left = tuple(sorted(nodes)), self._nodes
         for kind, size in asked.items():
             fresh = max(size - self._reusable(pod, nodes, kind), 0)

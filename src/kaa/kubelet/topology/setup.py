@@ -37,11 +37,16 @@ def set_up(
             settings.cpu_options,
             reserved=listed or ceil(quantity.parse(config.reserved.get("cpu", "0"))),
             changed=changed,
+            pinning=hardware.metrics.pinning_cpus,
         )
         hardware.add(hardware.cpus)
     if settings.memory == "Static":
         hardware.memory = StaticMemory(
-            machine, config.root / memory.STATE_FILE, settings.reserved_memory, kept=kept_memory(config, capacity)
+            machine,
+            config.root / memory.STATE_FILE,
+            settings.reserved_memory,
+            kept=kept_memory(config, capacity),
+            pinning=hardware.metrics.pinning_memory,
         )
         hardware.add(hardware.memory)
 
