@@ -98,43 +98,22 @@ def _moment(stamp: bytes) -> float:
 
 
 class LogFiles:
-    """Lines of a log over all its files, read block by block; ``more`` goes on where it ended. All of it blocks."""
+    """Lines of a log, read block by block from its newest file on, over those that are begun later; ``more`` goes on where
+    it ended. All of it blocks. What was rotated before is not told any more, as upstream does not."""
 
     def __init__(self, path: Path, tail: int | None) -> None:
         self._path = path
         self._live = _opened(path)
-        every = rotated(path)
-        self._known = {_stem(one) for one in every}  #: rotated files that were there when we last looked
-        self._before = deque(
-            one for one in every if _inode(one) != self._live_inode()
-        )  #: to be read before the live one
+        #: rotated files that were there when we last looked; the live one may have become one since it was opened
+        self._known = {_stem(one) for one in rotated(path) if _inode(one) != self._live_inode()}
+        self._before: deque[Path] = deque()  #: rotated since, to be read before the live one
         self._old: IO[bytes] | None = None  #: the rotated file that is being read
         self._rest = b""
-        if tail is not None:
-            self._skip_to(tail)
+        if tail is not None and self._live is not None:
+            self._live.seek(_tail_offset(self._live, tail))
 
     def _live_inode(self) -> int:
         return os.fstat(self._live.fileno()).st_ino if self._live is not None else 0
-
-    def _skip_to(self, tail: int) -> None:
-        """Begin so many lines before the end; at the first where there are fewer."""
-        if self._live is not None:
-            offset, found = _tail_offset(self._live, tail)
-            self._live.seek(offset)
-            tail -= found
-        wanted: deque[Path] = deque()
-        while self._before and tail > 0:
-            file = self._before.pop()
-            stream = _read_any(file)
-            offset, found = _tail_offset(stream, tail)
-            tail -= found
-            if tail > 0:
-                stream.close()
-                wanted.appendleft(file)
-            else:
-                stream.seek(offset)
-                self._old = stream
-        self._before = wanted
 
     def more(self) -> list[bytes]:
         """Some whole lines, in order; none when there are none yet."""
@@ -211,19 +190,8 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def _tail_offset(stream: IO[bytes], lines: int) -> tuple[int, int]:
-    """(where the last ``lines`` lines begin, how many there are, at most ``lines``). A line ends with its newline."""
-    if not isinstance(stream, io.BufferedReader | io.BytesIO):  # packed: it can only be read forwards
-        starts: deque[int] = deque(maxlen=lines)
-        at = 0
-        for line in stream:
-            starts.append(at)
-            at += len(line)
-        return (starts[0], len(starts)) if starts else (at, 0)
-    return _tail_of_plain(stream, lines)
-
-
-def _tail_of_plain(stream: IO[bytes], lines: int) -> tuple[int, int]:
+def _tail_offset(stream: IO[bytes], lines: int) -> int:
+    """Where the last ``lines`` lines begin; the start when there are fewer. A line ends with its newline."""
     at = stream.seek(0, os.SEEK_END)
     end = at
     found = -1  # the newline that ends the last line begins none
@@ -238,13 +206,13 @@ def _tail_of_plain(stream: IO[bytes], lines: int) -> tuple[int, int]:
                 continue
             block, found, end = block[:last], 0, at + last + 1
             if lines == 0:
-                return end, 0
+                return end
         where = len(block)
         while (where := block.rfind(b"\n", 0, where)) >= 0:
             found += 1
             if found == lines:
-                return at + where + 1, lines
-    return (end, 0) if found < 0 else (0, found + 1)
+                return at + where + 1
+    return end if found < 0 else 0
 
 
 # -------------------------------------------------------------------------------------------------------- reading
