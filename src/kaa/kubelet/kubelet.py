@@ -351,7 +351,8 @@ class Kubelet:
     def network_changed(self) -> None:
         """The runtime's network is there now, or gone: the node says so, and pods need not wait."""
         self.node.changed()
-        self._wake_all()
+        for worker in list(self.workers.values()):
+            worker.network_changed()
 
     def _wake_all(self) -> None:
         for worker in list(self.workers.values()):

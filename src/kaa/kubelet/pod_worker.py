@@ -516,8 +516,25 @@ class PodWorker:
             self._event("Warning", "FailedPrepareDynamicResources", f"Failed to prepare dynamic resources: {err}")
             self._failures[SANDBOX] = Failure("", str(err), now() + min(self._backed_off(SANDBOX), _RETRY_START_S))
         except (RuntimeFailure, ApiError, ConfigError, OSError, TimeoutError) as err:
-            self._event("Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}")
+            reason, text = await self._why_no_sandbox(err)
+            self._event("Warning", reason, text)
             self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
+
+    async def _why_no_sandbox(self, err: Exception) -> tuple[str, str]:
+        """(reason, message) of the event. Who fails for want of a network is told that, as upstream tells it beforehand."""
+        if isinstance(err, RuntimeFailure) and not self.pod.spec.host_network:
+            try:
+                info = await self.host.runtime.info()
+            except RuntimeFailure:
+                info = None
+            if info is not None and not info.network_ready:
+                return "NetworkNotReady", f"network is not ready: container runtime network not ready: {info.message}"
+        return "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}"
+
+    def network_changed(self) -> None:
+        """A sandbox that could not be made need not wait any longer."""
+        self._failures.pop(SANDBOX, None)
+        self._wake.set()
 
     async def _users(self, handler: str) -> tuple[IdMap, ...]:
         """The node's ids for the pod's own user namespace, if it asks for one. Raises ConfigError."""
