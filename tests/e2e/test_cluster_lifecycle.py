@@ -53,6 +53,7 @@ def test_up_down_up_reset(lab: Lab) -> None:
     kube.apply(pod("web"))
     kube.ready("web")
     before = kube.container("web")["containerID"]
+    assert lab.kaa("image prune") == "0 images removed, 0.0 MB freed\n"
 
     assert "stopped" in lab.kaa("down")
     assert lab.processes() == {}

@@ -14,9 +14,20 @@ from kaa.cluster.config import data_dir_of
 from .options import existing, which_cluster
 
 
-@click.group("image", short_help="Import, pull, list and remove the node's images.")
+@click.group("image", short_help="Import, pull, list, remove and prune the node's images.")
 def command() -> None:
-    """The images of this machine's node."""
+    """The images of this machine's node.
+
+    \b
+    kaa image import app.tar         take what `docker save` wrote
+    kaa image pull nginx:1.27        fetch from a registry
+    kaa image ls                     what is there, and how large
+    kaa image rm nginx:1.27          remove by name or id
+    kaa image prune                  remove all that no container uses
+
+    The agent must run: `kaa up` starts it. By itself the kubelet removes unused images only with a KubeletConfiguration
+    (`kaa up --kubelet-config`). What was removed is pulled again when a pod needs it; an imported image must be imported again.
+    """
 
 
 def _ask(name: str, data_dir: str, **request: Any) -> Any:
@@ -101,3 +112,17 @@ def rm(images: tuple[str, ...], name: str, data_dir: str) -> None:
     """Remove IMAGES by name or id."""
     for image in images:
         click.echo(_ask(name, data_dir, verb="rm", image=image)["id"])
+
+
+@command.command("prune")
+@click.option(
+    "--all", "also_ended", is_flag=True, help="Also those of containers that have ended and may be started again."
+)
+@which_cluster
+def prune(also_ended: bool, name: str, data_dir: str) -> None:
+    """Remove the images that no container uses, as `crictl rmi --prune` does, and say what that freed."""
+    found = _ask(name, data_dir, verb="prune", all=also_ended)
+    for image in found["images"]:
+        click.echo("\n".join(image["tags"]) or image["id"])
+    count = len(found["images"])
+    click.echo(f"{count} image{'' if count == 1 else 's'} removed, {found['freed_bytes'] / 1e6:.1f} MB freed")

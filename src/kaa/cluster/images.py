@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from kaa.runtime.base import Runtime, RuntimeFailure
+from kaa.kubelet.image_gc import in_use
+from kaa.runtime.base import ContainerState, Runtime, RuntimeFailure
 
 PROGRESS_S = 0.2
 _NO_ARCHIVES = (
@@ -72,7 +73,22 @@ class ImageService:
                     raise RuntimeFailure(f"no image {reference!r} here; `kaa image ls` lists them")
                 await self._runtime.remove_image(image.id)
                 return _row(image)
+            case {"verb": "prune", "all": also_ended}:
+                return await self._prune(also_ended=also_ended)
         raise RuntimeFailure("unknown request")
+
+    async def _prune(self, *, also_ended: bool) -> dict[str, Any]:
+        """Remove what no container is made of or mounts, and no runtime has pinned; ``also_ended``: containers that have
+        ended count for nothing. Says which went, and how many bytes they took."""
+        containers = await self._runtime.list_containers()
+        used = in_use(one for one in containers if not also_ended or one.state is not ContainerState.EXITED)
+        gone = [image for image in await self._runtime.list_images() if image.id not in used and not image.pinned]
+        before, _ = await self._runtime.image_fs_bytes()
+        for image in gone:
+            await self._runtime.remove_image(image.id)
+        after, _ = await self._runtime.image_fs_bytes()
+        freed = max(before - after, 0) or sum(image.size_bytes for image in gone)  # a CRI runtime counts later
+        return {"images": [_row(image) for image in gone], "freed_bytes": freed}
 
     async def _pull(self, reference: str, writer: asyncio.StreamWriter) -> Any:
         pulling = asyncio.ensure_future(self._runtime.pull_image(reference))
