@@ -85,7 +85,7 @@ class Facts:
     capabilities: frozenset[str] = frozenset(ALL_CAPABILITIES)  #: what this process may grant
     lowest_oom_score_adj: int = -1000
     cgroup_v2: bool = True
-    apparmor: bool = False
+    apparmor: str = ""  #: the profile that confines it; empty: none
     hugetlb: bool = True
     users: tuple[IdMap, ...] = ()  #: the ids of the container's own user namespace
     locked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: {mount source: options it must keep}
@@ -147,8 +147,8 @@ def process_spec(config: ContainerConfig, image: ImageConfig, facts: Facts) -> S
         "oomScoreAdj": max(config.resources.oom_score_adj, facts.lowest_oom_score_adj),
         "capabilities": capabilities(config, facts.capabilities),
     }
-    if facts.apparmor and security.apparmor and security.apparmor != "unconfined":
-        process["apparmorProfile"] = security.apparmor.removeprefix("localhost/")
+    if facts.apparmor:
+        process["apparmorProfile"] = facts.apparmor
     if security.selinux_label:
         process["selinuxLabel"] = security.selinux_label
     return process

@@ -22,7 +22,6 @@ class Kernel:
 
     cgroup_v2: bool
     capabilities: frozenset[str]
-    apparmor: bool
     lowest_oom_score_adj: int
     recursive_read_only: bool = False
     user_namespaces: bool = False
@@ -48,13 +47,10 @@ def kernel() -> Kernel:
     bits = int(match[1], 16) if match else 0
     held = frozenset(name for name in ALL_CAPABILITIES if bits >> _NUMBERS[name] & 1)
     lowest = -1000 if bits >> _CAP_SYS_RESOURCE & 1 else int(Path("/proc/self/oom_score_adj").read_text())
-    enabled = Path("/sys/module/apparmor/parameters/enabled")
-    apparmor = enabled.exists() and enabled.read_text().startswith("Y")
     version = _version(os.uname().release)
     return Kernel(
         has_cgroup_v2(),
         held,
-        apparmor,
         lowest,
         version >= _MOUNT_SETATTR,
         version >= _IDMAPPED and _has_user_namespaces(),

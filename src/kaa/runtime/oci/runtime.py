@@ -44,11 +44,13 @@ from ..base import (
     RuntimeInfo,
     Sandbox,
     SandboxConfig,
+    Security,
     Streams,
 )
 from ..events import Events
 from ..files import Trash, tree_usage
 from . import sandbox as namespaces
+from .apparmor import AppArmor
 from .archive import import_archive
 from .bundle import Facts, User
 from .conmon import Engine
@@ -112,6 +114,7 @@ class OciRuntime:
         self._disk: dict[str, tuple[float, tuple[int, int]]] = {}
         self._warned_shelter = False
         self._cdi_folders = cdi_folders
+        self._apparmor = AppArmor()
         self._puller = Puller(self.images, self.threads, clock, registries)
 
     # ------------------------------------------------------------------------------------------------- our own life
@@ -314,7 +317,14 @@ class OciRuntime:
         if image is None:
             raise NotFoundError(f"image {config.image!r} not found")
         volumes = {mount.image: self._volume(mount.image) for mount in config.mounts if mount.image}
-        return await self.containers.create(sandbox, config, image, self._facts(sandbox, config), volumes)
+        facts = replace(self._facts(sandbox, config), apparmor=await self._profile(config.security))
+        return await self.containers.create(sandbox, config, image, facts, volumes)
+
+    async def _profile(self, security: Security) -> str:
+        """The AppArmor profile of a container. Raises RuntimeFailure."""
+        if not self._apparmor.enabled:
+            return self._apparmor.profile(security)
+        return await self.threads.run(self._apparmor.profile, security)
 
     def _volume(self, image_id: str) -> tuple[str, ...]:
         """The layers of an image that a container mounts."""
@@ -335,7 +345,6 @@ class OciRuntime:
             capabilities=machine.capabilities,
             lowest_oom_score_adj=machine.lowest_oom_score_adj,
             cgroup_v2=machine.cgroup_v2,
-            apparmor=machine.apparmor,
             cdi_folders=self._cdi_folders,
             hugetlb=machine.hugetlb,
             users=sandbox.config.namespaces.users,
