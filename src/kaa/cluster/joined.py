@@ -22,11 +22,11 @@ import msgspec
 import structlog
 
 from kaa.api.clock import Clock, SystemClock
-from kaa.client.access import Session, load_certificate
+from kaa.client.access import Session
 from kaa.client.events import EventRecorder
 from kaa.client.informer import Informers
 from kaa.kubelet import bootstrap
-from kaa.kubelet.bootstrap import CLIENT_SIGNER, SERVING_SIGNER, Pair, Rotation, Store, node_identity
+from kaa.kubelet.bootstrap import CLIENT_SIGNER, Pair, Rotation, Store, node_identity
 from kaa.kubelet.cgroups import CgroupManager
 from kaa.kubelet.config import KubeletConfig, Serving
 from kaa.kubelet.config_file import ConfigFileError, configured, said
@@ -36,7 +36,7 @@ from kaa.kubelet.serving import servers
 from kaa.kubelet.serving.tls import server_context
 from kaa.kubelet.volumes.mounts import PlainFolders, SystemMounter
 
-from . import node, teardown
+from . import node, serving_certificate, teardown
 from .config import KUBELET_PORT, ConfigError, endpoint_socket
 from .images import ImageService
 from .joined_config import JoinConfig, claim, read_config, write_config
@@ -134,12 +134,8 @@ def serving_context(config: KubeletConfig, pki: Path, authority: bytes, clock: C
     believed = pki / "client-ca.crt"
     if authority:
         bootstrap.write_private(believed, authority)
-    store = Store(pki, "kubelet-server")
-    issued = store.load() if config.certificates.server_bootstrap else None
-    if issued is not None and issued.ends > clock.now():
-        cert, key = store.current, store.current
-    else:
-        cert, key = _own_certificate(config, pki, clock)
+    issued = serving_certificate.issued(config, pki, clock)
+    cert, key = (issued, issued) if issued is not None else _own_certificate(config, pki, clock)
     try:
         return server_context(
             config.serving, cert=str(cert), key=str(key), client_ca=str(believed) if authority else ""
@@ -285,18 +281,10 @@ def _rotations(
         works["certificates/client"] = Rotation(
             session.client, clock, store, CLIENT_SIGNER, lambda: identity, show, waiting=ask_for_approval
         ).run()
-    if told.certificates.server_bootstrap and not told.serving.cert_file:
-
-        def serve_with(pair: Pair) -> None:
-            log.info("serving certificate received", hosts=",".join(pair.hosts))
-            load_certificate(tls, pair.certificate, pair.key)
-
-        store = Store(config.pki_dir, "kubelet-server")
-        hosts = (told.hostname or told.node_name, *told.node_ips)
-        serving = node_identity(config.node_name, hosts)
-        works["certificates/server"] = Rotation(
-            session.client, clock, store, SERVING_SIGNER, lambda: serving, serve_with, waiting=ask_for_approval
-        ).run()
+    if serving_certificate.is_asked_for(told):
+        works["certificates/server"] = serving_certificate.kept_valid(
+            told, config.pki_dir, session.client, clock, tls, ask_for_approval
+        )
     return works
 
 

@@ -48,10 +48,16 @@ def client_context(pki: Pki, name: str) -> ssl.SSLContext:
     return context
 
 
-def serving_context(pki: Pki, node_name: str, serving: Serving) -> ssl.SSLContext:
-    """The kubelet's own server, with the cluster's certificates unless it was given others."""
-    name = f"nodes/{node_name}-serving"
-    return server_context(serving, cert=str(pki.cert(name)), key=str(pki.key(name)), client_ca=str(pki.ca))
+def serving_context(pki: Pki, told: KubeletConfig, clock: Clock) -> ssl.SSLContext:
+    """The kubelet's own server, with the cluster's certificates unless it was given, or has asked for, others."""
+    name = f"nodes/{told.node_name}-serving"
+    cert, key = pki.cert(name), pki.key(name)
+    if told.certificates.server_bootstrap:
+        from .serving_certificate import issued
+
+        held = issued(told, told.root / "pki", clock)
+        cert, key = (held, held) if held is not None else (cert, key)
+    return server_context(told.serving, cert=str(cert), key=str(key), client_ca=str(pki.ca))
 
 
 async def serve(config: ClusterConfig) -> None:
@@ -67,11 +73,13 @@ async def serve(config: ClusterConfig) -> None:
             events = (told.event_qps, told.event_burst)
             recorder = EventRecorder(client, clock, "kubelet", host=config.node_name, pace=events)
             kubelet = Kubelet(client, runtime, clock, told, recorder)
-            tls = serving_context(pki, config.node_name, told.serving)
+            tls = serving_context(pki, told, clock)
             tasks.create_task(servers.serve(kubelet, client, tls), name="kubelet/servers")
             tasks.create_task(recorder.run(), name="kubelet/recorder")
             tasks.create_task(ImageService(runtime, config.run_dir / "agent.sock").run(), name="images")
             tasks.create_task(kubelet.run(), name="kubelet")
+            if told.certificates.server_bootstrap:
+                tasks.create_task(_certificate(told, client, clock, tls), name="kubelet/certificate")
             log.info("node started", node=config.node_name, runtime=config.runtime, address=config.node_ip)
             if networked:
                 tasks.create_task(_network(config, clock, pki), name="network")
@@ -79,6 +87,17 @@ async def serve(config: ClusterConfig) -> None:
         finally:
             await runtime.close()
             await client.close()
+
+
+async def _certificate(told: KubeletConfig, client: HttpClient, clock: Clock, tls: ssl.SSLContext) -> None:
+    """Have the server's certificate issued by the cluster, and go on with the cluster's own until it is."""
+    from .serving_certificate import is_asked_for, kept_valid
+
+    def waiting(name: str) -> None:
+        log.info(f"waiting for the certificate request of the node's server: kubectl certificate approve {name}")
+
+    if is_asked_for(told):
+        await kept_valid(told, told.root / "pki", client, clock, tls, waiting)
 
 
 async def _server_answers(client: HttpClient, clock: Clock) -> None:
@@ -211,9 +230,9 @@ def _as_the_file_says(made: KubeletConfig, config: ClusterConfig) -> KubeletConf
     plain = KubeletConfig(made.node_name)
     made = replace(made, eviction=made.eviction and plain.eviction, images=plain.images)
     found, without_effect = configured(made, config.kubelet_file.read_text())
-    if found.certificates != plain.certificates:
+    if found.certificates.rotate:
         log.warning(
-            "the node's certificates are the cluster's own: what the kubelet's configuration says of them is not done"
+            "the certificate that the node calls with is the cluster's own: rotateCertificates does nothing here"
         )
     if without_effect:
         log.warning("fields of the kubelet's configuration that mean nothing here", fields=", ".join(without_effect))
