@@ -12,10 +12,11 @@ from kubelet_world import World, make_container, make_pod
 from machines import asking, guaranteed, machine, write_sys
 from msgspec.structs import replace
 
-from kaa.api.clock import format_time
+from kaa.api.clock import VirtualClock, format_time
 from kaa.api.types.core_v1 import EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume
 from kaa.kubelet.metrics import gauges
 from kaa.kubelet.metrics.exposition import text
+from kaa.kubelet.metrics.images import ImageMetrics
 from kaa.kubelet.metrics.starts import covered, stateless
 from kaa.kubelet.topology.settings import Settings
 from kaa.runtime.simulated import Latencies
@@ -132,6 +133,27 @@ def test_rejections_by_their_reason(tmp_path: Path) -> None:
         assert found[working("terminated")] == found['kubelet_desired_pods{static=""}'] == 1
 
     play(tmp_path, story, capacity={"cpu": "2", "memory": "4Gi"})
+
+
+def test_images_that_are_asked_for(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        for name in ("first", "second"):
+            world.client.put(make_pod(name))
+            await world.rest()
+        asked = 'kubelet_image_manager_ensure_image_requests_total{{present_locally="{}",pull_policy="ifnotpresent",pull_required="{}"}}'
+        assert [told(world)[asked.format(*both)] for both in (("false", "true"), ("true", "false"))] == [1, 1]
+
+    play(tmp_path, story)
+
+
+def test_a_program_that_gives_credentials() -> None:
+    metrics = ImageMetrics(VirtualClock())
+    with metrics.plugin("ecr"):
+        pass
+    with pytest.raises(OSError, match="gone"), metrics.plugin("ecr"):
+        raise OSError("gone")
+    assert metrics.credential_provider_plugin_duration.count("ecr") == 2
+    assert metrics.credential_provider_plugin_errors_total.value("ecr") == 1
 
 
 def test_images_that_are_collected(tmp_path: Path) -> None:

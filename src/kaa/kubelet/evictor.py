@@ -124,7 +124,7 @@ class Evictor:
         ):
             log.info("image removed", image=image.id, bytes=image.size_bytes, why=why)
             await self._runtime.remove_image(image.id)
-            self._metrics.image_garbage_collected_total.inc("age" if image in old else "space")
+            self._metrics.images.image_garbage_collected_total.inc("age" if image in old else "space")
         kept = {image.id for image in held} - {image.id for image in (*old, *doomed)}
         await self._forget_images(frozenset(kept), now)
 

@@ -90,7 +90,7 @@ class Kubelet:
         )
         if config.shutdown:
             self.shutdown = self._shutdown(inhibitor)
-        images = node_images(client, runtime, clock, config)
+        images = node_images(client, runtime, clock, config, self.metrics.images)
         if config.eviction is not None:
             changed, forget = self.node.changed, images.forget
             workers = self.workers

@@ -653,14 +653,8 @@ class PodWorker:
         for volume in self.pod.spec.volumes:
             if volume.image is not None and volume.name in mounted:
                 wanted, policy = volume.image.reference or "", volume.image.pull_policy
-                metrics = self.host.metrics
-                metrics.image_volume_requested_total.inc()
-                try:
+                with self.host.metrics.images.volume():
                     image = await self.host.images.ensure(wanted, policy, secrets, pod=self.pod, say=self._say_of_image)
-                except ImageError:
-                    metrics.image_volume_mounted_errors_total.inc()
-                    raise
-                metrics.image_volume_mounted_succeed_total.inc()
                 found[volume.name] = image.id
         return found
 

@@ -16,6 +16,7 @@ from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import Pod, Secret
 from kaa.runtime.base import Image, Runtime, RuntimeFailure
 
+from ..metrics.images import ImageMetrics
 from .keyring import Credential, Keyring, add_files, add_secrets
 from .names import go_seconds, parse_reference, pull_policy, repository, with_tag
 from .records import PullRecords, Verification, access_of
@@ -113,6 +114,7 @@ class Images:
         verification: Verification | None = None,
         node_files: Sequence[Path] = (),
         providers: Providers | None = None,
+        metrics: ImageMetrics | None = None,
     ) -> None:
         """``root``: the folder of the pulls' records; ``parallel``: how many at once, 0 for any number.
 
@@ -124,6 +126,7 @@ class Images:
         self._backoff = _Backoff(clock)
         self._records = PullRecords(root, clock, verification or Verification())
         self._node_files, self._providers = node_files, providers
+        self._metrics = metrics or ImageMetrics(clock)
         self._opening, self._is_open = asyncio.Lock(), False
 
     async def ensure(self, image: str, policy: str | None, secrets: Iterable[Secret], *, pod: Pod, say: Say) -> Image:
@@ -137,8 +140,10 @@ class Images:
         credentials = list[Credential]()
         if present is None or self._records.must_pull(image, present.id, ()):
             credentials = await self._credentials(image, secrets, pod)
+        pulls = present is None or self._records.must_pull(image, present.id, credentials)
+        self._metrics.ensured(chosen, present=None if chosen == "Always" else present is not None, pulls=pulls)
         if present is not None:
-            if not self._records.must_pull(image, present.id, credentials):
+            if not pulls:
                 there = "already present on machine and can be accessed by the pod"
                 say("Normal", "Pulled", f'Container image "{image}" {there}')
                 return present

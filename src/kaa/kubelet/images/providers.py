@@ -26,6 +26,7 @@ from kaa.api.types.authentication_v1 import BoundObjectReference, TokenRequest, 
 from kaa.api.types.core_v1 import Pod, ServiceAccount
 from kaa.client.client import Client
 
+from ..metrics.images import ImageMetrics
 from .keyring import Keyring, Owner, matches
 from .provider_config import Provider, TokenAttributes, read_providers
 
@@ -69,8 +70,11 @@ class _Asker(msgspec.Struct, frozen=True):
 class CredentialProviders:
     """All programs that a file, or the files of a folder, name. Raises ValueError for a file that cannot be used."""
 
-    def __init__(self, client: Client, clock: Clock, config: Path, programs: Path) -> None:
-        self._all = [_Program(client, clock, one, programs) for one in read_providers(config, programs)]
+    def __init__(
+        self, client: Client, clock: Clock, config: Path, programs: Path, metrics: ImageMetrics | None = None
+    ) -> None:
+        told = metrics or ImageMetrics(clock)
+        self._all = [_Program(client, clock, one, programs, told) for one in read_providers(config, programs)]
 
     async def add(self, ring: Keyring, repository: str, pod: Pod) -> None:
         """Add what the programs give for an image's repository. A program that fails gives nothing, and is logged."""
@@ -84,8 +88,8 @@ class CredentialProviders:
 class _Program:
     """One program, what it said lately, and which questions are open."""
 
-    def __init__(self, client: Client, clock: Clock, provider: Provider, folder: Path) -> None:
-        self._client, self._clock, self._provider = client, clock, provider
+    def __init__(self, client: Client, clock: Clock, provider: Provider, folder: Path, metrics: ImageMetrics) -> None:
+        self._client, self._clock, self._provider, self._metrics = client, clock, provider, metrics
         self.name = provider.name
         self._path = folder / provider.name
         self._kept: dict[tuple[str, str], _Kept] = {}  #: {(image, registry or "global"; for whom): answer}
@@ -163,7 +167,8 @@ class _Program:
         return None
 
     async def _ask(self, repository: str, asker: _Asker | None, whom: str) -> dict[str, dict[str, str]]:
-        answer = await self._run(repository, asker)
+        with self._metrics.plugin(self.name):
+            answer = await self._run(repository, asker)
         scopes = {"Image": repository, "Registry": repository.partition("/")[0], "Global": "global"}
         if answer.cache_key_type not in scopes:
             raise _Refused(f'credential provider plugin did not return a valid cacheKeyType: "{answer.cache_key_type}"')

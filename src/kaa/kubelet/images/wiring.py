@@ -9,6 +9,7 @@ from kaa.api.clock import Clock
 from kaa.client.client import Client
 from kaa.runtime.base import Runtime
 
+from ..metrics.images import ImageMetrics
 from .manager import Images, Providers
 from .records import Verification
 
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from ..config import KubeletConfig
 
 
-def node_images(client: Client, runtime: Runtime, clock: Clock, config: KubeletConfig) -> Images:
+def node_images(client: Client, runtime: Runtime, clock: Clock, config: KubeletConfig, metrics: ImageMetrics) -> Images:
     """Raises ValueError for credential providers that cannot be used."""
     pulls = config.pulls
     providers: Providers | None = None
     if pulls.provider_config is not None and pulls.provider_programs is not None:
         from .providers import CredentialProviders  # few nodes have them
 
-        providers = CredentialProviders(client, clock, pulls.provider_config, pulls.provider_programs)
+        providers = CredentialProviders(client, clock, pulls.provider_config, pulls.provider_programs, metrics)
     return Images(
         runtime,
         clock,
@@ -34,4 +35,5 @@ def node_images(client: Client, runtime: Runtime, clock: Clock, config: KubeletC
         verification=Verification(pulls.verification, pulls.allowlist),
         node_files=(config.root / "config.json", Path.home() / ".docker" / "config.json"),
         providers=providers,
+        metrics=metrics,
     )

@@ -13,6 +13,7 @@ from kaa.api.types.core_v1 import Pod
 
 from .exposition import Counter, Family, Gauge, Histogram, exponential
 from .hardware import HardwareMetrics
+from .images import ImageMetrics
 
 #: Why a pod is not let in for want of something that Kubernetes itself knows; other ``OutOf…`` are counted as one.
 _REJECTIONS = frozenset({"OutOfcpu", "OutOfmemory", "OutOfephemeral-storage", "OutOfpods"})
@@ -20,30 +21,9 @@ _POD_START_BUCKETS = (
     0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
     600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
 )  # fmt: skip
-_PULL_BUCKETS = (1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0)
 _SYNC_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0)
-_MIB = 1024 * 1024
-#: An image's size as a label: ``<lower>-<upper>``.
-_IMAGE_SIZES = (
-    (10, "0-10MB"),
-    (100, "10MB-100MB"),
-    (500, "100MB-500MB"),
-    (1024, "500MB-1GB"),
-    (5 * 1024, "1GB-5GB"),
-    (10 * 1024, "5GB-10GB"),
-    (20 * 1024, "10GB-20GB"),
-    (30 * 1024, "20GB-30GB"),
-    (40 * 1024, "30GB-40GB"),
-    (60 * 1024, "40GB-60GB"),
-    (100 * 1024, "60GB-100GB"),
-)
 _PROBE = ("probe_type", "result", "container", "pod", "namespace", "pod_uid")
 _HTTP = ("method", "path", "server_type", "long_running")
-
-
-def image_size(size_bytes: int) -> str:
-    """The class that an image's size is counted in."""
-    return next((name for limit, name in _IMAGE_SIZES if size_bytes <= limit * _MIB), "GT100GB")
 
 
 class KubeletMetrics:
@@ -146,12 +126,6 @@ class KubeletMetrics:
             "[ALPHA] The number of containers per pod.",
             buckets=exponential(1.0, 2.0, 5),
         )
-        self.image_pull_duration_seconds = Histogram(
-            "kubelet_image_pull_duration_seconds",
-            "[ALPHA] Duration in seconds to pull an image.",
-            ("image_size_in_bytes",),
-            _PULL_BUCKETS,
-        )
         self.evictions = Counter(
             "kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", ("eviction_signal",)
         )
@@ -160,20 +134,6 @@ class KubeletMetrics:
             "[ALPHA] Time between when stats are collected, and when pod is evicted based on those stats by eviction"
             " signal",
             ("eviction_signal",),
-        )
-        self.image_garbage_collected_total = Counter(
-            "kubelet_image_garbage_collected_total",
-            "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
-            ("reason",),
-        )
-        self.image_volume_requested_total = Counter(
-            "kubelet_image_volume_requested_total", "[ALPHA] Number of requested image volumes."
-        )
-        self.image_volume_mounted_succeed_total = Counter(
-            "kubelet_image_volume_mounted_succeed_total", "[ALPHA] Number of successful image volume mounts."
-        )
-        self.image_volume_mounted_errors_total = Counter(
-            "kubelet_image_volume_mounted_errors_total", "[ALPHA] Number of failed image volume mounts."
         )
         self.orphan_pod_cleaned_volumes = Gauge(
             "kubelet_orphan_pod_cleaned_volumes",
@@ -205,7 +165,7 @@ class KubeletMetrics:
             "kubelet_http_requests_duration_seconds", "[ALPHA] Duration in seconds to serve http requests", _HTTP
         )
         self._counted = tuple(self.__dict__.values())
-        self.hardware = HardwareMetrics(clock)
+        self.hardware, self.images = HardwareMetrics(clock), ImageMetrics(clock)
         self.prober_probe_total = Counter(
             "prober_probe_total",
             "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
@@ -222,6 +182,7 @@ class KubeletMetrics:
         """What was counted, but probes."""
         yield from (one.family() for one in self._counted)
         yield from self.hardware.families()
+        yield from self.images.families()
 
     def probes(self) -> Iterator[Family]:
         yield self.prober_probe_total.family()
@@ -260,9 +221,6 @@ class KubeletMetrics:
         """A pod was not let in."""
         extended = reason.startswith("OutOf") and reason not in _REJECTIONS
         self.admission_rejections_total.inc("OutOfExtendedResources" if extended else reason)
-
-    def image_pulled(self, size_bytes: int, seconds: float) -> None:
-        self.image_pull_duration_seconds.observe(seconds, image_size(size_bytes))
 
     def forget_pod(self, uid: str) -> None:
         """A pod is gone: nobody asks for its probes any more."""

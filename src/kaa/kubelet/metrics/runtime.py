@@ -63,7 +63,7 @@ def _counted(
         try:
             answer = await verb(*args, **options)
             if operation == "pull_image":
-                metrics.image_pulled(answer.size_bytes, clock.monotonic() - began)
+                metrics.images.pulled(answer.size_bytes, clock.monotonic() - began)
             return answer
         except Exception:
             failed = True
