@@ -35,5 +35,8 @@ class DictView:
     def list(self, kind: type[T], namespace: str = "") -> Iterable[T]:
         return [obj for (ns, _), obj in self._objects[kind].items() if namespace in ("", ns)]
 
+    def changes(self, kind: type[T], namespace: str, after: int) -> Iterable[tuple[str, T | None]] | None:
+        return None
+
     def version(self, kind: type[T]) -> int:
         return self._versions[kind]

@@ -350,6 +350,20 @@ class Cacher:
         cache = self.of(kind)
         return [cache.entries[key].object(keep=True) for key in cache.keys(namespace)]
 
+    def changes(self, kind: type[T], namespace: str, after: int) -> Iterable[tuple[str, T | None]] | None:
+        cache = self.of(kind)
+        if after < cache.oldest:
+            return None
+        new: list[tuple[str, T | None]] = []
+        for change in reversed(cache.history):
+            if change.revision <= after:
+                break
+            where, _, name = change.entry.key.rpartition("/")
+            if where == namespace:
+                new.append((name, None if change.type is WatchType.DELETED else change.entry.object()))
+        new.reverse()
+        return new
+
     def version(self, kind: type[T]) -> int:
         return int(self.of(kind).changed)
 

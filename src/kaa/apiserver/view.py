@@ -26,6 +26,13 @@ class View(Protocol):
         """The objects of a namespace, or of all of them."""
         ...
 
+    def changes(self, kind: type[T], namespace: str, after: int) -> Iterable[tuple[str, T | None]] | None:
+        """(name, object or None for one that is gone) of each change in a namespace after a ``version``, oldest first.
+
+        None when they are no longer all known: then only a list tells.
+        """
+        ...
+
     def version(self, kind: type[T]) -> int:
         """A number that changes whenever an object of the kind does: what was derived from them may be kept until then."""
         ...

@@ -159,10 +159,14 @@ class Writer:
         )
 
     def _pool(self, strategy: Strategy[Any], request: Request) -> asyncio.Lock | None:
-        """The lock of writes whose check and commit must not interleave: allocation, and quotas of a namespace."""
+        """The lock of writes whose check and commit must not interleave: allocation, and claims that may grow under a quota.
+
+        What a quota lets be created is charged at once, and needs none.
+        """
         if type(strategy).allocate is not Strategy.allocate:
             return self._pools.setdefault(request.resource.group_resource, asyncio.Lock())
-        if request.namespace and any(self._cacher.keys_in("resourcequotas", request.namespace)):
+        grows = request.resource.plural == "persistentvolumeclaims" and not request.resource.group
+        if grows and self._cacher.keys_in("resourcequotas", request.namespace):
             return self._pools.setdefault(f"quota/{request.namespace}", asyncio.Lock())
         return None
 
