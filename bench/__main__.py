@@ -33,7 +33,7 @@ LIST_PODS, ONE_POD = "LIST 5,000 pods, 7.5 MB JSON", "GET one pod (3.4 KB, TLS, 
 
 
 def row(what: str, figure: str, target: str = "", go: str = "") -> None:
-    print(f"{what:<66}{figure:>24}{target:>12}{go:>18}", flush=True)
+    print(f"{what:<78}{figure:>24}{target:>12}{go:>18}", flush=True)
 
 
 def pod(name: str, variables: int, **spec: Any) -> dict[str, Any]:
