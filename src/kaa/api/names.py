@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import random
 import re
+from functools import lru_cache
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _LABEL_1035 = "[a-z]([-a-z0-9]*[a-z0-9])?"
@@ -167,6 +168,15 @@ def ip_address(text: str) -> list[str]:
     except ValueError:
         return ["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]
     return []
+
+
+@lru_cache(maxsize=1 << 14)
+def ip_version(text: str) -> int:
+    """4 or 6; 0 for what is no address. Of addresses of endpoints it is asked over and over."""
+    try:
+        return ipaddress.ip_address(text).version
+    except ValueError:
+        return 0
 
 
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # no vowels and no look-alikes: no words by accident

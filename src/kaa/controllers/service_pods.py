@@ -5,10 +5,9 @@ Source: kubernetes pkg/controller/util/endpoint, pkg/api/v1/pod (FindPort).
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
-from kaa.api import selectors
+from kaa.api import names, selectors
 from kaa.api.types.core_v1 import Container, ObjectReference, Pod, Service, ServicePort
 from kaa.client.informer import Informer
 
@@ -92,7 +91,7 @@ def addresses_of(pod: Pod) -> list[str]:
 def address_of(pod: Pod, family: str) -> str | None:
     """The pod's first address of a family: ``IPv4`` or ``IPv6``."""
     version = 6 if family == "IPv6" else 4
-    return next((ip for ip in addresses_of(pod) if ipaddress.ip_address(ip).version == version), None)
+    return next((ip for ip in addresses_of(pod) if names.ip_version(ip) == version), None)
 
 
 def hostname_of(pod: Pod, service: Service) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from kaa.api import fields, names, quantity
@@ -190,19 +191,27 @@ def network_of(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | Non
 
 def endpoint_ip(path: Path, value: str) -> Iterator[FieldError]:
     """An address that endpoints may have: not the unspecified, loopback or link-local ones."""
+    for fault in _endpoint_ip_faults(value):
+        yield fields.invalid(path, value, fault)
+
+
+@lru_cache(maxsize=1 << 14)
+def _endpoint_ip_faults(value: str) -> tuple[str, ...]:
+    """Remembered: the addresses of a Service are all checked again whenever one of them changes."""
     try:
         ip = ipaddress.ip_address(value)
     except ValueError:
-        yield fields.invalid(path, value, names.ip_address(value)[0])
-        return
-    if ip.is_unspecified:
-        yield fields.invalid(path, value, f"may not be unspecified ({value})")
-    if ip.is_loopback:
-        yield fields.invalid(path, value, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
-    if ip.is_link_local:
-        yield fields.invalid(path, value, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
-    if ip in _LINK_LOCAL_MULTICAST[ip.version]:
-        yield fields.invalid(path, value, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
+        return (names.ip_address(value)[0],)
+    checks = (
+        (ip.is_unspecified, f"may not be unspecified ({value})"),
+        (ip.is_loopback, "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (ip.is_link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (
+            ip in _LINK_LOCAL_MULTICAST[ip.version],
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+        ),
+    )
+    return tuple(fault for is_fault, fault in checks if is_fault)
 
 
 _LINK_LOCAL_MULTICAST: Mapping[int, ipaddress.IPv4Network | ipaddress.IPv6Network] = {

@@ -5,7 +5,6 @@ Source: pkg/registry/discovery/endpointslice/strategy.go; ValidateEndpointSlice.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -104,7 +103,7 @@ def _endpoint(endpoint: Endpoint, kind: str, n: int) -> Iterator[FieldError]:
         if kind == "FQDN":
             yield from faults_of(at, address, names.dns_subdomain(address))
         elif kind in ("IPv4", "IPv6"):
-            if _version(address) != int(kind[-1]):
+            if names.ip_version(address) != int(kind[-1]):
                 yield fields.invalid(at, address, f"must be an {kind} address")
             yield from endpoint_ip(at.index(m), address)
     if endpoint.node_name is not None:
@@ -120,13 +119,6 @@ def _endpoint(endpoint: Endpoint, kind: str, n: int) -> Iterator[FieldError]:
         for m, zone in enumerate(endpoint.hints.for_zones):
             where = path.child("hints", "forZones").index(m).child("name")
             yield from faults_of(where, zone.name, names.label_value(zone.name))
-
-
-def _version(address: str) -> int:
-    try:
-        return ipaddress.ip_address(address).version
-    except ValueError:
-        return 0
 
 
 STRATEGY = EndpointSliceStrategy()
