@@ -21,6 +21,7 @@ from kaa.api.types.core_v1 import (
 )
 from kaa.api.types.meta_v1 import DeleteOptions, ObjectMeta
 from kaa.apiserver.cacher import Cacher
+from kaa.client.client import PatchType
 
 
 def make_pod(name: str, cpu: str = "100m") -> Pod:
@@ -84,5 +85,27 @@ def test_what_ends_or_is_over_is_given_back() -> None:
         await lab.client.update_status(replace(found, status=replace(found.status, phase="Succeeded")))
         assert await refusal(lab, make_pod("after")) == ""
         assert "used: requests.cpu=300m" in await refusal(lab, make_pod("more"))
+
+    run(use)
+
+
+def test_of_pods_that_grow_at_once_as_many_as_fit_do() -> None:
+    async def use(lab: Lab) -> None:
+        await make_quota(lab, requests_cpu="700m")
+        for n in range(5):
+            assert await refusal(lab, make_pod(f"p{n}")) == ""
+
+        async def grown(name: str) -> str:
+            spec = {"containers": [{"name": "c", "resources": {"requests": {"cpu": "200m"}}}]}
+            try:
+                await lab.client.patch(
+                    Pod, name, {"spec": spec}, "default", type=PatchType.STRATEGIC, subresource="resize"
+                )
+            except ApiError as err:
+                return str(err)
+            return ""
+
+        answers = await asyncio.gather(*(grown(f"p{n}") for n in range(5)))
+        assert sum(not answer for answer in answers) == 2, answers
 
     run(use)

@@ -52,6 +52,9 @@ class Written:
 #: The subresources whose changes of the spec ``metadata.generation`` counts, besides the object itself.
 _COUNTED = frozenset({"", "scale", "resize", "ephemeralcontainers"})
 
+#: (core resource, subresource): updates that may ask more of a quota. What is made is charged at once, and takes no turns.
+_GROWING = frozenset({("persistentvolumeclaims", ""), ("pods", "resize")})
+
 #: Makes the wanted object of the newest one (None: there is none, and this may create it).
 Change = Callable[[Any], Any | Awaitable[Any]]
 
@@ -159,14 +162,15 @@ class Writer:
         )
 
     def _pool(self, strategy: Strategy[Any], request: Request) -> asyncio.Lock | None:
-        """The lock of writes whose check and commit must not interleave: allocation, and claims that may grow under a quota.
+        """The lock of writes whose check and commit must not interleave: allocation, and what grows under a quota.
 
         What a quota lets be created is charged at once, and needs none.
         """
         if type(strategy).allocate is not Strategy.allocate:
             return self._pools.setdefault(request.resource.group_resource, asyncio.Lock())
-        grows = request.resource.plural == "persistentvolumeclaims" and not request.resource.group
-        if grows and self._cacher.keys_in("resourcequotas", request.namespace):
+        resource = request.resource
+        grows = not resource.group and (resource.plural, request.subresource) in _GROWING
+        if grows and any(self._cacher.keys_in("resourcequotas", request.namespace)):
             return self._pools.setdefault(f"quota/{request.namespace}", asyncio.Lock())
         return None
 
@@ -238,7 +242,7 @@ class Writer:
         dry_run = is_dry_run(request)
         attributes = Attributes(request, "UPDATE", new, old, dry_run, warnings)
         await self._admission.admit(attributes, cacher)
-        lock = self._pool(strategy, request) if not request.subresource else None
+        lock = self._pool(strategy, request) if request.subresource in ("", "resize") else None
         if lock is None:
             return await self._commit_change(request, strategy, attributes, entry)
         if self._admission.consults:
