@@ -214,3 +214,26 @@ def test_definitions_and_attaching_can_be_denied() -> None:
             assert answer.json()["message"] == 'admission webhook "one.kaa.dev" denied the request: not allowed'
 
     with_webhook(play, no)
+
+
+def test_a_quota_counts_custom_objects_of_every_version() -> None:
+    counted = f"count/foos.{GROUP}"
+
+    async def use(lab: Lab) -> None:
+        await served(lab, definition(versions=("v1", "v2")))
+        quotas = "/api/v1/namespaces/default/resourcequotas"
+        quota = {"metadata": {"name": "few"}, "spec": {"hard": {counted: "2"}}}
+        assert (await lab.ask("POST", quotas, quota)).status == 201
+        assert (await lab.ask("POST", place(), foo("a"))).status == 201
+        assert (await lab.ask("POST", place("v2"), foo("b", "v2"))).status == 201
+        for version in ("v1", "v2"):
+            refused = await lab.ask("POST", place(version), foo("c", version))
+            assert refused.status == 403
+            assert refused.json()["message"] == (
+                f'foos.{GROUP} "c" is forbidden: exceeded quota: few, requested: {counted}=1, used: {counted}=2, '
+                f"limited: {counted}=2"
+            )
+        await lab.ask("DELETE", f"{place()}/a")
+        assert (await lab.ask("POST", place(), foo("c"))).status == 201
+
+    run(use, http=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 from kaa.api import quantity
 from kaa.api.quota import NONE, Amounts, matches, unnamed, usage
+from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import Pod
 from kaa.api.types.core_v1 import ResourceQuota as Quota
 
@@ -37,7 +38,7 @@ KEPT_SUMS = 1024
 class Charge:
     """What was let through and is not in the View yet."""
 
-    kind: type[Any]
+    kind: Any
     namespace: str
     name: str
     obj: Any
@@ -56,16 +57,16 @@ class Sum:
             str, Any
         ] = {}  #: {name: an object whose end was asked for: what it counts for changes with time}
 
-    def follow(self, type: type[Any], view: View) -> Sum:
-        """Take in what changed since."""
+    def follow(self, kind: Any, view: View) -> Sum:
+        """Take in what changed since; ``kind`` as the View knows it."""
         namespace, now = self._quota.metadata.namespace or "", view.clock.now()
-        changes = view.changes(type, namespace, self.version) if self.version >= 0 else None
+        changes = view.changes(kind, namespace, self.version) if self.version >= 0 else None
         if changes is None:
             self._total, self._counted, self._ending = {}, {}, {}
-            changes = [(obj.metadata.name, obj) for obj in view.list(type, namespace)]
+            changes = [(obj.metadata.name, obj) for obj in view.list(kind, namespace)]
         for name, obj in changes:
             self._see(name, obj, now)
-        self.version = view.version(type)
+        self.version = view.version(kind)
         return self
 
     def _see(self, name: str, obj: Any, now: float) -> None:
@@ -137,8 +138,9 @@ class ResourceQuota(Passive):
     def _used(self, quota: Quota, attributes: Attributes, wanted: Iterable[str], view: View) -> Amounts:
         """What the quota's namespace uses of ``wanted`` now, the pending charges included."""
         resource, namespace = attributes.request.resource, attributes.request.namespace
-        waiting = self._waiting(resource.type, namespace, view)
-        found = self._sum(quota, resource.group_resource).follow(resource.type, view)
+        stored = _stored(resource)
+        waiting = self._waiting(stored, namespace, view)
+        found = self._sum(quota, resource.group_resource).follow(stored, view)
         amounts = found.amounts(waiting, view.clock.now())
         return {key: amounts.get(key, NONE) for key in wanted}
 
@@ -151,21 +153,26 @@ class ResourceQuota(Passive):
             del self._sums[next(iter(self._sums))]
         return found
 
-    def _waiting(self, kind: type[Any], namespace: str, view: View) -> list[Any]:
+    def _waiting(self, kind: Any, namespace: str, view: View) -> list[Any]:
         now = view.clock.monotonic()
         self._pending = [c for c in self._pending if c.until > now and view.get(c.kind, c.name, c.namespace) is None]
-        return [c.obj for c in self._pending if c.kind is kind and c.namespace == namespace]
+        return [c.obj for c in self._pending if c.kind == kind and c.namespace == namespace]
 
     def _remember(self, attributes: Attributes, view: View) -> None:
         request, obj = attributes.request, attributes.object
         name = obj.metadata.name or ""
         until = view.clock.monotonic() + PENDING_S
-        self._pending.append(Charge(request.resource.type, request.namespace, name, obj, until))
+        self._pending.append(Charge(_stored(request.resource), request.namespace, name, obj, until))
+
+
+def _stored(resource: Resource[Any]) -> Any:
+    """What the View knows the objects by: their Struct; of a custom resource, the row they are stored in."""
+    return (resource.stored_as or resource) if resource.custom else resource.type
 
 
 def _concerned(attributes: Attributes) -> bool:
     request = attributes.request
-    if not request.namespace or not request.resource.namespaced or request.resource.custom:
+    if not request.namespace or not request.resource.namespaced:
         return False
     if attributes.operation == "CREATE":
         return not request.subresource
