@@ -14,6 +14,7 @@ from kaa.api.types.core_v1 import (
     Container,
     PersistentVolumeClaim,
     PersistentVolumeClaimSpec,
+    PersistentVolumeClaimStatus,
     Pod,
     PodSpec,
     ResourceQuota,
@@ -28,6 +29,7 @@ from kaa.api.types.core_v1 import (
 )
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.api.values import Quantity
+from kaa.controllers.resourcequota import matters
 
 
 def quota(hard: dict[str, str], **spec: object) -> ResourceQuota:
@@ -81,6 +83,20 @@ def test_a_scope_selector_names_priority_classes() -> None:
     limits = quota({"pods": "1"}, scope_selector=ScopeSelector(match_expressions=(wish,)))
     assert matches(limits, pod("a", priority_class_name="high"))
     assert not matches(limits, pod("a"))
+
+
+def test_a_claim_is_of_the_class_it_wants_and_of_the_one_it_has() -> None:
+    def of(name: str, operator: str = "In") -> ResourceQuota:
+        wish = ScopedResourceSelectorRequirement(scope_name="VolumeAttributesClass", operator=operator, values=(name,))
+        return quota({"persistentvolumeclaims": "1"}, scope_selector=ScopeSelector(match_expressions=(wish,)))
+
+    plain = PersistentVolumeClaim()
+    wanting = replace(plain, spec=PersistentVolumeClaimSpec(volume_attributes_class_name="silver"))
+    changing = replace(wanting, status=PersistentVolumeClaimStatus(current_volume_attributes_class_name="gold"))
+    seen = {name: [matches(of(name), claim) for claim in (plain, wanting, changing)] for name in ("gold", "silver")}
+    assert seen == {"gold": [False, False, True], "silver": [False, True, True]}
+    assert matches(of("gold", "NotIn"), plain)
+    assert matters(wanting, changing)
 
 
 def test_services_and_claims() -> None:

@@ -165,7 +165,7 @@ def matches(quota: ResourceQuota, obj: Any) -> bool:
 
 def _in_scope(scope: str, operator: str, values: Iterable[str], obj: Any) -> bool:
     if isinstance(obj, PersistentVolumeClaim) and scope == "VolumeAttributesClass":
-        return _named(obj.spec.volume_attributes_class_name or "", operator, values)
+        return any(_named(name, operator, values) for name in classes(obj) or ("",))
     if not isinstance(obj, Pod):
         return False
     match scope:
@@ -182,6 +182,14 @@ def _in_scope(scope: str, operator: str, values: Iterable[str], obj: Any) -> boo
         case "PriorityClass":
             return _named(obj.spec.priority_class_name or "", operator, values)
     return False
+
+
+def classes(claim: PersistentVolumeClaim) -> set[str]:
+    """The VolumeAttributesClasses of a claim: the one it wants, the one it has, the one it is on its way to."""
+    status = claim.status
+    target = status.modify_volume_status.target_volume_attributes_class_name if status.modify_volume_status else None
+    named = (claim.spec.volume_attributes_class_name, status.current_volume_attributes_class_name, target)
+    return {name for name in named if name}
 
 
 def _named(name: str, operator: str, values: Iterable[str]) -> bool:

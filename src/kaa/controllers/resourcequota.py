@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from kaa.api import quantity, scheme
 from kaa.api.errors import NotFound
-from kaa.api.quota import counted_kind, used
+from kaa.api.quota import classes, counted_kind, used
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service
 from kaa.api.values import Quantity
@@ -124,5 +124,6 @@ def matters(old: Any, new: Any) -> bool:
     if isinstance(new, Service):
         return bool(old.spec != new.spec)
     if isinstance(new, PersistentVolumeClaim):
-        return bool(old.spec != new.spec or old.status.allocated_resources != new.status.allocated_resources)
+        grown = old.status.allocated_resources != new.status.allocated_resources
+        return bool(grown or old.spec != new.spec or classes(old) != classes(new))
     return False
