@@ -67,5 +67,9 @@ def test_extended_resources_of_others_stay_and_are_allocatable(tmp_path: Path) -
             status = world.client.objects[Node, "", "n1"].status
             assert status.capacity["scheduling.k8s.io/foo"] == status.allocatable["scheduling.k8s.io/foo"] == "5"
             assert status.capacity["pods"] == "110"
+            without = {name: amount for name, amount in status.capacity.items() if name != "scheduling.k8s.io/foo"}
+            world.client.put(replace(node, status=replace(status, capacity=without)))
+            await world.kubelet.node.report()
+            assert "scheduling.k8s.io/foo" not in world.client.objects[Node, "", "n1"].status.allocatable
 
     asyncio.run(play())

@@ -557,9 +557,19 @@ def _quantities(amounts: Mapping[str, str]) -> dict[str, Quantity]:
 def _node_patch(old: NodeStatus | None, new: NodeStatus) -> dict[str, Any]:
     before: dict[str, Any] = to_builtins(old) if old is not None else {}
     after: dict[str, Any] = to_builtins(new)
-    patch = {k: v for k, v in after.items() if before.get(k) != v}
-    if "conditions" in patch:
+    patch = _merge_patch(before, after)
+    if patch.get("conditions"):
         patch["$setElementOrder/conditions"] = [{"type": c["type"]} for c in after["conditions"]]
-    if "addresses" in patch:
+    if patch.get("addresses"):
         patch["addresses"] = [*after["addresses"], {"$patch": "replace"}]
+    return patch
+
+
+def _merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What makes one document of another: what is gone is null."""
+    patch: dict[str, Any] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        had = old.get(key)
+        if had != value:
+            patch[key] = _merge_patch(had, value) if isinstance(had, dict) and isinstance(value, dict) else value
     return patch
