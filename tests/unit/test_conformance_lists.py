@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from api_lab import Lab, run
 
+from kaa.apiserver import cacher
 from kaa.store.base import Revision
 
 Json = dict[str, Any]
@@ -141,6 +143,24 @@ def test_a_watch_starts_after_the_version_it_names() -> None:
             kind, _, last = await watch.next()
             assert (kind, int(last) > int(second)) == ("DELETED", True)
             assert await watch.quiet()
+        async with watching(lab, f"&resourceVersion={last}") as watch:
+            assert await watch.quiet()
+
+    run(use, http=True)
+
+
+def test_that_the_past_is_forgotten_is_told_in_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cacher, "HISTORY_MIN", 0)
+    monkeypatch.setattr(cacher, "HISTORY_MAX", 1)
+
+    async def use(lab: Lab) -> None:
+        first = await put(lab, "POST", "m")
+        last = [await put(lab, "PUT", "m", mutation=str(n)) for n in range(3)][-1]
+        answer = await lab.ask("GET", f"{CONFIGMAPS}?watch=1&resourceVersion={first}")
+        event = answer.json()
+        assert (answer.status, event["type"]) == (200, "ERROR")
+        assert (event["object"]["code"], event["object"]["reason"]) == (410, "Expired")
+        assert event["object"]["message"].startswith(f"too old resource version: {first} (")
         async with watching(lab, f"&resourceVersion={last}") as watch:
             assert await watch.quiet()
 

@@ -207,7 +207,8 @@ class Reader:
     # -------------------------------------------------------------------------------------------------------- watch
 
     def open_watch(self, request: Request) -> Watch:
-        """Begin a watch. What is wrong with it raises here, before anything was answered."""
+        """Begin a watch. What is wrong with the request raises here, before anything was answered; that its version is too
+        old is the first thing that the watch tells, as upstream's does."""
         selection = self.selection(request)
         options = dict(request.options)
         queries.check(request)
@@ -218,6 +219,7 @@ class Reader:
         initial: list[Entry] | None = None
         streamed = is_true(options, "sendInitialEvents")
         wait_for = Revision(0)
+        fault: Expired | None = None
         if asked in ("", "0") or streamed:
             if streamed or "sendInitialEvents" not in options:
                 initial = cache.select(selection.namespace, selection.labels, selection.fields)
@@ -227,8 +229,12 @@ class Reader:
             after = parse_version(asked)
             if after > self._cacher.revision:
                 watcher = LateWatcher(watcher, after)
-            cache.replay(watcher, after)
-        cache.watchers.add(watcher)
+            try:
+                cache.replay(watcher, after)
+            except Expired as err:
+                fault = err
+        if fault is None:
+            cache.watchers.add(watcher)
         timeout = parse_limit(options.get("timeoutSeconds", ""))
         return Watch(
             cacher=self._cacher,
@@ -240,6 +246,7 @@ class Reader:
             timeout_s=float(timeout) if timeout else self._clock.random.uniform(1800, 3600),
             clock=self._clock,
             wait_for=wait_for,
+            fault=fault,
             revision=max(self._cacher.revision, watcher.after if isinstance(watcher, LateWatcher) else NO_REVISION),
         )
 
@@ -274,6 +281,7 @@ class Watch:
     timeout_s: float
     clock: Clock
     wait_for: Revision
+    fault: Expired | None = None
     revision: Revision = NO_REVISION
     initial_ended: bool = False
     rung: bool = False
@@ -283,6 +291,8 @@ class Watch:
         watcher, deadline = self.watcher, self.clock.monotonic() + self.timeout_s
         self._set_alarm(deadline)
         try:
+            if self.fault is not None:
+                raise self.fault
             if self.initial is not None:
                 yield [(WatchType.ADDED, entry, None) for entry in self.initial]
                 self.initial = None
