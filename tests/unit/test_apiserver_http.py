@@ -203,6 +203,10 @@ def test_health_looks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert told.endswith(
             '[+]shutdown ok\nwarn: some health checks cannot be excluded: no matches for "nope"\nreadyz check passed\n'
         )
+        for hook in ("generic-apiserver-start-informers", "crd-informer-synced", "bootstrap-controller"):
+            assert f"[+]poststarthook/{hook} ok\n" in told
+            assert (await lab.ask("GET", f"/livez/poststarthook/{hook}")).body == b"ok"
+        assert "[+]autoregister-completion ok\n" in told
         assert (await lab.ask("GET", "/livez/shutdown")).status == 404
         monkeypatch.setattr(MemoryStore, "range", broken)
         failed = await lab.ask("GET", "/livez")

@@ -22,10 +22,38 @@ log = structlog.get_logger(__name__)
 TEXT = "text/plain; charset=utf-8"
 STORE_S = 2.0  # how long the store may take to answer a check
 _NO_SNIFF = ("X-Content-Type-Options", "nosniff")
+#: What a start does, by the names of upstream's hooks: caches are filled and followed, definitions and APIServices served,
+#: and what every cluster holds is made. All of it is done before the server is ready.
 _STARTED = (
-    "poststarthook/start-apiserver-admission-initializer",
-    "poststarthook/rbac/bootstrap-roles",
-    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    *(
+        f"poststarthook/{hook}"
+        for hook in (
+            "start-apiserver-admission-initializer",
+            "generic-apiserver-start-informers",
+            "priority-and-fairness-config-consumer",
+            "priority-and-fairness-filter",
+            "start-apiextensions-informers",
+            "start-apiextensions-controllers",
+            "crd-informer-synced",
+            "start-system-namespaces-controller",
+            "start-cluster-authentication-info-controller",
+            "start-legacy-token-tracking-controller",
+            "rbac/bootstrap-roles",
+            "scheduling/bootstrap-system-priority-classes",
+            "priority-and-fairness-config-producer",
+            "bootstrap-controller",
+            "start-kubernetes-service-cidr-controller",
+            "start-kube-aggregator-informers",
+            "apiservice-status-local-available-controller",
+            "apiservice-status-remote-available-controller",
+            "apiservice-registration-controller",
+            "apiservice-discovery-controller",
+            "kube-apiserver-autoregistration",
+        )
+    ),
+    "autoregister-completion",
+    "poststarthook/apiservice-openapi-controller",
+    "poststarthook/apiservice-openapiv3-controller",
 )
 CHECKS = ("ping", "log", "etcd", *_STARTED)
 READY_CHECKS = ("ping", "log", "etcd", "etcd-readiness", "informer-sync", *_STARTED, "shutdown")
