@@ -17,6 +17,7 @@ from kaa.store.base import Revision
 Json = dict[str, Any]
 CONFIGMAPS = "/api/v1/namespaces/default/configmaps"
 TEMPLATES = "/api/v1/namespaces/default/podtemplates"
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 TOTAL = 20
 
 
@@ -163,6 +164,23 @@ def test_that_the_past_is_forgotten_is_told_in_the_watch(monkeypatch: pytest.Mon
         assert event["object"]["message"].startswith(f"too old resource version: {first} (")
         async with watching(lab, f"&resourceVersion={last}") as watch:
             assert await watch.quiet()
+
+    run(use, http=True)
+
+
+@pytest.mark.parametrize(("accept", "status"), [(TABLE, 406), (f"{TABLE},application/json", 200)], ids=["no", "else"])
+def test_a_watch_that_begins_with_a_list_has_no_tables(accept: str, status: int) -> None:
+    listed = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+
+    async def use(lab: Lab) -> None:
+        await put(lab, "POST", "m")
+        answer = await lab.ask("GET", f"{CONFIGMAPS}?watch=1&timeoutSeconds=1&{listed}", accept=accept)
+        assert answer.status == status, answer.body
+        if status == 200:
+            events = [json.loads(line)["object"]["kind"] for line in answer.body.splitlines()]
+            assert set(events) == {"ConfigMap"}
+        plain = await lab.ask("GET", f"{CONFIGMAPS}?watch=1&timeoutSeconds=1", accept=accept)
+        assert json.loads(plain.body.splitlines()[0])["object"]["kind"] == "Table"
 
     run(use, http=True)
 

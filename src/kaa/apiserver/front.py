@@ -27,6 +27,7 @@ from .entries import Entry
 from .http import APART, Answer, Connection, HttpRequest, HttpResponse
 from .metrics import Metrics, Series
 from .pipeline import ApiServer, Outcome, method_not_allowed
+from .queries import is_true
 from .reads import Watch, WatchStep
 from .routes import Target
 from .timeouts import time_limit, timed_out
@@ -218,14 +219,15 @@ class Front:
         if target.subresource in routes.CONNECTS:
             return self._connect(http, request, target)
         self._check_verb(target)
-        media = wire.negotiate(
-            headers.get("accept", ""), protobuf=not target.resource.custom, stream=target.verb == "watch"
-        )
+        stream = target.verb == "watch"
+        listed = stream and is_true(options, "sendInitialEvents") and is_true(options, "allowWatchBookmarks")
+        accept, custom = headers.get("accept", ""), target.resource.custom
+        media = wire.negotiate(accept, protobuf=not custom, stream=stream, tables=not listed)
         if media.shape == "Table" and "get" not in target.resource.verbs:
             raise wire.not_acceptable()  # a review is no row
         if "pretty" in options and options["pretty"] in ("true", "1"):
             media = wire.Media(media.format, media.shape, media.version, True)
-        if target.verb == "watch":
+        if stream:
             return self._watch(request, media, http.connection)
         zipped = wire.wants_gzip(headers["accept-encoding"]) if "accept-encoding" in headers else False
         limit_s = self._request_timeout_s

@@ -80,11 +80,11 @@ _SHAPES = frozenset({"Table", "PartialObjectMetadata", "PartialObjectMetadataLis
 
 
 @lru_cache(maxsize=256)
-def negotiate(accept: str, *, protobuf: bool = False, stream: bool = False) -> Media:
+def negotiate(accept: str, *, protobuf: bool = False, stream: bool = False, tables: bool = True) -> Media:
     """The form that an Accept header likes best of those that we speak. Raises NotAcceptable.
 
     ``protobuf`` says that the answer has such a form: custom resources have none but for their metadata. Tables have none at
-    all. ``stream`` asks for a form of watches, of which YAML has none.
+    all. ``stream`` asks for a form of watches, of which YAML has none; one that begins with a list has no ``tables``.
     """
     for name, given in _clauses(accept):
         format = "cbor" if stream and name == CBOR_SEQUENCE else _FORMATS.get(name)
@@ -102,7 +102,7 @@ def negotiate(accept: str, *, protobuf: bool = False, stream: bool = False) -> M
             shape in _SHAPES
             and given.get("g") == "meta.k8s.io"
             and given.get("v") in ("v1", "v1beta1")
-            and (format != "protobuf" or shape != "Table")
+            and (shape != "Table" or (tables and format != "protobuf"))
         ):
             return Media(format, shape, given["v"])
     raise not_acceptable()
