@@ -237,3 +237,26 @@ def test_a_quota_counts_custom_objects_of_every_version() -> None:
         assert (await lab.ask("POST", place(), foo("c"))).status == 201
 
     run(use, http=True)
+
+
+def test_a_definition_that_changes_is_served_all_the_time() -> None:
+    async def use(lab: Lab) -> None:
+        path = await served(lab, definition())
+        assert (await lab.ask("POST", place(), foo("a"))).status == 201
+        changing = True
+
+        async def ask() -> list[int]:
+            seen = []
+            while changing:
+                seen.append((await lab.ask("PATCH", f"{place()}/a", {"n": len(seen)}, content_type=MERGE)).status)
+            return seen
+
+        asking = [asyncio.ensure_future(ask()) for _ in range(3)]
+        at = "/spec/versions/0/schema/openAPIV3Schema/description"
+        for n in range(10):
+            change = [{"op": "add", "path": at, "value": str(n)}]
+            assert (await lab.ask("PATCH", path, change, content_type=JSON_PATCH)).status == 200
+        changing = False
+        assert {status for seen in await asyncio.gather(*asking) for status in seen} <= {200, 409}
+
+    run(use, http=True)

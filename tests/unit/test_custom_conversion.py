@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -106,6 +107,37 @@ def test_a_list_of_what_was_stored_in_two_versions() -> None:
         await until(lab, WIDGETS, status(201), "POST", new)
         for path, field, wanted in ((WIDGETS, "size", [3, 4]), (OLD, "sizeText", ["3", "4"])):
             assert [one["spec"][field] for one in body(await lab.ask("GET", path))["items"]] == wanted
+
+    with_hook(play, storage="v1beta1")
+
+
+def test_the_old_is_served_until_the_new_can_be() -> None:
+    async def play(lab: Lab, hook: Webhook) -> None:
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def late(path: str, review: Json) -> Json:
+            asked.set()
+            await go.wait()
+            return answer(path, review)
+
+        body(await lab.ask("POST", OLD, old_widget("a", "3")))
+        current = body(await lab.ask("GET", f"{DEFINITIONS}/{NAME}"))
+        for version in current["spec"]["versions"]:
+            version["storage"] = version["name"] == "v1"
+        hook.handler = late
+        body(await lab.ask("PUT", f"{DEFINITIONS}/{NAME}", current))
+        await asyncio.wait_for(asked.wait(), 5)
+        body(await lab.ask("POST", OLD, old_widget("b", "4")))
+        assert [one["spec"]["sizeText"] for one in body(await lab.ask("GET", OLD))["items"]] == ["3", "4"]
+        go.set()
+        sizes = await asyncio.gather(*(lab.ask("GET", WIDGETS) for _ in range(20)))
+        assert [[one["spec"]["size"] for one in body(found)["items"]] for found in sizes] == [[3, 4]] * 20
+        await until(lab, f"{WIDGETS}/b", lambda answer: answer.json()["spec"] == {"size": 4, "colour": "red"})
+        stored = await lab.plane.store.range("/registry/example.com/widgets/")
+        async with asyncio.timeout(5):
+            while any(b'"example.com/v1"' not in kv.value for kv in stored.items):
+                await asyncio.sleep(0.01)
+                stored = await lab.plane.store.range("/registry/example.com/widgets/")
 
     with_hook(play, storage="v1beta1")
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from kaa.api import scheme
 from kaa.api.clock import Clock
-from kaa.api.errors import ApiError, Expired, Timeout, Unclassified
+from kaa.api.errors import ApiError, Expired, ServiceUnavailable, Timeout, Unclassified
 from kaa.api.resources import RESOURCES, Resource
 from kaa.api.selectors import FieldRequirement, Selector, matches_fields
 from kaa.client.client import WatchType
@@ -190,10 +190,14 @@ class Cacher:
                 watcher.end()
 
     def of(self, kind: Any) -> ResourceCache:
-        """The cache behind a resource, or a Struct class. Raises KeyError when it is not served."""
+        """The cache behind a resource, or a Struct class. Raises KeyError when it is not served; and ServiceUnavailable for a
+        custom resource, whose definition has changed while a request was under way: begun again, it meets the new one."""
         found = self._by_kind.get(kind)
         if found is None:
-            found = self._by_kind[kind] = self._by_resource[keys.storage_resource(scheme.resource_of(kind))]
+            resource = keys.storage_resource(scheme.resource_of(kind))
+            if resource.custom and resource not in self._by_resource:
+                raise ServiceUnavailable(f"{resource.group_resource} are being served anew", retry_after_s=1)
+            found = self._by_kind[kind] = self._by_resource[resource]
         return found
 
     def serves(self, resource: Resource[Any]) -> bool:
@@ -224,14 +228,11 @@ class Cacher:
             cache.sort()
             cache.oldest = revision
 
-    async def fill_resource(self, resource: Resource[Any]) -> None:
-        """Read one resource that came to be served while the server runs."""
+    def take(self, resource: Resource[Any], found: Iterable[KeyValue]) -> None:
+        """Have in the cache what the store holds of one resource that came to be served while the server runs."""
         cache = self._by_resource[resource]
-        page = await self._store.range(keys.prefix(resource))
-        for kv in page.items:
-            key = kv.key[len(keys.prefix(resource)) :]
-            if key not in cache.entries:
-                cache.load(cache.entry(kv, key, None))
+        for kv in found:
+            cache.load(cache.entry(kv, kv.key[len(keys.prefix(resource)) :], None))
         cache.sort()
 
     async def follow(self) -> None:
@@ -305,6 +306,7 @@ class Cacher:
     async def put(self, resource: Resource[Any], key: str, obj: Any, data: bytes, expected: Revision) -> Entry:
         """Store an object and return its entry, once the caches hold it. Raises RevisionMismatch, or ApiError: the store can
         take nothing now."""
+        cache = self.of(resource)
         store_key = keys.prefix(resource) + key
         self._expected[store_key] = (data, obj)
         try:
@@ -315,7 +317,6 @@ class Cacher:
                 raise _not_stored(err) from err
             raise
         await self.reach(kv.mod_revision)
-        cache = self.of(resource)
         entry = cache.entries.get(key)
         if entry is None or entry.revision != kv.mod_revision:  # overtaken already
             entry = cache.entry(kv, key, obj)

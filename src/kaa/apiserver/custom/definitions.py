@@ -4,7 +4,8 @@ Each definition goes through: its names are accepted, unless another of its grou
 are served; and when it is deleted, its objects go first. What to say of a definition is a plain function of it and of the
 others (``status_of``); the loop around it writes that down, and serves what is established.
 
-A change of the spec takes the resource down and puts it up again: its watches end, and clients begin anew, as upstream.
+A change of the spec takes the resource down and puts it up again in one step: its watches end, and clients begin anew, as
+upstream; no request in between finds nothing.
 
 Source: apiextensions-apiserver pkg/controller/{status,establish,finalizer,apiapproval}, pkg/apiserver/customresource_handler.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +25,8 @@ import structlog
 from msgspec.structs import replace
 
 from kaa.api.clock import format_time
-from kaa.api.custom import from_document
-from kaa.api.errors import ApiError, Conflict, NotFound
+from kaa.api.custom import CustomObject, from_document
+from kaa.api.errors import ApiError, Conflict, NotFound, ServiceUnavailable
 from kaa.api.resources import Resource, Subresource
 from kaa.api.selectors import EVERYTHING
 from kaa.api.types.apiextensions_v1 import (
@@ -36,7 +38,7 @@ from kaa.api.types.apiextensions_v1 import (
     CustomResourceDefinitionVersion,
 )
 from kaa.client.client import Client
-from kaa.store.base import RevisionMismatch
+from kaa.store.base import KeyValue, RevisionMismatch
 
 from .. import keys
 from ..discovery import Discovery
@@ -61,6 +63,7 @@ log = structlog.get_logger(__name__)
 
 VERBS = ("delete", "deletecollection", "get", "list", "patch", "create", "update", "watch")
 RETRY_S = 1.0
+GATHER_TRIES = 20  # times that objects are read, until none has changed meanwhile
 _VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?")
 
 
@@ -173,38 +176,57 @@ class Definitions:
         held = self._serving.get(name)
         if held is not None and held.spec == definition.spec and held.names == definition.status.accepted_names:
             return False
-        self._stop(name)
         made = serving_of(definition)
         conversion = self._conversion_of(definition)
+        page, moved = await self._gather(made.stored, conversion, None if held is None else held.stored)
+        self._stop(name)  # from here on nothing awaits: a request meets the one or the other, and never neither
         if conversion is not None:
-            await self._migrate(made.stored, conversion)
             self._api.conversions[made.stored.group, made.stored.plural] = conversion
         for version in definition.spec.versions:
             row = next((row for row in (made.stored, *made.rows) if row.version == version.name), None)
             if row is not None:
                 self._strategies[row] = CustomStrategy(row, definition, version)
         self._cacher.serve(made.stored)
-        await self._cacher.fill_resource(made.stored)
+        self._cacher.take(made.stored, [moved.get(kv.key, kv) for kv in page])
         for row in made.rows:
             self._api.custom[row.group, row.version, row.plural] = row
         self._serving[name] = made
+        for kv in moved.values():
+            with contextlib.suppress(RevisionMismatch):
+                await self._api.store.put(kv.key, kv.value, expected=kv.mod_revision)
         return True
+
+    async def _gather(
+        self, stored: Resource[Any], conversion: Conversion | None, held: Resource[Any] | None
+    ) -> tuple[Sequence[KeyValue], dict[str, KeyValue]]:
+        """What the store holds of a resource now, and by key what of it another version has written, in today's.
+
+        Raises ApiError: the webhook does not convert; or the objects change faster than they are read.
+        """
+        moved: dict[str, KeyValue] = {}
+        for _ in range(GATHER_TRIES):
+            page = await self._api.store.range(keys.prefix(stored))
+            await self._cacher.reach(page.revision)
+            newest = self._cacher.revision if held is None else self._cacher.of(held).changed
+            if newest > page.revision:
+                continue
+            moved = {
+                kv.key: done
+                for kv in page.items
+                if (done := moved.get(kv.key)) and done.mod_revision == kv.mod_revision
+            }
+            if conversion is None or not (left := _of_others(stored, [kv for kv in page.items if kv.key not in moved])):
+                return page.items, moved
+            converted = await conversion.convert([obj for _, obj in left], stored.api_version)
+            for (kv, _), obj in zip(left, converted, strict=True):
+                moved[kv.key] = dataclasses.replace(kv, value=stored_bytes(stored, obj))
+        raise ServiceUnavailable(f"{stored.group_resource} change faster than they are read")
 
     def _conversion_of(self, definition: CustomResourceDefinition) -> Conversion | None:
         given = definition.spec.conversion
         if given is None or given.strategy != "Webhook" or given.webhook is None:
             return None
         return Conversion(self._caller, given.webhook, self._clock)
-
-    async def _migrate(self, stored: Resource[Any], conversion: Conversion) -> None:
-        """Write objects of an older storage version anew in today's. Raises ApiError: the webhook does not do it."""
-        page = await self._api.store.range(keys.prefix(stored))
-        found = [(kv, from_document(msgspec.json.decode(kv.value))) for kv in page.items]
-        old = [(kv, obj) for kv, obj in found if obj.api_version != stored.api_version]
-        converted = await conversion.convert([obj for _, obj in old], stored.api_version)
-        for (kv, _), obj in zip(old, converted, strict=True):
-            with contextlib.suppress(RevisionMismatch):
-                await self._api.store.put(kv.key, stored_bytes(stored, obj), expected=kv.mod_revision)
 
     def _stop(self, name: str) -> bool:
         held = self._serving.pop(name, None)
@@ -275,6 +297,12 @@ class Definitions:
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
+
+
+def _of_others(stored: Resource[Any], found: Iterable[KeyValue]) -> list[tuple[KeyValue, CustomObject]]:
+    """What was written in another version than the one that is stored today."""
+    objects = ((kv, from_document(msgspec.json.decode(kv.value))) for kv in found)
+    return [(kv, obj) for kv, obj in objects if obj.api_version != stored.api_version]
 
 
 def serving_of(definition: CustomResourceDefinition) -> _Serving:
