@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from api_lab import Lab, run
 from custom_lab import DEFINITIONS, GROUP, NAME, WIDGETS, definition, status, until
-from webhook_lab import Json, Webhook, webhook_server
+from webhook_configs import configure, rule, webhook
+from webhook_lab import Json, Webhook, allow, webhook_server
 
 OLD = f"{GROUP}/v1beta1/namespaces/default/widgets"
 MERGE = "application/merge-patch+json"
@@ -138,6 +139,75 @@ def test_the_old_is_served_until_the_new_can_be() -> None:
             while any(b'"example.com/v1"' not in kv.value for kv in stored.items):
                 await asyncio.sleep(0.01)
                 stored = await lab.plane.store.range("/registry/example.com/widgets/")
+
+    with_hook(play, storage="v1beta1")
+
+
+async def store_in(lab: Lab, wanted: str) -> None:
+    current = body(await lab.ask("GET", f"{DEFINITIONS}/{NAME}"))
+    for version in current["spec"]["versions"]:
+        version["storage"] = version["name"] == wanted
+    body(await lab.ask("PUT", f"{DEFINITIONS}/{NAME}", current))
+
+
+async def switched(lab: Lab, held: Any) -> None:
+    async with asyncio.timeout(5):
+        while lab.plane.api.custom["example.com", "v1beta1", "widgets"] is held:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.01)
+
+
+def test_a_write_on_its_way_to_the_store_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(lab: Lab, hook: Webhook) -> None:
+        asked, go, put = asyncio.Event(), asyncio.Event(), lab.plane.store.put
+
+        async def late(key: str, *args: Any, **kwargs: Any) -> Any:
+            if key.startswith("/registry/example.com/widgets/"):
+                asked.set()
+                await go.wait()
+            return await put(key, *args, **kwargs)
+
+        monkeypatch.setattr(lab.plane.store, "put", late)
+        creating = asyncio.ensure_future(lab.ask("POST", OLD, old_widget("a", "3")))
+        await asyncio.wait_for(asked.wait(), 5)
+        held = lab.plane.api.custom["example.com", "v1beta1", "widgets"]
+        await store_in(lab, "v1")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(switched(lab, held), 0.05)
+        go.set()
+        assert body(await creating)["spec"] == {"sizeText": "3"}
+        await switched(lab, held)
+        assert body(await lab.ask("GET", f"{WIDGETS}/a"))["spec"]["size"] == 3
+        assert body(await lab.ask("GET", f"{OLD}/a"))["spec"]["sizeText"] == "3"
+
+    with_hook(play, storage="v1beta1")
+
+
+def test_a_write_under_way_does_not_store_what_is_stored_no_more() -> None:
+    async def play(lab: Lab, hook: Webhook) -> None:
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def late(path: str, review: Json) -> Json:
+            if path == "/convert":
+                return answer(path, review)
+            asked.set()
+            await go.wait()
+            return allow(review)
+
+        hook.handler = late
+        rules = [rule("widgets", "CREATE", apiGroups=["example.com"], apiVersions=["*"])]
+        await configure(lab, "validating", webhook(hook, rules=rules))
+        creating = asyncio.ensure_future(lab.ask("POST", OLD, old_widget("a", "3")))
+        await asyncio.wait_for(asked.wait(), 5)
+        held = lab.plane.api.custom["example.com", "v1beta1", "widgets"]
+        await store_in(lab, "v1")
+        await switched(lab, held)
+        await lab.ask("GET", OLD)
+        go.set()
+        refused = await creating
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert body(await lab.ask("GET", WIDGETS))["items"] == []
+        body(await lab.ask("POST", OLD, old_widget("a", "3")))
+        assert body(await lab.ask("GET", f"{WIDGETS}/a"))["spec"]["size"] == 3
 
     with_hook(play, storage="v1beta1")
 

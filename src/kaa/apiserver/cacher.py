@@ -51,6 +51,7 @@ class ResourceCache:
         self.history: deque[Change] = deque()
         self.oldest = revision  #: changes after it are all in ``history``
         self.watchers = Audience()
+        self.writing = 0  #: writes that are on their way to the store
 
     def entry(self, kv: KeyValue, key: str, obj: Any) -> Entry:
         """An entry of a stored value. ``obj`` is the Struct when the writer had it at hand, else it is decoded here."""
@@ -157,7 +158,7 @@ class Cacher:
         self.revision = Revision(0)  #: every change up to here is in the caches
         self._caches: dict[str, ResourceCache] = {}  #: {key prefix: cache}
         self._by_resource: dict[Resource[Any], ResourceCache] = {}
-        #: {Struct class or served resource: cache of the stored resource}, filled as they are asked for
+        #: {Struct class or built-in resource: cache of the stored resource}, filled as they are asked for
         self._by_kind: dict[Any, ResourceCache] = {}
         self._expected: dict[str, tuple[bytes, Any]] = {}  #: {store key: (bytes, Struct) of a write under way}
         self._newest: deque[Entry] = deque()  #: entries whose Struct is held, whoever else holds it
@@ -195,8 +196,11 @@ class Cacher:
         found = self._by_kind.get(kind)
         if found is None:
             resource = keys.storage_resource(scheme.resource_of(kind))
-            if resource.custom and resource not in self._by_resource:
-                raise ServiceUnavailable(f"{resource.group_resource} are being served anew", retry_after_s=1)
+            if resource.custom:  # a row says which version is stored, and equals one that says another: it is not kept
+                found = self._by_resource.get(resource)
+                if found is None:
+                    raise ServiceUnavailable(f"{resource.group_resource} are being served anew", retry_after_s=1)
+                return found
             found = self._by_kind[kind] = self._by_resource[resource]
         return found
 
@@ -309,14 +313,17 @@ class Cacher:
         cache = self.of(resource)
         store_key = keys.prefix(resource) + key
         self._expected[store_key] = (data, obj)
+        cache.writing += 1
         try:
             kv = await self._store.put(store_key, data, expected=expected)
+            await self.reach(kv.mod_revision)
         except BaseException as err:
             self._expected.pop(store_key, None)
             if isinstance(err, StoreUnavailable):
                 raise _not_stored(err) from err
             raise
-        await self.reach(kv.mod_revision)
+        finally:
+            cache.writing -= 1
         entry = cache.entries.get(key)
         if entry is None or entry.revision != kv.mod_revision:  # overtaken already
             entry = cache.entry(kv, key, obj)

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,7 @@ log = structlog.get_logger(__name__)
 VERBS = ("delete", "deletecollection", "get", "list", "patch", "create", "update", "watch")
 RETRY_S = 1.0
 GATHER_TRIES = 20  # times that objects are read, until none has changed meanwhile
+WRITE_S = 0.005  # about what a write takes
 _VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?")
 
 
@@ -207,16 +208,20 @@ class Definitions:
         for _ in range(GATHER_TRIES):
             page = await self._api.store.range(keys.prefix(stored))
             await self._cacher.reach(page.revision)
-            newest = self._cacher.revision if held is None else self._cacher.of(held).changed
-            if newest > page.revision:
+            cache = None if held is None else self._cacher.of(held)
+            if (self._cacher.revision if cache is None else cache.changed) > page.revision:
                 continue
             moved = {
                 kv.key: done
                 for kv in page.items
                 if (done := moved.get(kv.key)) and done.mod_revision == kv.mod_revision
             }
-            if conversion is None or not (left := _of_others(stored, [kv for kv in page.items if kv.key not in moved])):
-                return page.items, moved
+            left = _of_others(stored, page.items, moved) if conversion is not None else []
+            if conversion is None or not left:
+                if cache is None or not cache.writing:  # else it would be stored in the version of before
+                    return page.items, moved
+                await self._clock.sleep(WRITE_S)
+                continue
             converted = await conversion.convert([obj for _, obj in left], stored.api_version)
             for (kv, _), obj in zip(left, converted, strict=True):
                 moved[kv.key] = dataclasses.replace(kv, value=stored_bytes(stored, obj))
@@ -299,9 +304,11 @@ class Definitions:
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
-def _of_others(stored: Resource[Any], found: Iterable[KeyValue]) -> list[tuple[KeyValue, CustomObject]]:
-    """What was written in another version than the one that is stored today."""
-    objects = ((kv, from_document(msgspec.json.decode(kv.value))) for kv in found)
+def _of_others(
+    stored: Resource[Any], found: Iterable[KeyValue], moved: Container[str]
+) -> list[tuple[KeyValue, CustomObject]]:
+    """What was written in another version than the one that is stored today, and has not been moved."""
+    objects = ((kv, from_document(msgspec.json.decode(kv.value))) for kv in found if kv.key not in moved)
     return [(kv, obj) for kv, obj in objects if obj.api_version != stored.api_version]
 
 
