@@ -80,6 +80,28 @@ def test_a_connection_is_used_again() -> None:
     assert server.requests[3].endswith("\r\n\r\nbody")
 
 
+def test_what_nobody_read_of_an_answer_does_not_begin_the_next() -> None:
+    async def says_its_path(line: str, writer: asyncio.StreamWriter) -> bool:
+        writer.write(answer("200 OK", line.split(" ")[1].encode()))
+        return True
+
+    async def main() -> list[bytes]:
+        server = Server(says_its_path)
+        async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
+            pool = connection.Pool(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", None, {})
+            async with pool.ask("GET", "/first", {}) as left:
+                assert left.complete  # head and body came together
+            bodies = []
+            for path in ("/second", "/third"):
+                async with pool.ask("GET", path, {}) as answered:
+                    bodies.append(await answered.body())
+            pool.close()
+            assert server.connections == 2
+            return bodies
+
+    assert asyncio.run(main()) == [b"/second", b"/third"]
+
+
 def test_requests_side_by_side_have_connections_of_their_own() -> None:
     async def use(client: HttpClient) -> None:
         await asyncio.gather(*(client.get(ConfigMap, "a", "default") for _ in range(3)))

@@ -141,6 +141,11 @@ class Connection(asyncio.Protocol):
         self._news.clear()
         await self._news.wait()
 
+    @property
+    def taken(self) -> bool:
+        """The last answer has come whole, and all of it was read: what is left of one would begin the next."""
+        return self.complete and not self._chunks
+
     def close(self) -> None:
         self.reusable = False
         self._transport.abort()
@@ -219,7 +224,7 @@ class Pool:
 
     def _give_back(self, connection: Connection) -> None:
         self._moves += 1
-        if connection.complete and connection.reusable and len(self._idle) < IDLE_CONNECTIONS:
+        if connection.taken and connection.reusable and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append(connection)
             if self._waiting:
                 self._promised += 1
