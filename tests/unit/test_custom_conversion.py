@@ -13,6 +13,8 @@ from custom_lab import DEFINITIONS, GROUP, NAME, WIDGETS, definition, status, un
 from webhook_configs import configure, rule, webhook
 from webhook_lab import Json, Webhook, allow, webhook_server
 
+from kaa.apiserver.custom import definitions
+
 OLD = f"{GROUP}/v1beta1/namespaces/default/widgets"
 MERGE = "application/merge-patch+json"
 
@@ -178,6 +180,37 @@ def test_a_write_on_its_way_to_the_store_is_waited_for(monkeypatch: pytest.Monke
         await switched(lab, held)
         assert body(await lab.ask("GET", f"{WIDGETS}/a"))["spec"]["size"] == 3
         assert body(await lab.ask("GET", f"{OLD}/a"))["spec"]["sizeText"] == "3"
+
+    with_hook(play, storage="v1beta1")
+
+
+def test_what_is_tried_again_does_not_undo_what_came_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definitions, "RETRY_S", 0.01)
+
+    async def play(lab: Lab, hook: Webhook) -> None:
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def late(path: str, review: Json) -> Json:
+            asked.set()
+            await go.wait()
+            return answer(path, review)
+
+        def broken(path: str, review: Json) -> Json:
+            hook.handler = late
+            return {}
+
+        body(await lab.ask("POST", OLD, old_widget("a", "3")))
+        hook.handler = broken
+        await store_in(lab, "v1")
+        await asyncio.wait_for(asked.wait(), 5)
+        await store_in(lab, "v1beta1")
+        await asyncio.sleep(0.05)
+        go.set()
+        await asyncio.sleep(0.1)
+        row = lab.plane.api.custom["example.com", "v1beta1", "widgets"]
+        assert row.stored_as is None
+        assert body(await lab.ask("GET", f"{OLD}/a"))["spec"]["sizeText"] == "3"
+        assert body(await lab.ask("GET", f"{WIDGETS}/a"))["spec"]["size"] == 3
 
     with_hook(play, storage="v1beta1")
 

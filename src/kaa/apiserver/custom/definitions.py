@@ -95,6 +95,7 @@ class Definitions:
         self._discovery, self._openapi = discovery, openapi
         self._cacher, self._clock = api.cacher, api.clock
         self._serving: dict[str, _Serving] = {}
+        self._switching = asyncio.Lock()  # one at a time: what failed is tried again beside what follows
         self._finishing: set[str] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._watcher = Watcher("", EVERYTHING, ())
@@ -171,7 +172,12 @@ class Definitions:
             log.warning("definition not served", name=definition.metadata.name, error=repr(err))
 
     async def _serve(self, definition: CustomResourceDefinition) -> bool:
-        """Serve what a definition says; False when it is served so already."""
+        """Serve what a definition says; False when it is served so already, or says something else by now."""
+        async with self._switching:
+            newest = self._cacher.get(CustomResourceDefinition, definition.metadata.name or "")
+            return newest is not None and newest.spec == definition.spec and await self._switch(definition)
+
+    async def _switch(self, definition: CustomResourceDefinition) -> bool:
         name = definition.metadata.name or ""
         assert definition.status is not None
         held = self._serving.get(name)
