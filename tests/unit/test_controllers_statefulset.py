@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec.structs import replace
-from world import World, make_template
+from world import World, make_pod, make_template
 
 from kaa.api.types.apps_v1 import (
     ControllerRevision,
@@ -20,6 +20,7 @@ from kaa.api.types.apps_v1 import (
 from kaa.api.types.core_v1 import PersistentVolumeClaim, Pod
 from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta
 from kaa.controllers.history import template_of
+from kaa.controllers.statefulset import plan
 
 DATA = PersistentVolumeClaim(metadata=ObjectMeta(name="data"))
 
@@ -173,3 +174,22 @@ def test_history_is_limited() -> None:
         assert len(world.api.all(ControllerRevision)) == 2
 
     in_world(play)
+
+
+def test_a_share_that_may_be_unavailable_is_of_the_size_asked_for() -> None:
+    """Half of two is one, though two more are on their way out."""
+    rolling = RollingUpdateStatefulSetStrategy(max_unavailable="50%")
+    owner = make_set(
+        replicas=2,
+        pod_management_policy="Parallel",
+        update_strategy=StatefulSetUpdateStrategy(type="RollingUpdate", rolling_update=rolling),
+    )
+    pods = [make_pod(f"web-{n}", node="n1", phase="Running", ready=True, deleting=n > 1) for n in range(4)]
+    assert [pod.metadata.name for pod in plan(owner, pods, "new", now=10).delete] == ["web-1"]
+
+
+def test_a_pod_that_ended_holds_nobody_up_on_the_way_down() -> None:
+    """The last goes though the one before has failed too: neither will ever be available."""
+    pods = [make_pod(f"web-{n}", node="n1", phase="Failed") for n in range(2)]
+    found = plan(make_set(replicas=0), pods, "new", now=10)
+    assert [pod.metadata.name for pod in found.delete] == ["web-1"]

@@ -125,7 +125,8 @@ def _shrink(owner: StatefulSet, pods: Mapping[int, Pod], draft: _Draft, now: flo
         if not is_ordered(owner):
             draft.delete += [] if leaving else [pod]
             continue
-        if leaving or (not _is_available(owner, pod, now) and (not unhealthy or pod is not unhealthy[0])):
+        waits = not is_finished(pod) and not _is_available(owner, pod, now)  # one that ended will never be available
+        if leaving or (waits and unhealthy[:1] != [pod]):
             return True
         draft.delete.append(pod)
         return True
@@ -142,7 +143,8 @@ def _roll(owner: StatefulSet, pods: Mapping[int, Pod], update: str, draft: _Draf
         return
     rolling = owner.spec.update_strategy.rolling_update
     first = first_ordinal(owner) + ((rolling.partition or 0) if rolling else 0)
-    limit = max(1, scaled(rolling.max_unavailable if rolling and rolling.max_unavailable else 1, len(pods), up=False))
+    most = rolling.max_unavailable if rolling and rolling.max_unavailable else 1
+    limit = max(1, scaled(most, len(ordinals(owner)), up=False))
     one_by_one = limit == 1
     if not one_by_one:
         missing = sum(1 for n in ordinals(owner) if n not in pods or not _is_available(owner, pods[n], now))
