@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec.structs import replace
-from world import NODE_FACTS, World, make_template
+from world import NODE_FACTS, World, make_pod, make_template
 
+from kaa.api.placement import target_of
 from kaa.api.types.apps_v1 import (
     ControllerRevision,
     DaemonSet,
@@ -16,8 +17,9 @@ from kaa.api.types.apps_v1 import (
     DaemonSetUpdateStrategy,
     RollingUpdateDaemonSet,
 )
-from kaa.api.types.core_v1 import Node, NodeCondition, NodeSpec, NodeStatus, Pod, PodTemplateSpec, Taint
+from kaa.api.types.core_v1 import Node, NodeCondition, NodeSpec, NodeStatus, Pod, PodStatus, PodTemplateSpec, Taint
 from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta
+from kaa.controllers import daemon_pods
 
 
 def make_daemon(image: str = "web:1", *, surge: int | str = 0, unavailable: int | str = 1, **pod: Any) -> DaemonSet:
@@ -141,6 +143,38 @@ def test_failed_daemons_are_replaced_later_and_later() -> None:
         assert any(text.startswith("FailedDaemonPod Found failed daemon pod default/log-") for text in world.events())
 
     in_world(play)
+
+
+def test_the_first_pause_before_a_replacement_is_one_second() -> None:
+    async def play(world: World) -> None:
+        def fail() -> str:
+            (pod,) = (p for p in world.pods() if p.spec.node_name == "n1" or target_of(p) == "n1")
+            world.api.put(replace(pod, status=replace(pod.status, phase="Failed")))
+            return pod.metadata.uid or ""
+
+        def stands(uid: str) -> bool:
+            return any(pod.metadata.uid == uid for pod in world.pods())
+
+        await world.api.create(make_daemon())
+        await world.settle()
+        first = fail()
+        await world.settle(0.1)
+        assert not stands(first)
+        second = fail()
+        await world.settle(0.1)
+        assert stands(second)
+        await world.settle(1.2)
+        assert not stands(second)
+
+    in_world(play)
+
+
+def test_in_a_surge_the_next_daemon_does_not_wait_for_the_one_that_leaves() -> None:
+    slow = replace(make_pod("slow", node="n0", phase="Running", deleting=True), status=PodStatus(phase="Running"))
+    for surge, created in ((0, []), (1, ["n0"])):
+        owner = make_daemon(surge=surge, unavailable=1 - surge)
+        view = daemon_pods.View(owner, [make_node("n0")], {"n0": [slow]}, "word", 10)
+        assert daemon_pods.plan(view).create == created
 
 
 def test_pods_of_the_set_alone_are_counted() -> None:

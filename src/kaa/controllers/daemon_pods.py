@@ -148,14 +148,14 @@ def plan(view: View) -> Plan:
         elif not may_stay:
             wanted.delete += [pod for pod in on_node if pod.metadata.deletion_timestamp is None]
         else:
-            _tidy(view, on_node, wanted, surges=surge > 0)
+            _tidy(view, node.metadata.name or "", on_node, wanted, should=should, surges=surge > 0)
     known = {node.metadata.name for node in view.nodes}
     gone = [pod for name, pods in view.pods.items() if name not in known and name for pod in pods]
     wanted.delete += [pod for pod in gone if pod.metadata.deletion_timestamp is None and not pod.spec.node_name]
     return wanted
 
 
-def _tidy(view: View, pods: Sequence[Pod], wanted: Plan, *, surges: bool) -> None:
+def _tidy(view: View, node: str, pods: Sequence[Pod], wanted: Plan, *, should: bool, surges: bool) -> None:
     """One node: drop what has ended, and all but the oldest of several; in a surge, of old and new one each may stay."""
     running: list[Pod] = []
     for pod in pods:
@@ -172,6 +172,8 @@ def _tidy(view: View, pods: Sequence[Pod], wanted: Plan, *, surges: bool) -> Non
     if not surges:
         wanted.delete += running[1:]
         return
+    if should and not running:  # in a surge the next comes before the last one has gone
+        wanted.create.append(node)
     new = [pod for pod in running if view.is_new(pod)]
     old = [pod for pod in running if not view.is_new(pod)]
     keeps_old = not new or (old and not view.available(new[0]) and view.available(old[0]))

@@ -151,9 +151,9 @@ class DaemonSets(Controller[Key]):
         for pod in failed:
             key = (owner.metadata.uid or "", pod.spec.node_name or "")
             failures, last = self._failures.get(key, (0, -inf))
-            pause = min(BACKOFF_S * 2**failures, BACKOFF_MAX_S) if failures else 0.0
             if now - last > 2 * BACKOFF_MAX_S:
                 failures = 0
+            pause = min(BACKOFF_S * 2 ** (failures - 1), BACKOFF_MAX_S) if failures else 0.0
             if last + pause > now:
                 wait = min(wait, last + pause - now)
                 continue
