@@ -11,6 +11,7 @@ from world import World, make_pod, make_replica_set
 
 from kaa.api.types.core_v1 import Container, ContainerPort, Pod, PodIP, Service, ServicePort
 from kaa.api.types.discovery_v1 import EndpointPort, EndpointSlice
+from kaa.controllers import endpoints
 from kaa.controllers.endpointslice import Plan, plan
 
 
@@ -120,3 +121,10 @@ def test_slices_follow_pods() -> None:
             assert world.api.all(EndpointSlice) == []
 
     asyncio.run(play())
+
+
+def test_a_service_that_publishes_unready_pods_publishes_leaving_ones_too() -> None:
+    ends = make_pod("c", phase="Running", ready=True, ip="10.0.0.3", deleting=True)
+    assert endpoints.subsets_of(make_service(), [ends]) == ()
+    (subset,) = endpoints.subsets_of(make_service(publish_not_ready_addresses=True), [ends])
+    assert [a.ip for a in subset.addresses] == ["10.0.0.3"]

@@ -57,15 +57,17 @@ def ports_of(service: Service, pod: Pod) -> list[EndpointPort | None]:
 
 
 def subsets_of(service: Service, pods: Iterable[Pod]) -> tuple[EndpointSubset, ...]:
-    """Addresses with the same ports share a subset. Pods that end are left out."""
+    """Addresses with the same ports share a subset. Pods that end are left out, unless unready ones are published."""
+    publishes_all = bool(service.spec.publish_not_ready_addresses)
     ports: dict[EndpointAddress, dict[EndpointPort | None, bool]] = {}
     order: dict[str, EndpointAddress] = {}
     for pod in pods:
         address = address_of(pod, service)
-        if address is None or is_finished(pod) or pod.metadata.deletion_timestamp is not None:
+        leaves = pod.metadata.deletion_timestamp is not None and not publishes_all
+        if address is None or is_finished(pod) or leaves:
             continue
         address = order.setdefault(pod.metadata.uid or address.ip, address)
-        ready = is_ready(pod) or bool(service.spec.publish_not_ready_addresses)
+        ready = is_ready(pod) or publishes_all
         for port in ports_of(service, pod):
             ports.setdefault(address, {})[port] = ready
     return _packed(ports)
