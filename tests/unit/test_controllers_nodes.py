@@ -21,11 +21,13 @@ from kaa.api.types.core_v1 import (
     NodeStatus,
     NodeSystemInfo,
     Pod,
+    PodCondition,
     Taint,
     Toleration,
 )
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.controllers import endpoints
+from kaa.controllers.nodelifecycle import drives_off, eviction_every_s
 from kaa.controllers.podgc import surplus
 from kaa.controllers.tainteviction import stays_for
 
@@ -47,6 +49,12 @@ INFO = NodeSystemInfo(
         "",
     )
 )
+
+
+def status_of(ready: str) -> NodeStatus:
+    return NodeStatus(
+        conditions=(NodeCondition(type="Ready", status=ready),), daemon_endpoints=ENDPOINTS, node_info=INFO
+    )
 
 
 def make_node(world: World, name: str, ready: str = "True") -> Node:
@@ -138,6 +146,62 @@ def test_nobody_is_evicted_when_every_node_is_silent() -> None:
     asyncio.run(play())
 
 
+def test_a_node_that_has_never_spoken_drives_nobody_off_while_it_may_still_start() -> None:
+    async def play() -> None:
+        async with World() as world:
+            await world.api.create(make_node(world, "n1"))
+            new = NodeStatus(daemon_endpoints=ENDPOINTS, node_info=INFO)
+            await world.api.create(Node(metadata=ObjectMeta(name="n2"), status=new))
+            await live(world, 50, "n1")
+            assert node_of(world, "n2").spec.taints == ()
+            await live(world, 20, "n1")
+            taints = {(t.key, t.effect) for t in node_of(world, "n2").spec.taints}
+            assert ("node.kubernetes.io/unreachable", "NoExecute") in taints
+
+    asyncio.run(play())
+
+
+def test_a_taint_that_drives_pods_off_changes_at_once_with_the_node() -> None:
+    async def play() -> None:
+        async with World() as world:
+            await world.api.create(make_node(world, "n1"))
+            await world.api.create(make_node(world, "n2", "False"))
+            await live(world, 10, "n1", "n2")
+            old = node_of(world, "n2")
+            assert drives_off(old.spec.taints)
+            await world.api.update_status(replace(old, status=make_node(world, "n2", "Unknown").status))
+            await world.settle(0.1)
+            found = {(t.key, t.effect) for t in node_of(world, "n2").spec.taints}
+            assert found == {("node.kubernetes.io/unreachable", effect) for effect in ("NoSchedule", "NoExecute")}
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("silent", "size", "seconds"),
+    [(1, 3, 10), (2, 2, 10), (2, 3, 10), (3, 4, None), (3, 6, 10), (30, 50, None), (30, 51, 100), (51, 51, 10)],
+    ids=["one", "a whole zone", "too few to tell", "most", "half", "most of 50", "most of a large one", "all of it"],
+)
+def test_the_pace_of_a_zone(silent: int, size: int, seconds: float | None) -> None:
+    nodes = [Node(metadata=ObjectMeta(name=f"n{n}"), status=status_of("Unknown")) for n in range(silent)]
+    nodes += [Node(metadata=ObjectMeta(name=f"r{n}"), status=status_of("True")) for n in range(size - silent)]
+    assert eviction_every_s(nodes) == seconds
+
+
+def test_nobody_is_evicted_when_most_of_a_small_zone_is_silent() -> None:
+    async def play() -> None:
+        async with World() as world:
+            for n in range(4):
+                await world.api.create(make_node(world, f"n{n}"))
+            await live(world, 100, "n0")
+            driven = [n for n in range(4) if drives_off(node_of(world, f"n{n}").spec.taints)]
+            assert len(driven) <= 2, "those that fell silent before it was most of them"
+            await live(world, 100, "n0")
+            assert [n for n in range(4) if drives_off(node_of(world, f"n{n}").spec.taints)] == driven
+
+    asyncio.run(play())
+
+
 def test_cordoning_taints() -> None:
     async def play() -> None:
         async with World() as world:
@@ -201,6 +265,15 @@ def test_ended_pods_beyond_the_threshold() -> None:
 def test_how_long_a_pod_stays(tolerations: Any, stays: float) -> None:
     taint = Taint(key="k", effect="NoExecute", time_added=format_time(0))
     assert stays_for(make_pod("p", tolerations=tolerations), [taint], 10) == stays
+
+
+def test_a_pod_that_came_after_the_taint_has_its_time_from_then_on() -> None:
+    taint = Taint(key="k", effect="NoExecute", time_added=format_time(0))
+    toleration = Toleration(key="k", operator="Exists", toleration_seconds=30)
+    pod = make_pod("p", created_at=50, tolerations=(toleration,))
+    assert stays_for(pod, [taint], 60) == 20
+    placed = PodCondition(type="PodScheduled", status="True", last_transition_time=format_time(55))
+    assert stays_for(replace(pod, status=replace(pod.status, conditions=(placed,))), [taint], 60) == 25
 
 
 def test_a_taint_that_says_not_when_it_came_drives_off_once_the_toleration_has_passed() -> None:

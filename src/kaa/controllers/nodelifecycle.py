@@ -8,7 +8,7 @@ Source: kubernetes pkg/controller/nodelifecycle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -26,8 +26,11 @@ from .pods import is_ready
 
 #: Silence after which a node is unreachable (--node-monitor-grace-period), and that of one that never spoke.
 GRACE_S, STARTUP_GRACE_S = 50.0, 60.0
-#: Nodes of a zone whose pods begin to be evicted: one in so many seconds (--node-eviction-rate 0.1).
-EVICTION_EVERY_S = 10.0
+#: Nodes of a zone whose pods begin to be evicted: one in so many seconds (--node-eviction-rate 0.1), and of a large zone
+#: most of which is silent (--secondary-node-eviction-rate 0.01).
+EVICTION_EVERY_S, SLOW_EVICTION_EVERY_S = 10.0, 100.0
+#: "Most" (--unhealthy-zone-threshold), from so many nodes on; and when a zone is large (--large-cluster-size-threshold).
+UNHEALTHY_SHARE, UNHEALTHY_LEAST, LARGE_ZONE = 0.55, 3, 50
 LEASES = "kube-node-lease"
 NOT_READY, UNREACHABLE = "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"
 ZONE, REGION = "topology.kubernetes.io/zone", "topology.kubernetes.io/region"
@@ -52,8 +55,8 @@ def conditions_of(node: Node) -> tuple[NodeCondition, ...]:
 
 
 def readiness(node: Node) -> str:
-    """``True``, ``False`` or ``Unknown``."""
-    return next((c.status for c in conditions_of(node) if c.type == "Ready"), "Unknown")
+    """``True``, ``False`` or ``Unknown``; empty while nobody has said anything."""
+    return next((c.status for c in conditions_of(node) if c.type == "Ready"), "")
 
 
 def silenced(node: Node, now: str) -> tuple[NodeCondition, ...]:
@@ -105,6 +108,11 @@ def _is_ours(taint: Taint) -> bool:
     return taint.effect == "NoSchedule" and taint.key in OURS
 
 
+def drives_off(taints: Iterable[Taint]) -> bool:
+    """Whether pods leave because the node is unready."""
+    return any(taint.effect == "NoExecute" and _is_ours(taint) for taint in taints)
+
+
 def zone_of(node: Node) -> str:
     return f"{node.metadata.labels.get(REGION, '')}:{node.metadata.labels.get(ZONE, '')}"
 
@@ -112,6 +120,17 @@ def zone_of(node: Node) -> str:
 def all_unready(nodes: Sequence[Node]) -> bool:
     """Nobody answers: more likely it is we who are cut off, so nothing is evicted."""
     return bool(nodes) and all(readiness(node) != "True" for node in nodes)
+
+
+def eviction_every_s(zone: Sequence[Node]) -> float | None:
+    """Seconds between two nodes of a zone whose pods are driven off; None: none are, for it looks like our own fault.
+
+    A zone that is silent as a whole is emptied at the usual pace, as long as some other zone answers (``all_unready``).
+    """
+    silent = sum(readiness(node) != "True" for node in zone)
+    if silent == len(zone) or silent < UNHEALTHY_LEAST or silent / len(zone) < UNHEALTHY_SHARE:
+        return EVICTION_EVERY_S
+    return SLOW_EVICTION_EVERY_S if len(zone) > LARGE_ZONE else None
 
 
 # ------------------------------------------------------------------------------------------------ doing
@@ -123,7 +142,7 @@ class NodeLifecycle(Controller[Key]):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._heard: dict[str, float] = {}  #: {node: when it was last heard of, monotonic}
-        self._next_eviction: dict[str, float] = {}  #: {zone: when its next node may be evicted, monotonic}
+        self._last_eviction: dict[str, float] = {}  #: {zone: when a node of it was last evicted, monotonic}
         self.pods = context.informers.of(Pod)
         self.pods.add_index(BY_NODE, lambda pod: (pod.spec.node_name or "",))
         self.watch(Pod)
@@ -169,7 +188,7 @@ class NodeLifecycle(Controller[Key]):
         if left <= 0:
             node = await self._silence(node)
         wait = await self._taint(node)
-        if readiness(node) != "True":
+        if readiness(node) in TAINTS["Ready"]:
             await self._mark_pods(node)
         waits = [each for each in (left if left > 0 else None, wait) if each is not None]
         return min(waits) if waits else None
@@ -202,21 +221,24 @@ class NodeLifecycle(Controller[Key]):
         taints = taints_of(node, self.now(), evict=wait is not None and wait <= 0)
         if taints == node.spec.taints:
             return wait if wait else None
-        evicts = [t for t in taints if t.effect == "NoExecute" and t not in node.spec.taints]
-        if evicts:
-            self._next_eviction[zone_of(node)] = self.clock.monotonic() + EVICTION_EVERY_S
+        if drives_off(taints) and not drives_off(node.spec.taints):
+            self._last_eviction[zone_of(node)] = self.clock.monotonic()
         written = await self.client.update(replace(node, spec=replace(node.spec, taints=taints)))
         await self.nodes.shows(written.metadata.resource_version)
         return wait if wait else None
 
     def _eviction_in(self, node: Node) -> float | None:
         """Seconds until an unready node's pods may be driven off; None while nothing is to be evicted."""
-        if readiness(node) == "True" or all_unready(list(self.nodes)):
+        nodes = list(self.nodes)
+        if readiness(node) not in TAINTS["Ready"] or all_unready(nodes):
             return None
-        key = TAINTS["Ready"].get(readiness(node))
-        if any((t.key, t.effect) == (key, "NoExecute") for t in node.spec.taints):
+        if drives_off(node.spec.taints):
             return 0.0
-        return max(0.0, self._next_eviction.get(zone_of(node), 0.0) - self.clock.monotonic())
+        zone = zone_of(node)
+        every_s = eviction_every_s([each for each in nodes if zone_of(each) == zone])
+        if every_s is None:
+            return None
+        return max(0.0, self._last_eviction.get(zone, -every_s) + every_s - self.clock.monotonic())
 
     async def _mark_pods(self, node: Node) -> None:
         """What runs on a silent node may not be counted on."""

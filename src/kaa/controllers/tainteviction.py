@@ -19,7 +19,7 @@ from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
 from .podgc import BY_NODE
-from .pods import is_finished
+from .pods import condition_of, is_finished
 
 
 def stays_for(pod: Pod, taints: Sequence[Taint], now: float, since: float | None = None) -> float:
@@ -36,9 +36,18 @@ def stays_for(pod: Pod, taints: Sequence[Taint], now: float, since: float | None
             return 0.0
         limits = [max(0, t.toleration_seconds) for t in matching if t.toleration_seconds is not None]
         if limits:
-            began = parse_time(taint.time_added) if taint.time_added else now if since is None else since
+            began = now if since is None else since
+            if taint.time_added:  # a pod that was placed later has its time from then on
+                began = max(parse_time(taint.time_added), placed_at(pod))
             left = min(left, began + min(limits) - now)
     return left
+
+
+def placed_at(pod: Pod) -> float:
+    """When a pod got its node; when it was made, if nobody noted that."""
+    found = condition_of(pod, "PodScheduled")
+    stamp = (found.last_transition_time if found is not None else None) or pod.metadata.creation_timestamp
+    return parse_time(stamp) if stamp else 0.0
 
 
 class TaintEviction(Controller[Key]):
