@@ -14,7 +14,7 @@ from world import World, make_template
 from kaa.api.types.batch_v1 import CronJob, CronJobSpec, Job, JobCondition, JobSpec, JobTemplateSpec
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.controllers import cron
-from kaa.controllers.cronjob import due
+from kaa.controllers.cronjob import CronJobs, due
 from kaa.controllers.job import is_finished
 
 
@@ -130,6 +130,25 @@ def test_concurrency(policy: str, expected: int) -> None:
         assert len(running(world)) == expected
         cron_job = await world.api.get(CronJob, "tick", "default")
         assert len(cron_job.status.active) == expected
+
+    in_world(play)
+
+
+def test_a_job_that_the_cache_does_not_show_is_not_taken_for_gone() -> None:
+    """Or Forbid would let a second one run beside it."""
+
+    async def play(world: World) -> None:
+        await begin(world, concurrency_policy="Forbid")
+        await minutes(world, 1)
+        (controller,) = (each for each in world.manager.controllers if isinstance(each, CronJobs))
+        controller.jobs.by_index = lambda index, word: []  # type: ignore[method-assign]  # a cache that lags
+        await minutes(world, 2)
+        assert len(running(world)) == 1
+        assert not any(text.startswith("MissingJob") for text in world.events())
+        world.api.remove(running(world)[0])
+        await minutes(world, 1)
+        assert any(text.startswith("MissingJob Active job went missing: tick-") for text in world.events())
+        assert len(running(world)) == 1
 
     in_world(play)
 

@@ -195,11 +195,19 @@ class CronJobs(Controller[Key]):
                     status = replace(status, last_successful_time=ended)
         uids = {job.metadata.uid for job in jobs}
         for uid, ref in list(listed.items()):
-            if uid not in uids:
+            if uid not in uids and not await self._exists(ref):
                 text = f"Active job went missing: {ref.name}"
                 self.events.event(owner, "Normal", "MissingJob", text)
                 del listed[uid]
         return replace(status, active=tuple(listed.values()))
+
+    async def _exists(self, ref: ObjectReference) -> bool:
+        """The server is asked before anyone believes that a job is gone, and starts the next beside it."""
+        try:
+            found = await self.client.get(Job, ref.name or "", ref.namespace)
+        except NotFound:
+            return False
+        return found.metadata.uid == ref.uid
 
     async def _fresh(self, owner: CronJob) -> CronJob | None:
         try:
