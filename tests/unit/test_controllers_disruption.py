@@ -9,10 +9,12 @@ import pytest
 from msgspec.structs import replace
 from world import World, make_deployment, make_pod
 
+from kaa.api.clock import format_time
+from kaa.api.errors import NotFound
 from kaa.api.scheme import convert
 from kaa.api.types.apiextensions_v1 import CustomResourceDefinition
 from kaa.api.types.autoscaling_v1 import Scale, ScaleSpec
-from kaa.api.types.core_v1 import Pod
+from kaa.api.types.core_v1 import Node, Pod, PodCondition
 from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta, OwnerReference
 from kaa.api.types.policy_v1 import PodDisruptionBudget, PodDisruptionBudgetSpec
 
@@ -117,5 +119,69 @@ def test_pods_of_nobody_count_by_number_only() -> None:
                 )
                 for event in world.events()
             )
+
+    asyncio.run(play())
+
+
+def test_an_eviction_that_never_came_is_told_and_counts_no_more() -> None:
+    async def play() -> None:
+        async with World() as world:
+            world.api.put(Node(metadata=ObjectMeta(name="n1")))
+            world.api.put(make_pod("p", node="n1", phase="Running", ready=True))
+            granted = {"p": format_time(world.clock.now())}
+            budget = make_budget(min_available=1)
+            world.api.put(replace(budget, status=replace(budget.status, disrupted_pods=granted)))
+            await world.settle(rounds=3)
+            (found,) = world.api.all(PodDisruptionBudget)
+            assert (found.status.current_healthy, found.status.disrupted_pods) == (0, granted)
+            await world.clock.advance(125)
+            (found,) = world.api.all(PodDisruptionBudget)
+            assert (found.status.current_healthy, found.status.disrupted_pods) == (1, {})
+            assert "NotDeleted Pod was expected by PDB default/web to be deleted but it wasn't" in world.events()
+
+    asyncio.run(play())
+
+
+def test_the_pods_of_an_owner_that_is_gone_have_no_controller() -> None:
+    async def play() -> None:
+        async with World() as world:
+
+            async def call(*given: Any, verb: str = "create") -> Scale:
+                raise NotFound('replicasets.apps "flock" not found')
+
+            world.api.call = call  # type: ignore[method-assign, assignment]
+            world.api.put(owned_by("ReplicaSet", "apps/v1"))
+            await world.api.create(make_budget(max_unavailable=1))
+            await world.settle(rounds=3)
+            (budget,) = world.api.all(PodDisruptionBudget)
+            assert budget.status.conditions[0].message == 'found no controllers for pod "p"'
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("reason", "after", "status"),
+    [
+        ("EvictionByEvictionAPI", 110, "True"),
+        ("EvictionByEvictionAPI", 130, "False"),
+        ("TerminationByKubelet", 130, "True"),
+    ],
+    ids=["it may still come", "it never came", "kubelets take their time"],
+)
+def test_a_disruption_that_never_came_is_taken_back(reason: str, after: float, status: str) -> None:
+    async def play() -> None:
+        async with World() as world:
+            world.api.put(Node(metadata=ObjectMeta(name="n1")))
+            pod = make_pod("p", node="n1", phase="Running", ready=True)
+            said = PodCondition(
+                type="DisruptionTarget",
+                status="True",
+                reason=reason,
+                last_transition_time=format_time(world.clock.now()),
+            )
+            world.api.put(replace(pod, status=replace(pod.status, conditions=(*pod.status.conditions, said))))
+            await world.clock.advance(after)
+            (pod,) = world.api.all(Pod)
+            assert [c.status for c in pod.status.conditions if c.type == "DisruptionTarget"] == [status]
 
     asyncio.run(play())

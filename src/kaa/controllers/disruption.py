@@ -1,5 +1,7 @@
 """PodDisruptionBudgets: how many pods may go away of their own accord, kept up to date for those who evict.
 
+``Disruptions`` keeps the budgets' statuses; ``StaleDisruptions`` takes back what pods say of a disruption that never came.
+
 Source: kubernetes pkg/controller/disruption.
 """
 
@@ -18,12 +20,13 @@ from kaa.api.types.autoscaling_v1 import Scale
 from kaa.api.types.core_v1 import Pod, ReplicationController
 from kaa.api.types.meta_v1 import Condition, OwnerReference
 from kaa.api.types.policy_v1 import PodDisruptionBudget, PodDisruptionBudgetStatus
+from kaa.client.client import PatchType
 from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
 from .owners import controller_of
-from .pods import is_finished, is_ready
+from .pods import condition_of, is_finished, is_ready
 from .rolling import scaled
 from .served import Served
 
@@ -34,6 +37,8 @@ UNMANAGED = (
 )
 #: An eviction that was granted but not carried out for this long counts no more.
 FORGET_EVICTION_S = 120.0
+#: A pod that was said to be disrupted, and still stands after this long, is not.
+STALE_S = 120.0
 TRY_AGAIN_S = 15.0
 
 
@@ -54,6 +59,12 @@ def evicting(budget: PodDisruptionBudget, pods: Iterable[Pod], now: float) -> di
     return {
         name: when for name, when in granted.items() if name in standing and parse_time(when) + FORGET_EVICTION_S > now
     }
+
+
+def forgotten(budget: PodDisruptionBudget, pods: Iterable[Pod], now: float) -> list[Pod]:
+    """The pods that were to be evicted long ago, and still stand."""
+    late = {name for name, when in budget.status.disrupted_pods.items() if parse_time(when) + FORGET_EVICTION_S <= now}
+    return [pod for pod in pods if pod.metadata.name in late and pod.metadata.deletion_timestamp is None]
 
 
 def status_of(budget: PodDisruptionBudget, pods: Sequence[Pod], scale: int, now: float, stamp: str) -> Any:
@@ -162,6 +173,9 @@ class Disruptions(Controller[Key]):
             await self._write(budget, failed_safe(budget, str(err), self.now()))
             return TRY_AGAIN_S
         status: PodDisruptionBudgetStatus = status_of(budget, pods, scale, self.clock.now(), self.now())
+        for pod in forgotten(budget, pods, self.clock.now()):
+            text = f"Pod was expected by PDB {key} to be deleted but it wasn't"
+            self.events.event(pod, "Warning", "NotDeleted", text)
         await self._write(budget, status)
         ends = [parse_time(when) + FORGET_EVICTION_S - self.clock.now() for when in status.disrupted_pods.values()]
         return max(0.1, min(ends)) if ends else None
@@ -199,6 +213,8 @@ class Disruptions(Controller[Key]):
         try:
             scale = await self.client.call(row, ref.name, "scale", None, Scale, pod.metadata.namespace, verb="get")
         except NotFound as err:
+            if not row.custom:  # the owner is gone
+                raise NoScale(f'found no controllers for pod "{pod.metadata.name}"') from err
             raise NoScale(f"{row.group_resource} does not implement the scale subresource") from err
         if scale.metadata.uid not in (None, ref.uid):
             raise NoScale(f'found no controllers for pod "{pod.metadata.name}"')
@@ -215,3 +231,46 @@ class Disruptions(Controller[Key]):
                 break
             found = above
         return None if found is pod else found
+
+
+def stale_in(pod: Pod, now: float) -> float | None:
+    """Seconds until it is plain that a disruption said of a pod has not come; None while nothing of the kind is said.
+
+    What its kubelet says holds: a kubelet may take long over it.
+    """
+    found = condition_of(pod, "DisruptionTarget")
+    if found is None or found.status != "True" or found.reason == "TerminationByKubelet":
+        return None
+    if is_finished(pod) or pod.metadata.deletion_timestamp is not None or not found.last_transition_time:
+        return None
+    return parse_time(found.last_transition_time) + STALE_S - now
+
+
+class StaleDisruptions(Controller[Key]):
+    """Keys are pods."""
+
+    name = "disruption-controller"
+    component = "controllermanager"
+    workers = 1
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.pods = self.watch(Pod, self._on_pod)
+
+    def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
+        if new is not None and stale_in(new, 0) is not None:
+            self.queue.add(key_of(new))
+
+    async def reconcile(self, key: Key) -> float | None:
+        pod = self.pods.by_key(key)
+        left = stale_in(pod, self.clock.now()) if pod is not None else None
+        if pod is None or left is None or left > 0:
+            return left
+        condition = {"type": "DisruptionTarget", "status": "False", "lastTransitionTime": self.now()}
+        meta = {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}
+        patch = {"metadata": meta, "status": {"conditions": [condition]}}
+        try:
+            await self.client.patch(Pod, key.name, patch, key.namespace, type=PatchType.STRATEGIC, subresource="status")
+        except NotFound:
+            return None
+        return None

@@ -26,7 +26,7 @@ from .cronjob import CronJobs
 from .daemonset import DaemonSets
 from .deployment import Deployments
 from .devicetainteviction import DeviceTaintEviction
-from .disruption import Disruptions
+from .disruption import Disruptions, StaleDisruptions
 from .endpoints import EndpointsController
 from .endpointslice import EndpointSlices
 from .endpointslicemirroring import EndpointSliceMirroring
@@ -99,6 +99,7 @@ class ControllerManager:
             TaintEviction(context),
             DeviceTaintEviction(context),
             Disruptions(context, served),
+            StaleDisruptions(context),
             CertificateApprover(context),
             *([CertificateSigner(context, authority)] if authority is not None else ()),
             CertificateCleaner(context),
