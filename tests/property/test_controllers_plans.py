@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from pod_lists import POD_LISTS
 from service_builders import make_service
 from world import World, make_deployment, make_pod, make_replica_set
 
@@ -20,29 +21,6 @@ from kaa.controllers import attachments, deployment, endpointslice, replicaset, 
 from kaa.controllers import service_loadbalancer as balancers
 from kaa.controllers.graph import Graph
 from kaa.controllers.pods import deletion_order, is_active
-
-PODS = st.builds(
-    lambda n, node, phase, ready, cost, age, deleting: make_pod(
-        f"p{n}",
-        node=node,
-        phase=phase,
-        ready=ready,
-        ready_at=1000 - age,
-        created_at=1000 - age,
-        deleting=deleting,
-        annotations={"controller.kubernetes.io/pod-deletion-cost": str(cost)} if cost else {},
-        ip=f"10.0.{n // 250}.{n % 250 + 1}",
-    ),
-    st.integers(0, 10_000),
-    st.sampled_from((None, "n1", "n2")),
-    st.sampled_from(("Pending", "Running", "Unknown", "Succeeded", "Failed")),
-    st.sampled_from((None, True, False)),
-    st.integers(-2, 2),
-    st.integers(0, 900),
-    st.booleans(),
-)
-POD_LISTS = st.lists(PODS, max_size=30, unique_by=lambda pod: pod.metadata.name)
-
 
 # ------------------------------------------------------------------------------------------------ replica sets
 

@@ -83,8 +83,8 @@ class Node:
         return self.deleting and ORPHAN in self.finalizers
 
     def blocks(self, owner: Node) -> bool:
-        """Whether ``owner``, deleted in the foreground, waits for this one."""
-        return any(ref.uid == owner.uid and ref.block_owner_deletion for ref in self.owners)
+        """Whether ``owner``, deleted in the foreground, waits for this one. Nobody waits for itself."""
+        return self is not owner and any(ref.uid == owner.uid and ref.block_owner_deletion for ref in self.owners)
 
 
 class Graph:
