@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from pod_lists import POD_LISTS
@@ -134,10 +134,11 @@ class Heap:
 
 @settings(deadline=None)
 @given(
-    owners=st.dictionaries(NUMBERS, st.sets(NUMBERS, max_size=2), max_size=7),
-    blocking=st.sets(NUMBERS),
+    owners=st.lists(st.sets(NUMBERS, max_size=2), max_size=7).map(lambda found: dict(enumerate(found))),
+    blocking=st.sets(NUMBERS).map(lambda found: set(range(7)) - found),
     deletions=st.lists(st.tuples(NUMBERS, st.sampled_from(("Background", "Foreground", "Orphan"))), max_size=4),
 )
+@example(owners={0: {0}}, blocking={0}, deletions=[(0, "Foreground")])
 def test_garbage_goes_and_nothing_else(
     owners: dict[int, set[int]], blocking: set[int], deletions: list[tuple[int, str]]
 ) -> None:

@@ -73,6 +73,10 @@ def without(pods: Sequence[Pod], doomed: Iterable[Pod]) -> list[Pod]:
     return [leaving(pod) if pod.metadata.uid in uids else pod for pod in pods]
 
 
+#: (revision of a pod, whether it serves); no revision, no pod. Most serve, and are old.
+STATES = (("old", True), ("old", True), ("old", True), ("old", False), ("new", True), ("new", False), ("", False))
+
+
 # ------------------------------------------------------------------------------------------------ stateful sets
 
 
@@ -141,7 +145,7 @@ class Ordinals:
     partition=st.integers(0, 4),
     unavailable=st.one_of(st.none(), st.integers(1, 3)),
     policy=st.sampled_from(("OrderedReady", "Parallel")),
-    standing=st.dictionaries(st.integers(0, 9), st.tuples(st.sampled_from(("old", "new")), st.booleans())),
+    standing=st.one_of(st.none(), st.lists(st.sampled_from(STATES), max_size=9)),
     whims=WHIMS,
 )
 def test_a_stateful_set_keeps_its_order(
@@ -150,14 +154,16 @@ def test_a_stateful_set_keeps_its_order(
     partition: int,
     unavailable: int | None,
     policy: str,
-    standing: dict[int, tuple[str, bool]],
+    standing: list[tuple[str, bool]] | None,
     whims: list[tuple[int, str]],
 ) -> None:
+    """``standing``: what there is at first, by ordinal; None: an old set at rest, about to be rolled."""
     world = Ordinals(make_stateful(replicas, start, partition, unavailable, policy))
-    for ordinal, (revision, serves) in standing.items():
-        pod = world.put(ordinal, revision)
-        if serves:
-            world.pods[-1] = serving(pod)
+    at_rest = [("" if n < start else "old", True) for n in range(start + replicas)]
+    for ordinal, (revision, serves) in enumerate(at_rest if standing is None else standing):
+        if revision:
+            pod = world.put(ordinal, revision)
+            world.pods[-1] = serving(pod) if serves else pod
     for chosen, whim in whims:
         world.step()
         world.pods = changed(world.pods, chosen, whim)
@@ -277,22 +283,24 @@ LIMIT = st.one_of(st.integers(0, 3), st.sampled_from(("10%", "50%", "100%")))
 
 @settings(deadline=None)
 @given(
-    taints=st.lists(st.sampled_from(("", "", "", "NoSchedule", "NoExecute")), max_size=5),
+    nodes=st.lists(
+        st.tuples(st.sampled_from(("", "", "", "", "NoSchedule", "NoExecute")), st.sampled_from(STATES)), max_size=6
+    ),
     limits=st.one_of(st.tuples(st.just(0), LIMIT), st.tuples(LIMIT, st.just(0))),
-    standing=st.lists(st.tuples(st.integers(0, 6), st.sampled_from(("old", "new")), st.booleans()), max_size=8),
+    more=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(STATES)), max_size=3),
     whims=WHIMS,
 )
 def test_daemons_roll_within_their_limits(
-    taints: list[str],
+    nodes: list[tuple[str, tuple[str, bool]]],
     limits: tuple[int | str, int | str],
-    standing: list[tuple[int, str, bool]],
+    more: list[tuple[int, tuple[str, bool]]],
     whims: list[tuple[int, str]],
 ) -> None:
-    world = Fleet(make_daemons(*limits), make_nodes(taints))
-    names = [node.metadata.name or "" for node in world.nodes]
-    for at, word, serves in standing:
-        if names:
-            world.put(names[at % len(names)], word)
+    world = Fleet(make_daemons(*limits), make_nodes([taint for taint, _ in nodes]))
+    standing = [(at, state) for at, (_, state) in enumerate(nodes)] + [each for each in more if each[0] < len(nodes)]
+    for at, (word, serves) in standing:
+        if word:
+            world.put(f"n{at}", word)
             world.pods[-1] = serving(world.pods[-1]) if serves else world.pods[-1]
     for chosen, whim in whims:
         world.step()
