@@ -162,10 +162,33 @@ def test_a_suspended_one_starts_nothing() -> None:
     in_world(play)
 
 
-def test_nonsense_is_told() -> None:
+@pytest.mark.parametrize(
+    ("schedule", "zone", "told"),
+    [
+        (
+            "* * * * *",
+            "Nowhere/Land",
+            'UnknownTimeZone invalid timeZone: "Nowhere/Land": unknown time zone Nowhere/Land',
+        ),
+        (
+            "TZ=Nowhere/Land * * * * *",
+            None,
+            "UnparseableSchedule unparseable schedule: TZ=Nowhere/Land * * * * * : "
+            "provided bad location Nowhere/Land: unknown time zone Nowhere/Land",
+        ),
+        (
+            "TZ=Asia/Tokyo * * * * *",
+            None,
+            'UnsupportedSchedule CRON_TZ or TZ used in schedule "TZ=Asia/Tokyo * * * * *" is not officially supported, see '
+            "https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+        ),
+    ],
+    ids=["timeZone", "a zone in the schedule", "which nobody should use"],
+)
+def test_nonsense_is_told(schedule: str, zone: str | None, told: str) -> None:
     async def play(world: World) -> None:
-        await begin(world, schedule="* * * * *", time_zone="Nowhere/Land")
-        assert any(text.startswith("UnknownTimeZone invalid timeZone") for text in world.events())
+        await begin(world, schedule=schedule, time_zone=zone)
+        assert told in world.events()
 
     in_world(play)
 

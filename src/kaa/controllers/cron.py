@@ -105,13 +105,17 @@ def parse(text: str, zone: str | None = None) -> Schedule:
     """Read a schedule.
 
     Args:    text: as in ``spec.schedule``, ``TZ=…`` and ``CRON_TZ=…`` before it included.
-             zone: name of a time zone, as in ``spec.timeZone``; None for that of the controller, which is UTC.
+             zone: name of a time zone, as in ``spec.timeZone``; None for that of the controller, which is UTC. One in
+             the text comes before it.
     Raises:  InvalidSchedule.
     """
     for prefix in ("TZ=", "CRON_TZ="):
         if text.startswith(prefix):
-            name, _, text = text.removeprefix(prefix).partition(" ")
-            zone = zone or name
+            zone, _, text = text.removeprefix(prefix).partition(" ")
+            try:
+                zone_of(zone)
+            except InvalidSchedule as err:
+                raise InvalidSchedule(f"provided bad location {zone}: {err}") from err
     text = text.strip()
     if text.startswith("@every "):
         return Every(max(1, int(_duration(text.removeprefix("@every ")))))

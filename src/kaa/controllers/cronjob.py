@@ -33,6 +33,10 @@ SCHEDULED = "batch.kubernetes.io/cronjob-scheduled-timestamp"
 MANY = 100
 #: What upstream finds of a schedule whose times are all the same: none.
 NEVER = "time difference between two schedules is less than 1 second"
+ZONE_IN_SCHEDULE = (
+    'CRON_TZ or TZ used in schedule "{}" is not officially supported, see '
+    "https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
+)
 #: So that a look comes after the time, not at its edge.
 MARGIN_S = 0.1
 
@@ -219,17 +223,10 @@ class CronJobs(Controller[Key]):
 
     async def _start(self, owner: CronJob, status: CronJobStatus) -> tuple[CronJobStatus, float | None]:
         """Start what is due. Returns the status, and the seconds until something is due again."""
-        if owner.metadata.deletion_timestamp is not None or owner.spec.suspend:
+        if owner.metadata.deletion_timestamp is not None:
             return status, None
-        try:
-            schedule = cron.parse(owner.spec.schedule, owner.spec.time_zone)
-        except cron.InvalidSchedule as err:
-            zone = str(err).startswith("unknown time zone")
-            reason = "UnknownTimeZone" if zone else "UnparseableSchedule"
-            text = f"invalid timeZone: {owner.spec.time_zone!r}: {err}"
-            if not zone:
-                text = f"unparseable schedule: {owner.spec.schedule} : {err}"
-            self.events.event(owner, "Warning", reason, text)
+        schedule = self._schedule(owner)
+        if schedule is None:
             return status, None
         now = self.clock.now()
         try:
@@ -245,6 +242,24 @@ class CronJobs(Controller[Key]):
         if found.at is None:
             return status, wait
         return await self._run(owner, status, found.at), wait
+
+    def _schedule(self, owner: CronJob) -> cron.Schedule | None:
+        """What to follow; None while it is suspended, or when an event says why it cannot be followed."""
+        text, zone = owner.spec.schedule, owner.spec.time_zone
+        try:
+            cron.zone_of(zone)
+        except cron.InvalidSchedule as err:
+            self.events.event(owner, "Warning", "UnknownTimeZone", f'invalid timeZone: "{zone}": {err}')
+            return None
+        if owner.spec.suspend:
+            return None
+        if "TZ" in text:
+            self.events.event(owner, "Warning", "UnsupportedSchedule", ZONE_IN_SCHEDULE.format(text))
+        try:
+            return cron.parse(text, zone)
+        except cron.InvalidSchedule as err:
+            self.events.event(owner, "Warning", "UnparseableSchedule", f"unparseable schedule: {text} : {err}")
+            return None
 
     async def _run(self, owner: CronJob, status: CronJobStatus, at: float) -> CronJobStatus:
         limit = owner.spec.starting_deadline_seconds
