@@ -8,8 +8,10 @@ from typing import Any
 from msgspec.structs import replace
 from world import World, make_pod, make_replica_set
 
+from kaa.api.errors import ServiceUnavailable
 from kaa.api.resources import Resource
 from kaa.api.scheme import resource_of
+from kaa.api.types.apiregistration_v1 import APIService, APIServiceSpec, ServiceReference
 from kaa.api.types.core_v1 import ConfigMap, Namespace, NamespaceCondition, Pod
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.controllers.namespace import Remains, conditions, remains_of
@@ -60,6 +62,46 @@ def test_a_condition_keeps_its_time_while_its_status_stands() -> None:
     later = conditions(first, remains_of([(PODS, [make_pod("a")])], []), "t2")
     changed: list[NamespaceCondition] = [c for c in later if c not in first]
     assert [(c.type, c.last_transition_time) for c in changed] == [("NamespaceContentRemaining", "t2")]
+
+
+def test_an_api_that_does_not_answer_holds_a_namespace_and_is_told() -> None:
+    """What it keeps is unknown; what is known goes all the same."""
+
+    async def play() -> None:
+        async with World() as world:
+
+            async def raw(method: str, path: str, *more: Any, **options: Any) -> bytes:
+                raise ServiceUnavailable("the server is currently unable to handle the request")
+
+            answers = world.api.raw
+            world.api.raw = raw  # type: ignore[method-assign, assignment]
+            behind = APIServiceSpec(
+                group="metrics.k8s.io",
+                version="v1beta1",
+                group_priority_minimum=100,
+                version_priority=100,
+                service=ServiceReference(name="metrics", namespace="kube-system"),
+            )
+            world.api.put(APIService(metadata=ObjectMeta(name="v1beta1.metrics.k8s.io"), spec=behind))
+            await world.api.create(ConfigMap(metadata=ObjectMeta(name="c", namespace="default")))
+            await world.api.delete(Namespace, "default")
+            await world.settle()
+            (namespace,) = world.api.all(Namespace)
+            told = namespace.status.conditions[0]
+            assert (told.type, told.status, told.reason, told.message) == (
+                "NamespaceDeletionDiscoveryFailure",
+                "True",
+                "DiscoveryFailed",
+                "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: "
+                "metrics.k8s.io/v1beta1: the server is currently unable to handle the request",
+            )
+            assert world.api.all(ConfigMap) == []
+            world.api.raw = answers  # type: ignore[method-assign]
+            world.api.remove(world.api.all(APIService)[0])
+            await world.clock.advance(6)
+            assert world.api.all(Namespace) == []
+
+    asyncio.run(play())
 
 
 def test_a_namespace_ends_with_all_it_holds() -> None:

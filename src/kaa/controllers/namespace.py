@@ -10,8 +10,9 @@ Source: kubernetes pkg/controller/namespace/deletion (with OrderedNamespaceDelet
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from typing import Any
 
 from msgspec.structs import replace
@@ -39,15 +40,17 @@ def is_active(namespace: Namespace) -> bool:
 
 @dataclass(frozen=True)
 class Remains:
-    """What a pass over a namespace found. ``counts``: {``pods.``: objects left}; ``finalizers``: {name: objects held}."""
+    """What a pass over a namespace found. ``counts``: {``pods.``: objects left}; ``finalizers``: {name: objects held};
+    ``unknown``: {group/version of which nobody can say what it keeps: why}."""
 
     counts: Counter[str] = field(default_factory=Counter)
     finalizers: Counter[str] = field(default_factory=Counter)
     errors: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
-        return not self.counts and not self.errors
+        return not self.counts and not self.errors and not self.unknown
 
 
 def remains_of(found: Iterable[tuple[Resource[Any], Sequence[Any]]], errors: Iterable[str]) -> Remains:
@@ -65,7 +68,7 @@ def remains_of(found: Iterable[tuple[Resource[Any], Sequence[Any]]], errors: Ite
 def conditions(old: Sequence[NamespaceCondition], remains: Remains, now: str) -> tuple[NamespaceCondition, ...]:
     """The conditions of a namespace under deletion, in upstream's order and words."""
     wanted = [
-        ("NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered"),
+        _discovery_failure(remains),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             "False",
@@ -86,6 +89,18 @@ def conditions(old: Sequence[NamespaceCondition], remains: Remains, now: str) ->
             type=type, status=status, reason=reason, message=message, last_transition_time=since
         )
     return tuple(standing.values())
+
+
+def _discovery_failure(remains: Remains) -> tuple[str, str, str, str]:
+    type = "NamespaceDeletionDiscoveryFailure"
+    if not remains.unknown:
+        return type, "False", "ResourcesDiscovered", "All resources successfully discovered"
+    listed = ", ".join(f"{where}: {why}" for where, why in sorted(remains.unknown.items()))
+    message = (
+        f"Discovery failed for some groups, {len(remains.unknown)} failing: "
+        f"unable to retrieve the complete list of server APIs: {listed}"
+    )
+    return type, "True", "DiscoveryFailed", message
 
 
 def _content_failure(remains: Remains) -> tuple[str, str, str, str]:
@@ -175,12 +190,12 @@ class Namespaces(Controller[Key]):
 
     async def _empty(self, namespace: str) -> Remains:
         """Delete what a namespace holds; pods first, and the rest only when no pod is left."""
-        resources = await self.served.namespaced()
+        resources, unknown = await self.served.namespaced()
         pods = [resource for resource in resources if resource.group_resource == "pods"]
-        first = await self._sweep(namespace, pods)
-        if not first.empty:
-            return first
-        return await self._sweep(namespace, [resource for resource in resources if resource.group_resource != "pods"])
+        found = await self._sweep(namespace, pods)
+        if found.empty:
+            found = await self._sweep(namespace, [each for each in resources if each.group_resource != "pods"])
+        return replace_fields(found, unknown=unknown)
 
     async def _sweep(self, namespace: str, resources: Sequence[Resource[Any]]) -> Remains:
         results = await in_parallel((self._clear(namespace, resource) for resource in resources), at_once=10)

@@ -115,22 +115,23 @@ class Served:
         )
         return scheme.resource_by_kind(api_version, kind) or next(custom, None)
 
-    async def namespaced(self) -> list[Resource[Any]]:
-        """Every namespaced resource, those of aggregated APIs included.
-
-        Raises ApiError when an aggregated API that should be there does not answer: what it keeps is unknown.
-        """
+    async def namespaced(self) -> tuple[list[Resource[Any]], dict[str, str]]:
+        """Every namespaced resource, those of aggregated APIs included; and {group/version that does not answer: why}: what
+        such an API keeps is unknown."""
         await self.definitions.synced.wait()
         await self.services.synced.wait()
-        found = [row for row in self.local() if row.namespaced]
+        found, failures = [row for row in self.local() if row.namespaced], {}
         for service in list(self.services):
             spec = service.spec
             if spec is None or spec.service is None:
                 continue
-            path = f"/apis/{spec.group}/{spec.version}"
+            where = f"{spec.group}/{spec.version}"
             try:
-                rows = rows_of_document(await self._client.raw("GET", path))
-            except (msgspec.DecodeError, scheme.DecodeError) as err:
-                raise ApiError(f"{path} answered no APIResourceList") from err
-            found += [row for row in rows if row.namespaced and set(row.verbs) >= NEEDED]
-        return found
+                rows = rows_of_document(await self._client.raw("GET", f"/apis/{where}"))
+            except (ApiError, OSError, TimeoutError) as err:
+                failures[where] = str(err)
+            except (msgspec.DecodeError, scheme.DecodeError):
+                failures[where] = f"/apis/{where} answered no APIResourceList"
+            else:
+                found += [row for row in rows if row.namespaced and set(row.verbs) >= NEEDED]
+        return found, failures
