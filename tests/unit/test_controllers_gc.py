@@ -19,7 +19,7 @@ from kaa.api.types.apiextensions_v1 import (
     CustomResourceDefinitionStatus,
     CustomResourceDefinitionVersion,
 )
-from kaa.api.types.core_v1 import ConfigMap
+from kaa.api.types.core_v1 import ConfigMap, Namespace
 from kaa.api.types.meta_v1 import DeleteOptions, ObjectMeta, OwnerReference
 from kaa.controllers.served import rows_of
 
@@ -105,6 +105,23 @@ def test_an_owner_that_never_was_and_one_of_an_unknown_kind() -> None:
             await world.api.create(owned("kept", stranger))
             await world.settle()
             assert standing(world) == {"kept"}
+
+    asyncio.run(play())
+
+
+def test_an_owner_in_another_namespace_is_none_and_that_is_told() -> None:
+    async def play() -> None:
+        async with World() as world:
+            await world.api.create(Namespace(metadata=ObjectMeta(name="other")))
+            owner = await world.api.create(ConfigMap(metadata=ObjectMeta(name="owner", namespace="other")))
+            await world.api.create(owned("stray", owner))
+            await world.settle()
+            assert "stray" not in standing(world)
+            uid = owner.metadata.uid
+            text = (
+                f'ownerRef [v1/ConfigMap, namespace: , name: owner, uid: {uid}] does not exist in namespace "default"'
+            )
+            assert f"OwnerRefInvalidNamespace {text}" in world.events()
 
     asyncio.run(play())
 

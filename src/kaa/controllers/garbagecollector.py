@@ -93,8 +93,11 @@ class GarbageCollector(Controller[str]):
     async def _is_absent(self, node: Node, ref: OwnerReference) -> bool:
         """Whether an owner does not exist: by the graph if it shows it, by what was seen to go, else by asking."""
         owner = self.graph.nodes.get(ref.uid)
-        if owner is not None and owner.resource is not None and self._is_meant(node, owner, ref):
-            return False
+        if owner is not None and owner.resource is not None:
+            if self._is_meant(node, owner, ref):
+                return False
+            if owner.namespace not in ("", node.namespace):
+                self._complain(node, ref)
         resource = self.served.by_kind(ref.api_version, ref.kind)
         if resource is None:
             raise UnknownOwner(f'no matches for kind "{ref.kind}" in version "{ref.api_version}"')
@@ -122,11 +125,19 @@ class GarbageCollector(Controller[str]):
         return same_kind and owner.name == ref.name and owner.namespace in ("", node.namespace)
 
     def _complain(self, node: Node, ref: OwnerReference) -> None:
+        """Owners stand in the namespace of what they own, or in none."""
         text = (
             f"ownerRef [{ref.api_version}/{ref.kind}, namespace: , name: {ref.name}, uid: {ref.uid}]"
             f' does not exist in namespace "{node.namespace}"'
         )
-        about = ObjectReference(kind=node.resource.kind if node.resource else "", name=node.name, uid=node.uid)
+        assert node.resource is not None
+        about = ObjectReference(
+            api_version=node.resource.api_version,
+            kind=node.resource.kind,
+            namespace=node.namespace or None,
+            name=node.name,
+            uid=node.uid,
+        )
         self.events.event(about, "Warning", "OwnerRefInvalidNamespace", text)
 
     async def _apply(self, node: Node, wanted: Plan) -> None:
