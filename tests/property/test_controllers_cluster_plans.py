@@ -12,9 +12,11 @@ from msgspec.structs import replace
 from pod_lists import POD_LISTS
 from world import NODE_FACTS, make_pod
 
+from kaa.api import quantity
 from kaa.api.clock import format_time
 from kaa.api.resources import Resource
 from kaa.api.scheme import resource_of
+from kaa.api.types.certificates_v1 import CertificateSigningRequest, CertificateSigningRequestSpec
 from kaa.api.types.core_v1 import (
     ConfigMap,
     Namespace,
@@ -23,6 +25,9 @@ from kaa.api.types.core_v1 import (
     NodeSpec,
     NodeStatus,
     Pod,
+    ResourceQuota,
+    ResourceQuotaSpec,
+    ResourceQuotaStatus,
     Secret,
     ServiceAccount,
     Taint,
@@ -31,13 +36,16 @@ from kaa.api.types.core_v1 import (
 from kaa.api.types.meta_v1 import LabelSelector, ObjectMeta, OwnerReference
 from kaa.api.types.policy_v1 import PodDisruptionBudget, PodDisruptionBudgetSpec
 from kaa.api.types.rbac_v1 import AggregationRule, ClusterRole, PolicyRule
+from kaa.api.values import Base64, Quantity, Time
 from kaa.controllers import (
     bootstrap,
+    certificates,
     clusterrole_aggregation,
     disruption,
     graph,
     nodelifecycle,
     podgc,
+    resourcequota,
     rootca,
     serviceaccount,
     tainteviction,
@@ -349,3 +357,41 @@ def test_cluster_info_is_signed_by_just_the_tokens_there_are(
         assert signatures == {
             f"jws-kubeconfig-{id}": bootstrap.detached_signature(content, id, word) for id, word in keys.items()
         }
+
+
+AMOUNTS = st.sampled_from(("1", "1000m", "2", "0", "1Gi", "1024Mi")).map(Quantity)
+USED = st.dictionaries(st.sampled_from(("pods", "requests.memory")), AMOUNTS)
+
+
+@given(hard=USED, before=USED, shown=USED, counted=USED)
+def test_a_quota_shows_what_is_counted_and_then_is_still(
+    hard: dict[str, Quantity], before: dict[str, Quantity], shown: dict[str, Quantity], counted: dict[str, Quantity]
+) -> None:
+    quota = ResourceQuota(metadata=ObjectMeta(name="q"), spec=ResourceQuotaSpec(hard=hard))
+    quota = replace(quota, status=ResourceQuotaStatus(hard=before, used=shown))
+    found = resourcequota.plan(quota, counted) or quota.status
+    assert found.hard == hard
+    assert {name: quantity.parse(text) for name, text in found.used.items()} == {
+        name: quantity.parse(text) for name, text in counted.items()
+    }
+    assert resourcequota.plan(replace(quota, status=found), counted) is None
+
+
+@given(
+    signer=st.sampled_from((*sorted(certificates.RULES), "example.com/own")),
+    said=st.sets(st.sampled_from(("Approved", "Denied", "Failed"))),
+    signed=st.booleans(),
+    asked=st.one_of(st.none(), st.integers(-10, 10**9)),
+)
+def test_only_what_is_approved_is_signed_and_once(signer: str, said: set[str], signed: bool, asked: int | None) -> None:
+    spec = CertificateSigningRequestSpec(request=Base64(""), signer_name=signer, expiration_seconds=asked)
+    csr = CertificateSigningRequest(metadata=ObjectMeta(name="c"), spec=spec)
+    for word in sorted(said):
+        csr = certificates.with_condition(csr, word, "Because", "", Time(format_time(NOW)))
+    if signed:
+        csr = replace(csr, status=replace(csr.status, certificate=Base64("b2xk")))
+    may = certificates.awaits_signature(csr)
+    assert may == (said == {"Approved"} and not signed and signer in certificates.RULES)
+    assert certificates.LEAST_LIFE_S <= certificates.life_s(csr) <= certificates.SIGNING_LIFE_S
+    failed = certificates.with_condition(csr, "Failed", "Because", "", Time(format_time(NOW)))
+    assert not certificates.awaits_signature(failed)
