@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 from cluster_lab import BOX, Kubectl, Lab, until
+from hypothesis import HealthCheck, settings
 from node_lab import census, cgroups, own_cgroup, settled
 from runtime_lab import Body, read, runtime_in
 
 from kaa.runtime.oci.build import busybox_archive
+
+#: A busy machine draws examples slowly, and checks them slowly: that says nothing about what is checked.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(hookwrapper=True)
