@@ -164,18 +164,7 @@ def test_a_stateful_set_keeps_its_order(
         if revision:
             pod = world.put(ordinal, revision)
             world.pods[-1] = serving(pod) if serves else pod
-    for chosen, whim in whims:
-        world.step()
-        world.pods = changed(world.pods, chosen, whim)
-    for _ in range(200):
-        busy = world.step()
-        before = world.pods
-        for at in range(len(before) - 1, -1, -1):
-            world.pods = changed(world.pods, at, "serve")
-        if not busy and world.pods == before:
-            break
-    else:
-        raise AssertionError("no end in sight")
+    play(world, whims)
     assert sorted(map(ordinal_of, world.pods)) == list(ordinals(world.owner))
     assert all(map(is_serving, world.pods))
     assert all(revision_of(pod) == "new" for pod in world.pods if ordinal_of(pod) >= start + partition)
@@ -302,22 +291,26 @@ def test_daemons_roll_within_their_limits(
         if word:
             world.put(f"n{at}", word)
             world.pods[-1] = serving(world.pods[-1]) if serves else world.pods[-1]
+    play(world, whims)
+    placed = [pod.spec.node_name or "" for pod in world.pods]
+    assert all(daemon_pods.belongs(world.owner, node)[1] for node in world.nodes if node.metadata.name in placed)
+    assert sorted(name for name in placed if name in world.wanted) == sorted(world.wanted)
+    assert all(world.view().is_new(pod) for pod in world.pods if pod.spec.node_name in world.wanted)
+
+
+def play(world: Ordinals | Fleet, whims: Iterable[tuple[int, str]]) -> None:
+    """Steps and whims in turn; then a cluster where all goes well, until there is nothing left to do."""
     for chosen, whim in whims:
         world.step()
         world.pods = changed(world.pods, chosen, whim)
-    for _ in range(100):
+    for _ in range(200):
         busy = world.step()
         before = world.pods
         for at in range(len(before) - 1, -1, -1):
             world.pods = changed(world.pods, at, "serve")
         if not busy and world.pods == before:
-            break
-    else:
-        raise AssertionError("no end in sight")
-    placed = [pod.spec.node_name or "" for pod in world.pods]
-    assert all(daemon_pods.belongs(world.owner, node)[1] for node in world.nodes if node.metadata.name in placed)
-    assert sorted(name for name in placed if name in world.wanted) == sorted(world.wanted)
-    assert all(world.view().is_new(pod) for pod in world.pods if pod.spec.node_name in world.wanted)
+            return
+    raise AssertionError("no end in sight")
 
 
 # ------------------------------------------------------------------------------------------------ jobs
