@@ -1,31 +1,39 @@
 """Requests that end elsewhere: logs, exec, attach and port-forward at a kubelet; proxy at a pod, a service or a node.
 
 The idea: the answer's head is read, so that a refusal becomes a Status; from then on bytes go both ways untouched. So
-SPDY, WebSocket and plain streams all pass, and this server needs to know none of them.
+SPDY, WebSocket and plain streams all pass, and this server needs to know none of them. Two are told otherwise: pages that
+are proxied get their links led over here (``proxied``), and a log goes as messages to whom asks for a WebSocket.
+
+Source: pkg/registry/core/{pod,service,node} (ResourceLocation), apimachinery pkg/util/proxy (upgradeaware.go).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from kaa.api.errors import ApiError, BadRequest, NotFound, ServiceUnavailable
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import Node, Pod, Service
-from kaa.api.types.discovery_v1 import EndpointSlice
+from kaa.api.types.discovery_v1 import Endpoint, EndpointSlice
 from kaa.client.pipeline import Request
 
 from .admission.base import Attributes, Chain
 from .connect_options import options_of
-from .http import Answer, Connection, HttpRequest
+from .connect_relay import MessageRelay, Relay, asks_for_messages
+from .http import Answer, HttpRequest, HttpResponse
 from .routes import Target
 from .view import View
 
 HEAD_LIMIT = 64 * 1024
 DIAL_S = 10.0
+_DIALLED = "error trying to reach service: dial"
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _HOP_HEADERS = frozenset({"host", "connection", "authorization", "content-length", "transfer-encoding", "expect"})
 _KUBELET_FLAGS = {"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"}
@@ -40,10 +48,6 @@ class Place:
     path: str
     tls: ssl.SSLContext | None = None
     server_name: str = ""  #: whom its certificate must name, if not the host
-
-    @property
-    def url(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.path}"
 
 
 class Connector:
@@ -60,9 +64,14 @@ class Connector:
             await self._admission.admit(attributes, self._view)
             await self._admission.validate(attributes, self._view)
         place = self._place(http, request, target)
+        below = _below_proxy(http, target)
+        if target.subresource == "proxy" and not below and http.method in ("GET", "HEAD"):
+            path, _, query = http.target.decode("latin-1").partition("?")
+            return HttpResponse(301, b"", "", [("Location", path + "/" + (f"?{query}" if query else ""))])
+        messages = target.subresource == "log" and asks_for_messages(http.headers)
         reader, writer = await dial(place)
         try:
-            writer.write(_request_head(http, place) + http.body)
+            writer.write(_request_head(http, place, below, upgrade=http.wants_upgrade() and not messages) + http.body)
             await writer.drain()
             head = await read_head(reader)
             status = int(head.split(b" ", 2)[1])
@@ -70,11 +79,18 @@ class Connector:
                 return await self._refusal(status, reader, head, request)
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as err:
             writer.close()
-            raise ServiceUnavailable(f"error trying to reach {place.url}: {err}") from None
+            raise ServiceUnavailable(f"error trying to reach service: {err}") from None
         except BaseException:
             writer.close()
             raise
-        return Relay(head, reader, writer)
+        if messages:
+            return MessageRelay(head, reader, writer, http.headers)
+        if target.subresource != "proxy":
+            return Relay(head, reader, writer)
+        from .proxied import ProxyRelay, Standing
+
+        standing = Standing(_prefix(http, below), f"{place.host}:{place.port}", http.headers.get("host", ""))
+        return ProxyRelay(head, reader, writer, standing, http.method)
 
     async def _refusal(self, status: int, reader: asyncio.StreamReader, head: bytes, request: Request) -> Answer:
         """The kubelet's no, as this server's."""
@@ -98,18 +114,21 @@ class Connector:
     def _place(self, http: HttpRequest, request: Request, target: Target) -> Place:
         resource = request.resource.plural
         query = http.target.partition(b"?")[2].decode("latin-1")
+        if target.subresource != "proxy":
+            pod = self._pod(request.resource, request.namespace, request.name)
+            return self._pod_connect(pod, target.subresource, query)
+        path = (_below_proxy(http, target) or "/") + (f"?{query}" if query else "")
+        scheme, name, port = _split(request.name, "node" if resource == "nodes" else resource.removesuffix("s"))
         if resource == "nodes":
-            node, _, port = request.name.partition(":")
-            path = "/" + target.rest + (f"?{query}" if query else "")
-            return self._kubelet(node, path, int(port) if port.isdigit() else 0)
+            return self._node(name, scheme, port, path)
+        tls = _any_certificate() if scheme == "https" else None
         if resource == "services":
-            return self._service(request, target, query)
-        name, _, port = request.name.partition(":")
-        if target.subresource == "proxy":
-            pod = self._pod(request.resource, request.namespace, _without_scheme(request.name)[0])
-            return self._pod_proxy(pod, _without_scheme(request.name)[1], target, query)
+            return Place(*self._service(request.resource, request.namespace, name, port), path, tls)
         pod = self._pod(request.resource, request.namespace, name)
-        return self._pod_connect(pod, target.subresource, query)
+        address = pod.status.pod_ip or ""
+        if not _proxyable(address):
+            raise BadRequest("address not allowed")
+        return Place(address, int(port) if port.isdigit() else _named_port(pod, port), path, tls)
 
     def _pod(self, resource: Resource[Any], namespace: str, name: str) -> Pod:
         pod = self._view.get(Pod, name, namespace)
@@ -136,51 +155,97 @@ class Connector:
         path = f"/{subresource}/{where}/{quote(container)}{_query(passed)}"
         return self._kubelet(pod.spec.node_name or "", path)
 
-    def _kubelet(self, node_name: str, path: str, port: int = 0) -> Place:
-        node = self._view.get(Node, node_name)
-        if node is None or node.status is None:
-            raise NotFound(f'nodes "{node_name}" not found', name=node_name, kind="nodes")
-        address = next((a.address for a in node.status.addresses if a.type == "InternalIP"), "")
-        endpoint = node.status.daemon_endpoints.kubelet_endpoint
-        port = port or (endpoint.port if endpoint else 10250)
+    def _kubelet(self, node_name: str, path: str) -> Place:
+        address, port = self._kubelet_address(node_name)
         return Place(address, port, path, self._kubelet_tls)
 
-    def _pod_proxy(self, pod: Pod, port: str, target: Target, query: str) -> Place:
-        address = pod.status.pod_ip
-        if not address:
-            raise BadRequest("address not allowed")
-        number = int(port) if port.isdigit() else _named_port(pod, port)
-        return Place(address, number, "/" + target.rest + (f"?{query}" if query else ""))
+    def _node(self, name: str, scheme: str, port: str, path: str) -> Place:
+        """The kubelet, or by another port whoever else listens at the node."""
+        address, own = self._kubelet_address(name)
+        if not port or port == str(own):
+            return Place(address, own, path, self._kubelet_tls)
+        return Place(address, int(port), path, _any_certificate() if scheme == "https" else None)
 
-    def _service(self, request: Request, target: Target, query: str) -> Place:
-        name, port = _without_scheme(request.name)
-        service = self._view.get(Service, name, request.namespace)
+    def _kubelet_address(self, name: str) -> tuple[str, int]:
+        node = self._view.get(Node, name)
+        if node is None or node.status is None:
+            raise NotFound(f'nodes "{name}" not found', name=name, kind="nodes")
+        address = next((a.address for a in node.status.addresses if a.type == "InternalIP"), "")
+        endpoint = node.status.daemon_endpoints.kubelet_endpoint
+        return address, endpoint.port if endpoint else 10250
+
+    def _service(self, resource: Resource[Any], namespace: str, name: str, port: str) -> tuple[str, int]:
+        """One of the pods behind a service: its address and the port there."""
+        service = self._view.get(Service, name, namespace)
         if service is None:
-            raise NotFound.of(request.resource, name)
-        wanted = next((p for p in service.spec.ports if not port or port in (p.name, str(p.port))), None)
-        if wanted is None:
-            raise ServiceUnavailable(f'no service port "{port}" found for service "{name}"')
-        for piece in self._view.list(EndpointSlice, request.namespace):
+            raise NotFound.of(resource, name)
+        if port.isdigit():
+            numbered = next((p for p in service.spec.ports if p.port == int(port)), None)
+            if numbered is None:
+                raise ServiceUnavailable(f'no service port {int(port)} found for service "{name}"')
+            port = numbered.name or ""
+        for piece in self._view.list(EndpointSlice, namespace):
             if piece.metadata.labels.get("kubernetes.io/service-name") != name:
                 continue
-            numbers = [p.port for p in piece.ports if (p.name or "") == (wanted.name or "") and p.port]
-            ready = [e.addresses[0] for e in piece.endpoints if e.conditions is None or e.conditions.ready is not False]
-            if numbers and ready:
-                address = self._view.clock.random.choice(ready)
-                return Place(address, numbers[0], "/" + target.rest + (f"?{query}" if query else ""))
+            numbers = [p.port for p in piece.ports if (p.name or "") == port and p.port]
+            ready = [e for e in piece.endpoints if e.conditions is None or e.conditions.ready is not False]
+            pods = [e.addresses[0] for e in ready if self._is_pods(e, namespace)]
+            if numbers and pods:
+                return self._view.clock.random.choice(pods), numbers[0]
         raise ServiceUnavailable(f'no endpoints available for service "{name}"')
+
+    def _is_pods(self, endpoint: Endpoint, namespace: str) -> bool:
+        """Whether an endpoint's address is that of the pod it names: no others are reached for a client."""
+        target, address = endpoint.target_ref, endpoint.addresses[0]
+        pod = self._view.get(Pod, target.name or "", namespace) if target and target.kind == "Pod" else None
+        return pod is not None and _proxyable(address) and address in {ip.ip for ip in pod.status.pod_ips}
 
 
 def _query(pairs: list[tuple[str, str]]) -> str:
     return "?" + urlencode(pairs) if pairs else ""
 
 
-def _without_scheme(name: str) -> tuple[str, str]:
-    """``[scheme:]name[:port]`` -> (name, port)."""
-    parts = name.split(":")
-    if len(parts) == 3:
-        parts = parts[1:]
-    return parts[0], parts[1] if len(parts) > 1 else ""
+def _split(text: str, kind: str) -> tuple[str, str, str]:
+    """``[scheme:]name[:port]`` -> (scheme, name, port); a scheme is there only with two colons. Raises BadRequest."""
+    parts = text.split(":")
+    match parts:
+        case [name]:
+            return "", name, ""
+        case [name, port]:
+            return "", name, port
+        case ["http" | "https" | "" as scheme, name, port]:
+            return scheme, name, port
+    raise BadRequest(f'invalid {kind} request "{text}"')
+
+
+def _below_proxy(http: HttpRequest, target: Target) -> str:
+    """What follows ``proxy`` in a request's path, as it was written: ``/a/b``, ``/`` or nothing."""
+    if target.subresource != "proxy":
+        return ""
+    pieces = http.target.partition(b"?")[0].decode("latin-1").split("/", 8 if target.namespace else 6)
+    return "/" + pieces[-1] if len(pieces) == (9 if target.namespace else 7) else ""
+
+
+def _prefix(http: HttpRequest, below: str) -> str:
+    return http.target.partition(b"?")[0].decode("latin-1").removesuffix(below)
+
+
+def _proxyable(address: str) -> bool:
+    """Whether an address may be reached for a client: not this machine, nor what is only on a link."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    return not (ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+
+
+@cache
+def _any_certificate() -> ssl.SSLContext:
+    """TLS with whomever: pods have certificates of their own."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _named_port(pod: Pod, name: str) -> int:
@@ -232,59 +297,26 @@ async def dial(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
                 limit=HEAD_LIMIT,
                 server_hostname=(place.server_name or place.host) if place.tls else None,
             )
-    except (OSError, TimeoutError) as err:
-        raise ServiceUnavailable(f"error trying to reach {place.url}: {err}") from None
+    except TimeoutError:
+        raise ServiceUnavailable(f"{_DIALLED} tcp {place.host}:{place.port}: i/o timeout") from None
+    except OSError as err:
+        why = os.strerror(err.errno).lower() if err.errno and err.errno > 0 else str(err)
+        raise ServiceUnavailable(f"{_DIALLED} tcp {place.host}:{place.port}: connect: {why}") from None
 
 
-def _request_head(http: HttpRequest, place: Place) -> bytes:
+def _request_head(http: HttpRequest, place: Place, below: str, *, upgrade: bool) -> bytes:
     """The request as it goes on. Credentials stay here, and whom the asker acts as: the kubelet sees this server's
     certificate."""
-    upgrade = http.wants_upgrade()
     lines = [f"{http.method} {place.path} HTTP/1.1", f"Host: {place.host}:{place.port}"]
     lines.append("Connection: Upgrade" if upgrade else "Connection: close")
-    kept = (name for name in http.headers if name not in _HOP_HEADERS and not name.startswith("impersonate-"))
+    dropped = _HOP_HEADERS if upgrade else _HOP_HEADERS | {"upgrade"}
+    kept = (name for name in http.headers if name not in dropped and not name.startswith("impersonate-"))
     lines += [f"{name}: {http.headers[name]}" for name in kept]
+    if below:
+        lines.append(f"X-Forwarded-Uri: {_prefix(http, below)}{below}")
     lines.append(f"Content-Length: {len(http.body)}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 async def read_head(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
-
-
-class Relay:
-    """Bytes both ways until either side ends."""
-
-    def __init__(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._head, self._reader, self._writer = head, reader, writer
-
-    async def __call__(self, connection: Connection) -> None:
-        ended = asyncio.Event()
-
-        def sink(data: bytes) -> None:
-            if data:
-                self._writer.write(data)
-            else:
-                ended.set()
-
-        connection.take_over(sink)
-        down = asyncio.ensure_future(self._down(connection))
-        gone = asyncio.ensure_future(ended.wait())
-        try:
-            await asyncio.wait((down, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            down.cancel()
-            gone.cancel()
-            self._writer.close()
-
-    async def _down(self, connection: Connection) -> None:
-        await connection.write(self._head if self._head.split(b" ", 2)[1] == b"101" else _last(self._head))
-        while data := await self._reader.read(64 * 1024):
-            await connection.write(data)
-
-
-def _last(head: bytes) -> bytes:
-    """The head of an answer after which the connection ends, which a client that keeps connections must be told."""
-    first, *headers = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    kept = [line for line in headers if not line.lower().startswith((b"connection:", b"keep-alive:"))]
-    return b"\r\n".join((first, *kept, b"Connection: close", b"", b""))

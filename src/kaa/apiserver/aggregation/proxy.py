@@ -16,7 +16,8 @@ import structlog
 from kaa.client.connection import Connection
 from kaa.client.pipeline import User
 
-from ..connect import Place, Relay, dial, read_head
+from ..connect import Place, dial, read_head
+from ..connect_relay import Relay
 from ..http import Answer, HttpRequest, HttpResponse
 from .backend import Backend, BadTrust, forwarded_headers, returned_headers
 
