@@ -55,6 +55,11 @@ def test_requests_default_to_limits() -> None:
     assert pod.spec.containers[0].resources.requests == {"cpu": "500m", "memory": "1Gi"}
 
 
+def test_a_negative_grace_period_is_a_second() -> None:
+    assert STRATEGY.default(make_pod(terminationGracePeriodSeconds=-1)).spec.termination_grace_period_seconds == 1
+    assert STRATEGY.default(make_pod(terminationGracePeriodSeconds=0)).spec.termination_grace_period_seconds == 0
+
+
 def test_host_network_opens_host_ports() -> None:
     assert make_pod({"ports": [{"containerPort": 80}]}, hostNetwork=True).spec.containers[0].ports[0].host_port == 80
 

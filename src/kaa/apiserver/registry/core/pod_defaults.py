@@ -48,10 +48,13 @@ def pod(obj: Pod) -> Pod:
 
 @Memo
 def _pod_spec(given: PodSpec) -> PodSpec:
-    """A Pod also gets service links, requests from its limits, and host ports when it uses the host's network."""
+    """A Pod also gets service links, requests from its limits, host ports when it uses the host's network, and a second
+    where its grace period is negative."""
     changes: dict[str, Any] = {}
     if given.enable_service_links is None:
         changes["enable_service_links"] = True
+    if (given.termination_grace_period_seconds or 0) < 0:
+        changes["termination_grace_period_seconds"] = 1
     _spec_changes(given, changes)
     containers = each(changes.get("containers", given.containers), _requests_from_limits)
     inits = each(changes.get("init_containers", given.init_containers), _requests_from_limits)
