@@ -11,7 +11,7 @@ A field becomes, in this order of precedence:
 =====================================  ===============================================  ====================
 in the API                             in the Struct                                    on the wire
 =====================================  ===============================================  ====================
-required                               no default                                       always
+required (a time is held by value)      no default                                       always
 struct that Go holds by value          ``field(default_factory=Type)``; no default if   always, ``{}`` if empty
                                        that Struct itself has a required field
 time that Go holds by value, and the   ``field(default_factory=null)``                  always, ``null`` if
@@ -156,7 +156,7 @@ class Generator:
         if embedded is not None:
             kind = kind.replace(short(embedded), EMBEDDED + short(embedded))
         name = snake(wire)
-        if required and kind != "MicroTime":  # an event that has none is written with a null there, and read again
+        if required and kind not in ("MicroTime", "Time"):  # a zero time is written as null, and read again
             return f"{name}: {kind}"
         if self.held_by_value(owner, wire):
             if not self.needs_arguments(schema["$ref"].rsplit("/", 1)[1]):

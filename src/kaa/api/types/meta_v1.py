@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from ..values import Time
+from ..values import Time, null
 
 
 class APIGroup(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True, rename={"preferred_version": "preferredVersion", "server_address_by_client_cidrs": "serverAddressByClientCIDRs"}):
@@ -58,7 +58,7 @@ class APIVersions(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref
 
 class Condition(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"last_transition_time": "lastTransitionTime", "observed_generation": "observedGeneration"}):
     """meta_v1 Condition."""
-    last_transition_time: Time
+    last_transition_time: Time | None = field(default_factory=null)
     message: str
     observed_generation: int | None = None
     reason: str
