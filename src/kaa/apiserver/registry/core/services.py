@@ -155,7 +155,7 @@ def _patched(new: ServiceSpec, old: ServiceSpec) -> ServiceSpec:
     needs_ip = new.type != "ExternalName" and old.type != "ExternalName"
     if needs_ip and not new.cluster_ip and not new.cluster_ips:
         changes["cluster_ip"], changes["cluster_ips"] = old.cluster_ip, old.cluster_ips
-    elif needs_ip and new.cluster_ip != old.cluster_ip and new.cluster_ips == old.cluster_ips:
+    elif new.cluster_ip != old.cluster_ip and new.cluster_ips == old.cluster_ips and old.cluster_ips:
         # a client that knows clusterIP alone has changed it
         if new.cluster_ip:
             changes["cluster_ips"] = (new.cluster_ip, *old.cluster_ips[1:])
