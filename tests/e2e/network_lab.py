@@ -105,8 +105,8 @@ class Echo:
         self.thread.join()
 
 
-def call(address: str, port: int) -> str:
-    with socket.create_connection((address, port), timeout=3) as connection:
+def call(address: str, port: int, *, source: str = "") -> str:
+    with socket.create_connection((address, port), timeout=3, source_address=(source, 0)) as connection:
         data = b""
         while chunk := connection.recv(100):
             data += chunk

@@ -49,6 +49,8 @@ def test_pods_reach_each_other_and_host_ports(machine: Machine, tmp_path: Path) 
         assert machine.inside(machine.node, lambda: call(second, 80)) == "two 10.99.0.1"
         assert machine.inside(outside, lambda: call("192.0.2.1", 8080)) == "two 192.0.2.2"
         assert machine.inside(machine.node, lambda: call("192.0.2.1", 8080)).startswith("two ")
+        assert machine.inside(machine.node, lambda: call("127.0.0.1", 8080)) == "two 10.99.0.1"
+        assert machine.inside(machine.node, lambda: call("127.0.0.1", 8080, source="192.0.2.1")).startswith("two ")
         assert machine.inside(one, lambda: call("192.0.2.1", 8080)).startswith("two ")
         assert machine.inside(two, lambda: call("192.0.2.1", 8080)) == "two 10.99.0.1"
         assert machine.inside(one, lambda: call("192.0.2.2", 90)) == "out 192.0.2.1"

@@ -125,6 +125,8 @@ class BridgePodNetwork:
                 bridge = kernel.link(self.name)
                 assert bridge is not None
             self._bridge = bridge.index
+            if any(network.version == 4 for network in self.networks):
+                _write_sysctl(f"net/ipv4/conf/{self.name}/route_localnet")  # 127.0.0.1 reaches host ports; see render
             for network, gateway in zip(self.networks, self.gateways, strict=True):
                 kernel.add_address(bridge.index, ipaddress.ip_interface(f"{gateway}/{network.prefixlen}"))
 
@@ -251,6 +253,9 @@ def render(
 ) -> str:
     """The whole table: masquerade of what leaves the pod ranges, host ports, and no redirects towards pods.
 
+    The node reaches host ports at 127.0.0.1 too, as with CNI's portmap. For that the bridge may carry such addresses
+    (``route_localnet``), so pods that would reach the node's own loopback by it are stopped first (CVE-2020-8558).
+
     A pod's neighbours are one hop away through the node though they share its link; the kernel would tell them to talk
     directly (ICMP redirect), around connection tracking.
     """
@@ -286,13 +291,19 @@ table inet {table} {{
   }}
   chain output {{
     type nat hook output priority -105; policy accept;
-    ip daddr != 127.0.0.0/8 fib daddr type local meta l4proto {{ tcp, udp, sctp }} jump hostports
+    meta nfproto ipv4 fib daddr type local meta l4proto {{ tcp, udp, sctp }} jump hostports
     ip6 daddr != ::1 fib daddr type local meta l4proto {{ tcp, udp, sctp }} jump hostports
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat + 5; policy accept;
     meta mark & {HAIRPIN_MARK:#x} == {HAIRPIN_MARK:#x} masquerade fully-random
+    ip saddr 127.0.0.0/8 oifname "{bridge}" masquerade fully-random
 {chr(10).join(masquerade)}
+  }}
+  chain loopback {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{bridge}" ip daddr 127.0.0.0/8 drop
+    iifname "{bridge}" ip saddr 127.0.0.0/8 drop
   }}
   chain redirects {{
     type filter hook output priority filter; policy accept;
