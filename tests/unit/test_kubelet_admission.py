@@ -18,6 +18,7 @@ from kaa.api.types.core_v1 import (
     ContainerPort,
     ContainerResizePolicy,
     Pod,
+    PodOS,
     PodSecurityContext,
     ResourceRequirements,
     Sysctl,
@@ -306,6 +307,21 @@ def test_sysctls(name: str, spec: dict[str, Any], allowed: tuple[str, ...], word
     context = PodSecurityContext(sysctls=(Sysctl(name=name, value="1"),))
     found = admission.forbidden_sysctl(make_pod(security_context=context, **spec), allowed)
     assert found == (admission.Refusal("SysctlForbidden", words) if words else None)
+
+
+def test_a_pod_for_another_system_is_refused(play: Play) -> None:
+    async def story(world: World) -> None:
+        world.client.put(make_pod("foreign", os=PodOS(name="windows")))
+        world.client.put(make_pod("labelled", labels={"kubernetes.io/os": "windows"}))
+        world.client.put(make_pod("own", labels={"kubernetes.io/os": "linux"}, os=PodOS(name="linux")))
+        await world.rest()
+        foreign, labelled = world.pod("foreign").status, world.pod("labelled").status
+        assert (foreign.phase, foreign.reason) == ("Failed", "PodOSNotSupported")
+        assert foreign.message == "Pod was rejected: Failed to admit pod as the OS field doesn't match node OS"
+        assert (labelled.phase, labelled.reason) == ("Failed", "PodOSSelectorNodeLabelDoesNotMatch")
+        assert world.pod("own").status.phase == "Running"
+
+    play(story)
 
 
 def test_a_pod_is_resized_as_a_whole(play: Play) -> None:

@@ -106,6 +106,19 @@ def misplaced(pod: Pod, node: Node) -> Refusal | None:
     return None if attracts(pod, node) else Refusal("NodeAffinity", "Predicate NodeAffinity failed")
 
 
+_SYSTEM, _SYSTEM_LABEL = "linux", "kubernetes.io/os"
+
+
+def for_another_system(pod: Pod) -> Refusal | None:
+    """The refusal of a pod that says to be for another operating system than this node's."""
+    if pod.metadata.labels.get(_SYSTEM_LABEL, _SYSTEM) != _SYSTEM:
+        text = f"Failed to admit pod as the `{_SYSTEM_LABEL}` label doesn't match node label"
+        return Refusal("PodOSSelectorNodeLabelDoesNotMatch", text)
+    if pod.spec.os is not None and pod.spec.os.name != _SYSTEM:
+        return Refusal("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
+    return None
+
+
 SAFE_SYSCTLS = frozenset(
     {"kernel.shm_rmid_forced"}
     | {

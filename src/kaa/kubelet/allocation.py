@@ -92,6 +92,9 @@ class Allocation:
         held = refused_under(host.pressure(), self.pod, static=self._static)
         if held:
             return Refusal("Evicted", held)
+        foreign = admission.for_another_system(self.pod)
+        if foreign is not None:
+            return foreign
         if not self._static and admission.is_choosy(
             self.pod
         ):  # the newest node: labels may have come just before the pod
