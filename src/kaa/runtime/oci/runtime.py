@@ -107,6 +107,10 @@ class OciRuntime:
         self.containers = Containers(
             self.root, self.run_dir, clock, self.engine, self.snapshots, self._events, self.threads, self.trash
         )
+        self._handlers = (
+            "",
+            Path(self.engine.binary).name,
+        )  #: what a RuntimeClass may ask for: the one there is, by name
         self._monitors = f"{self.containers.own_cgroup}/monitors"  #: the cgroup of every conmon
         self.sandboxes: Grouped[_LiveSandbox] = Grouped(lambda live: live.record.config.uid)
         self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord, self.trash)
@@ -186,9 +190,10 @@ class OciRuntime:
         return RuntimeInfo(
             "kaa",
             __version__,
+            handlers=self._handlers,
             network_ready=not missing,
             message=missing,
-            features={"": features},
+            features=dict.fromkeys(self._handlers, features),
             strict_groups=True,
         )
 
@@ -201,8 +206,10 @@ class OciRuntime:
         for live in self.sandboxes.of(config.uid):
             if live.record.made and live.record.ready and _identity(live.record.config) == _identity(config):
                 return live.record.id
-        if config.runtime_handler:
-            raise RuntimeFailure(f"no runtime for {config.runtime_handler!r} is configured")
+        if config.runtime_handler not in self._handlers:
+            raise RuntimeFailure(
+                f'failed to get sandbox runtime: no runtime for "{config.runtime_handler}" is configured'
+            )
         record = SandboxRecord(f"{self.clock.random.getrandbits(256):064x}", config, self.clock.now())
         self.sandboxes[record.id] = live = _LiveSandbox(record)
         async with live.lock:
