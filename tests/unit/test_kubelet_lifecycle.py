@@ -296,6 +296,114 @@ def test_liveness_failure_restarts(play: Play) -> None:
     play(story)
 
 
+def end_well(world: World) -> None:
+    """Let containers take half a second after their signal, and end without an error."""
+
+    async def stop(container_id: str, grace_s: float) -> None:
+        await world.clock.sleep(0.5)
+        world.runtime.exit(container_id, 0)
+
+    world.runtime.stop_container = stop  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("policy", ["OnFailure", "Never"])
+def test_a_container_that_is_replaced_runs_again_whatever_the_policy_says(play: Play, policy: str) -> None:
+    """What was stopped for another run is never shown as ended: the API server lets nothing come back from that."""
+
+    async def story(world: World) -> None:
+        shown: list[tuple[str | None, str, int, bool]] = []
+
+        def look() -> None:
+            (status,) = world.pod().status.container_statuses
+            shown.append(
+                (world.pod().status.phase, status.image, status.restart_count, status.state.terminated is not None)
+            )
+
+        end_well(world)
+        world.client.put(make_pod(restart_policy=policy))
+        await world.rest()
+        look()
+        pod = world.pod()
+        container = replace(pod.spec.containers[0], image="other:1")
+        world.client.put(replace(pod, spec=replace(pod.spec, containers=(container,))))
+        for _ in range(6):
+            await world.advance(0.25)
+            look()
+        assert shown[0] == ("Running", "busybox:1.36", 0, False)
+        assert shown[-1] == ("Running", "other:1", 1, False)
+        assert {phase for phase, *_ in shown} == {"Running"}
+        assert not any(ended for *_, ended in shown)
+
+    play(story)
+
+
+def test_a_failed_probe_restarts_what_ends_well_then(play: Play) -> None:
+    async def story(world: World) -> None:
+        end_well(world)
+        probe = Probe(exec=ExecAction(command=("false",)), period_seconds=1, failure_threshold=2)
+        world.client.put(make_pod(restart_policy="OnFailure", containers=(make_container(liveness_probe=probe),)))
+        await world.rest()
+        await world.advance(3)
+        assert world.pod().status.container_statuses[0].restart_count == 1
+
+    play(story)
+
+
+def test_init_containers_are_started_while_they_run_and_not_replaced(play: Play) -> None:
+    async def story(world: World) -> None:
+        world.client.put(
+            make_pod(init_containers=(make_container("setup"),), annotations={SIM + "exit-after.setup": "4s"})
+        )
+        await world.rest()
+        (init,) = world.pod().status.init_container_statuses
+        assert (init.started, init.ready) == (True, False)
+        pod = world.pod()
+        setup = replace(pod.spec.init_containers[0], image="other:1")
+        world.client.put(replace(pod, spec=replace(pod.spec, init_containers=(setup,))))
+        await world.advance(5)
+        (init,) = world.pod().status.init_container_statuses
+        assert (init.image, init.restart_count, init.started, init.ready) == ("busybox:1.36", 0, False, True)
+        assert world.pod().status.phase == "Running"
+
+    play(story)
+
+
+def test_main_containers_start_one_after_the_other(play: Play) -> None:
+    async def story(world: World) -> None:
+        hook = Lifecycle(post_start=LifecycleHandler(sleep=SleepAction(seconds=3)))
+        world.client.put(make_pod(containers=(make_container("one", lifecycle=hook), make_container("two"))))
+        await world.rest()
+        await world.advance(2)
+        one, two = world.pod().status.container_statuses
+        assert one.state.running is not None
+        assert two.state.waiting is not None
+        await world.advance(2)
+        assert all(status.ready for status in world.pod().status.container_statuses)
+
+    play(story)
+
+
+def test_a_pod_has_not_ended_while_something_of_it_runs(play: Play) -> None:
+    async def story(world: World) -> None:
+        stop = world.runtime.stop_container
+
+        async def stubborn(container_id: str, grace_s: float) -> None:
+            await world.clock.sleep(3)
+            await stop(container_id, grace_s)
+
+        world.runtime.stop_container = stubborn  # type: ignore[method-assign]
+        inits = (make_container("proxy", restart_policy="Always"), make_container("setup"))
+        notes = {SIM + "exit-after.setup": "1s", SIM + "exit-code.setup": "2"}
+        world.client.put(make_pod(restart_policy="Never", init_containers=inits, annotations=notes))
+        await world.rest()
+        await world.advance(2)
+        assert world.pod().status.phase == "Pending"
+        await world.advance(4)
+        assert world.pod().status.phase == "Failed"
+
+    play(story)
+
+
 def test_readiness_gates_and_probes(play: Play) -> None:
     async def story(world: World) -> None:
         probe = Probe(exec=ExecAction(command=("true",)), initial_delay_seconds=5)

@@ -20,6 +20,7 @@ from kaa.api.types.core_v1 import (
 )
 from kaa.kubelet.log_rotation import LogRotation
 from kaa.kubelet.probing.hooks import HookFailed, run_hook
+from kaa.runtime.base import ContainerState, ExecResult
 
 Play = Callable[..., None]
 SIM = "simulated.kaa.dev/"
@@ -70,10 +71,14 @@ def test_pre_stop_is_cut_by_the_grace_period(play: Play) -> None:
 
 def test_a_pre_stop_process_that_is_cut_has_failed(play: Play) -> None:
     async def story(world: World) -> None:
-        async def never(*_: Any) -> Any:
-            await asyncio.Event().wait()
+        async def as_long_as_its_container(container_id: str, *_: Any) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cut.append((await world.runtime.container(container_id)).state)
 
-        world.runtime.exec_sync = never  # type: ignore[method-assign]
+        cut: list[ContainerState] = []
+        world.runtime.exec_sync = as_long_as_its_container  # type: ignore[method-assign]
         hook = LifecycleHandler(exec=ExecAction(command=("wait",)))
         world.client.put(make_pod(containers=(hooked(pre_stop=hook),)))
         await world.rest()
@@ -81,6 +86,71 @@ def test_a_pre_stop_process_that_is_cut_has_failed(play: Play) -> None:
         await world.advance(6)
         assert not world.exists()
         assert ("web", "FailedPreStopHook", "PreStopHook failed") in world.events.said
+        assert cut == [ContainerState.EXITED], "it runs on until its container is killed"
+
+    play(story)
+
+
+def test_hooks_of_sidecars_run_at_once_and_their_signals_in_turn(play: Play) -> None:
+    async def story(world: World) -> None:
+        began: dict[str, float] = {}
+        ended: dict[str, float] = {}
+
+        async def hook(container_id: str, *_: Any) -> ExecResult:
+            began[(await world.runtime.container(container_id)).name] = world.clock.now() - asked
+            await world.clock.sleep(1)
+            return ExecResult(0)
+
+        stop = world.runtime.stop_container
+
+        async def stopped(container_id: str, grace_s: float) -> None:
+            await world.clock.sleep(2)  # what it needs after its signal
+            await stop(container_id, grace_s)
+            ended[(await world.runtime.container(container_id)).name] = world.clock.now() - asked
+
+        world.runtime.exec_sync = hook  # type: ignore[method-assign]
+        world.runtime.stop_container = stopped  # type: ignore[method-assign]
+        lifecycle = Lifecycle(pre_stop=LifecycleHandler(exec=ExecAction(command=("wait",))))
+        sidecars = tuple(make_container(f"s{n}", restart_policy="Always", lifecycle=lifecycle) for n in (1, 2, 3))
+        world.client.put(make_pod(init_containers=sidecars))
+        await world.rest()
+        asked = world.clock.now()
+        world.client.ask_delete("web", asked)
+        await world.advance(12)
+        assert not world.exists()
+        assert set(began) == {"s1", "s2", "s3"}
+        assert max(began.values()) - min(began.values()) < 0.5
+        assert list(ended) == ["main", "s3", "s2", "s1"]
+        assert ended["s1"] == pytest.approx(8, abs=1)
+
+    play(story)
+
+
+def test_sidecars_whose_turn_never_comes_get_their_signal_when_time_is_over(play: Play) -> None:
+    async def story(world: World) -> None:
+        graces: list[tuple[str, float, float]] = []
+        stop = world.runtime.stop_container
+
+        async def stubborn(container_id: str, grace_s: float) -> None:
+            name = (await world.runtime.container(container_id)).name
+            graces.append((name, world.clock.now() - asked, grace_s))
+            await world.clock.sleep(grace_s)
+            await stop(container_id, 0)
+
+        world.runtime.stop_container = stubborn  # type: ignore[method-assign]
+        sidecars = tuple(make_container(f"s{n}", restart_policy="Always") for n in (1, 2))
+        world.client.put(make_pod(init_containers=sidecars))
+        await world.rest()
+        asked = world.clock.now()
+        world.client.ask_delete("web", asked, grace_s=5)
+        await world.advance(9)
+        assert not world.exists()
+        assert graces[0][0] == "main"
+        assert {name: (round(at), round(grace)) for name, at, grace in graces} == {
+            "main": (0, 5),
+            "s1": (5, 2),
+            "s2": (5, 2),
+        }
 
     play(story)
 

@@ -111,6 +111,10 @@ class Facts:
     failures: Mapping[str, Failure] = field(default_factory=dict)
     busy: frozenset[str] = frozenset()
     stopping: Mapping[str, float] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()  #: those of ``stopping`` that get their signal only when it is their turn
+    again: frozenset[str] = (
+        frozenset()
+    )  #: ids of containers that were stopped for another run, whatever the policy says
     resizing: frozenset[str] = frozenset()  #: ids of containers that are being given other resources
     ending: Ending | None = None
     longest_backoff_s: float = BACKOFF_MAX_S  #: between two starts of a container that crashes
@@ -164,6 +168,8 @@ class StopContainer:
     grace_s: float
     message: str
     hooks: bool = True  #: whether it may run its preStop hook
+    again: bool = False  #: whether it is to run again, however it ends
+    held: bool = False  #: whether its signal waits for its turn, as long as there is grace; its preStop hook does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +240,16 @@ def is_sidecar(container: Any) -> bool:
 def container_hash(container: Any) -> str:
     """Changes when a container must be replaced: its name or image did."""
     return f"{container.name}|{container.image}"
+
+
+def is_changed(spec: Any, run: Container) -> bool:
+    """Whether a run is no longer what its spec says."""
+    return run.annotations.get(HASH_ANNOTATION, container_hash(spec)) != container_hash(spec)
+
+
+def image_of(run: Container) -> str:
+    """The image that a run's spec named."""
+    return run.annotations.get(HASH_ANNOTATION, "").partition("|")[2]
 
 
 def restart_action(container: Any, exit_code: int) -> str:
@@ -366,7 +382,7 @@ class _Sync:
             if self._initialised():
                 self._mains()
             self._ephemerals()
-            if finished(self.pod, self.view) and not self.facts.busy:
+            if finished(self.pod, self.view, self.facts.again) and not self.facts.busy:
                 return _end(self.facts, Ending(self.facts.now, grace_of(self.pod)))
         return Plan(tuple(self.actions), self.wake_at, self.waiting)
 
@@ -388,7 +404,7 @@ class _Sync:
             self._stop(container, grace_of(self.pod), f"Stopping container {container.name}")
         if left or self.facts.busy:  # also by what is being started in the old one
             return
-        if finished(self.pod, self.view):
+        if finished(self.pod, self.view, self.facts.again):
             self.actions.append(Finish())
             return
         failure = self.facts.failures.get(SANDBOX)
@@ -444,7 +460,8 @@ class _Sync:
             self._start(container, "init", self.view.latest(container.name), crashed=False)
             return False
         if current.state is not ContainerState.EXITED:
-            self._check(container, current)
+            if not is_changed(container, current):  # else it ends as it is: its work is not done twice
+                self._check(container, current)
             return False
         if current.exit_code == 0:
             return True
@@ -461,15 +478,22 @@ class _Sync:
         return container.name not in self.facts.busy and self._health(current).started
 
     def _mains(self) -> None:
+        """Main containers start one after the other: the next once the postStart hook of the one before is done."""
         for container in self.pod.spec.containers:
             current = self._current(container.name)
             last = current or self.view.latest(container.name)
             if current is not None and current.state is not ContainerState.EXITED:
                 self._check(container, current)
+            elif self._is_starting_a_main():
+                continue
             elif last is None or last.state is ContainerState.CREATED or life_of(last) < self.life:
                 self._start(container, "main", last, crashed=False)
-            elif last.state is ContainerState.EXITED and should_restart(self.pod, container, last.exit_code):
+            elif last.state is ContainerState.EXITED and is_to_restart(self.pod, container, last, self.facts.again):
                 self._start(container, "main", last, crashed=current is not None)
+
+    def _is_starting_a_main(self) -> bool:
+        starting = {action.name for action in self.actions if isinstance(action, StartContainer)} | self.facts.busy
+        return any(container.name in starting for container in self.pod.spec.containers)
 
     def _ephemerals(self) -> None:
         for container in self.pod.spec.ephemeral_containers:
@@ -488,13 +512,14 @@ class _Sync:
             self._stop(
                 current, MIN_GRACE_S, f"Container {spec.name} is in unknown state, try killing it before restart"
             )
-        elif current.annotations.get(HASH_ANNOTATION, container_hash(spec)) != container_hash(spec):
-            self._stop(current, grace_of(self.pod), f"Container {spec.name} definition changed, will be restarted")
+        elif is_changed(spec, current):
+            text = f"Container {spec.name} definition changed, will be restarted"
+            self._stop(current, grace_of(self.pod), text, again=True)
         elif health.failed:
             grace = grace_of(self.pod) if health.grace_s is None else health.grace_s
             again = should_restart(self.pod, spec, 137) or is_sidecar(spec)
             end = ", will be restarted" if again else ""
-            self._stop(current, grace, f"Container {spec.name} failed {health.failed}{end}")
+            self._stop(current, grace, f"Container {spec.name} failed {health.failed}{end}", again=again)
         elif current.state is ContainerState.RUNNING:
             self._resize(spec, current)
 
@@ -505,7 +530,7 @@ class _Sync:
             return
         policies = {policy.resource_name: policy.restart_policy for policy in spec.resize_policy}
         if any(policies.get(name) == "RestartContainer" for name in changed):
-            self._stop(current, grace_of(self.pod), f"Container {spec.name} resize requires restart")
+            self._stop(current, grace_of(self.pod), f"Container {spec.name} resize requires restart", again=True)
             return
         failure = self.facts.failures.get(resize_key(current.id))
         if failure is not None and not is_due(failure.retry_at, self.facts.now):
@@ -513,9 +538,11 @@ class _Sync:
         elif current.id not in self.facts.resizing and current.id not in self.facts.stopping:
             self.actions.append(ResizeContainer(current.id, current.name))
 
-    def _stop(self, container: Container, grace_s: float, message: str, *, hooks: bool = True) -> None:
+    def _stop(
+        self, container: Container, grace_s: float, message: str, *, hooks: bool = True, again: bool = False
+    ) -> None:
         if container.id not in self.facts.stopping:
-            self.actions.append(StopContainer(container.id, container.name, grace_s, message, hooks))
+            self.actions.append(StopContainer(container.id, container.name, grace_s, message, hooks, again))
 
     def _start(self, spec: Any, role: Role, last: Container | None, *, crashed: bool) -> None:
         if spec.name in self.facts.busy:
@@ -551,7 +578,12 @@ def is_beginning_anew(pod: Pod, view: PodView) -> bool:
     return any(run is not None and life_of(run) < life for run in latest)
 
 
-def finished(pod: Pod, view: PodView) -> bool:
+def is_to_restart(pod: Pod, spec: Any, run: Container, again: frozenset[str]) -> bool:
+    """Whether an exited main container is to run again: because it was stopped for that, or by its rules and policies."""
+    return run.id in again or should_restart(pod, spec, run.exit_code)
+
+
+def finished(pod: Pod, view: PodView, again: frozenset[str] = frozenset()) -> bool:
     """Every main container has exited for good, or an init container has failed for good."""
     if is_beginning_anew(pod, view):
         return False
@@ -563,23 +595,24 @@ def finished(pod: Pod, view: PodView) -> bool:
                 return True
     for container in pod.spec.containers:
         last = view.latest(container.name)
-        if last is None or last.state is not ContainerState.EXITED or should_restart(pod, container, last.exit_code):
+        if last is None or last.state is not ContainerState.EXITED or is_to_restart(pod, container, last, again):
             return False
     return True
 
 
 def _end(facts: Facts, ending: Ending) -> Plan:
-    """Stop main containers, then sidecars from the last to the first, then the sandbox."""
+    """Stop main containers, then sidecars from the last to the first, then the sandbox. All preStop hooks run at once.
+
+    Source: kuberuntime_termination_order.go.
+    """
     actions: list[Action] = []
     running = facts.view.running()
     sidecars = [c.name for c in facts.pod.spec.init_containers if is_sidecar(c)]
-    first = [c for c in running if c.name not in sidecars]
-    due = ending.since + ending.grace_s
-    if first:
+    first = [c for c in running if c.name not in sidecars] or sorted(running, key=lambda c: sidecars.index(c.name))[-1:]
+    if running:
+        due = ending.since + ending.grace_s
         actions.extend(_stops(facts, first, due, ending.grace_s))
-    elif running:
-        last = max(running, key=lambda c: sidecars.index(c.name))
-        actions.extend(_stops(facts, [last], max(due, facts.now + MIN_GRACE_S), ending.grace_s))
+        actions.extend(_stops(facts, [c for c in running if c not in first], due, ending.grace_s, held=True))
     elif not facts.busy:
         for sandbox in facts.view.sandboxes:
             if sandbox.state is SandboxState.READY:
@@ -589,9 +622,13 @@ def _end(facts: Facts, ending: Ending) -> Plan:
     return Plan(tuple(actions))
 
 
-def _stops(facts: Facts, containers: list[Container], due: float, grace_s: float) -> Iterator[Action]:
+def _stops(
+    facts: Facts, containers: list[Container], due: float, grace_s: float, *, held: bool = False
+) -> Iterator[Action]:
     for container in containers:
         grace = min(max(due - facts.now, MIN_GRACE_S if grace_s >= MIN_GRACE_S else grace_s), max(grace_s, MIN_GRACE_S))
         under_way = facts.stopping.get(container.id)
-        if under_way is None or under_way > facts.now + grace + 1.0:
-            yield StopContainer(container.id, container.name, grace, f"Stopping container {container.name}")
+        turn = container.id in facts.held and not held
+        if under_way is None or under_way > facts.now + grace + 1.0 or turn:
+            text = f"Stopping container {container.name}"
+            yield StopContainer(container.id, container.name, grace, text, held=held)

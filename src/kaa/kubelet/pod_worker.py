@@ -30,6 +30,7 @@ from .messages import termination_message
 from .metrics.starts import PodStart
 from .pod_host import PodHost, container_sources, plain_sources, pull_secrets, runtime_info
 from .pod_plan import (
+    MIN_GRACE_S,
     SANDBOX,
     Action,
     CreateSandbox,
@@ -81,7 +82,9 @@ class PodWorker:
         self._failures: dict[str, Failure] = {}
         self._retry_s: dict[str, float] = {}
         self._stopping: dict[str, float] = {}
+        self._held: dict[str, asyncio.Event] = {}  #: {id of a container that is being stopped: set when it is its turn}
         self._told: set[str] = set()  #: ids of containers that were asked to stop
+        self._again: frozenset[str] = frozenset()  #: ids of those that were stopped for another run
         self._messages: dict[str, str] = {}
         self._ending: Ending | None = None
         self._evicted: Ending | None = None
@@ -265,6 +268,7 @@ class PodWorker:
             if container.id not in running:
                 self.host.prober.forget(container.id)
                 self._stopping.pop(container.id, None)
+                self._its_turn(container.id)
         if self._ending is None and self.view.sandbox is not None:
             ip = self._ip(self.view.sandbox)
             for container in running.values():
@@ -301,6 +305,8 @@ class PodWorker:
             failures={**self._failures, **self.allocation.failures},
             busy=frozenset(key[6:] for key in self._tasks.keys if key.startswith("start/")),
             stopping=self._stopping,
+            held=frozenset(self._held),
+            again=self._again,
             resizing=frozenset(key[7:] for key in self._tasks.keys if key.startswith("resize/")),
             ending=self._ending,
             longest_backoff_s=self.host.config.longest_backoff_s,
@@ -415,6 +421,7 @@ class PodWorker:
                 messages=self._messages,
                 host_ips=self.host.config.node_ips,
                 ending=self._ending,
+                again=self._again,
                 gone=self._gone,
                 pending=self.allocation.pending,
                 resizing=self.allocation.resizing,
@@ -464,9 +471,7 @@ class PodWorker:
             case StartContainer():
                 self._tasks.start(f"start/{action.name}", self._start(action))
             case StopContainer():
-                self._stopping[action.container_id] = self.host.clock.now() + action.grace_s
-                self._tasks.cancel(f"stop/{action.container_id}")
-                self._tasks.start(f"stop/{action.container_id}", self._stop(action))
+                self._begin_stop(action)
             case ResizeContainer():
                 self._tasks.start(
                     resize_key(action.container_id),
@@ -483,6 +488,25 @@ class PodWorker:
                 self._wake.set()
             case Finish():
                 pass
+
+    def _begin_stop(self, action: StopContainer) -> None:
+        key, due = action.container_id, self.host.clock.now() + action.grace_s
+        if self._its_turn(key) and not action.held and self._stopping.get(key, due) <= due + 1.0:
+            return  # it was only waiting for this
+        self._stopping[key] = due
+        if action.again:
+            self._again |= {key}
+        if action.held:
+            self._held[key] = asyncio.Event()
+        self._tasks.cancel(f"stop/{key}")
+        self._tasks.start(f"stop/{key}", self._stop(action))
+
+    def _its_turn(self, container_id: str) -> bool:
+        """Let a stop go on that waits for its turn; whether there was one."""
+        held = self._held.pop(container_id, None)
+        if held is not None:
+            held.set()
+        return held is not None
 
     def _backed_off(self, what: str, *, at_most_s: float = _RETRY_MAX_S) -> float:
         wait = min(self._retry_s.get(what, _RETRY_FIRST_S / 2) * 2, at_most_s)
@@ -684,29 +708,37 @@ class PodWorker:
         self._told.add(action.container_id)
         if first:
             self._event("Normal", "Killing", action.message, container=action.name)
-        began = host.clock.monotonic()
+        began, turn = host.clock.monotonic(), self._held.get(action.container_id)
+
+        def left() -> float:
+            return action.grace_s - (host.clock.monotonic() - began)
+
+        hooked = action.hooks and spec is not None and spec.lifecycle is not None
+        hook: asyncio.Future[None] | None = None
         try:
-            hooked = action.hooks and spec is not None and spec.lifecycle is not None
             if first and hooked and spec.lifecycle.pre_stop is not None and action.grace_s > 0:
-                await self._pre_stop(spec, action)
-            left = max(action.grace_s - (host.clock.monotonic() - began), min(2.0, action.grace_s))
-            await host.runtime.stop_container(action.container_id, left)
+                ip = self._ip(self.view.sandbox) if self.view.sandbox is not None else ""
+                hook = asyncio.ensure_future(self._hook(spec, spec.lifecycle.pre_stop, action.container_id, ip))
+                await self._pre_stop(spec, hook, left())
+            if turn is not None:
+                await hooks.within(host.clock, left(), turn.wait())
+                self._its_turn(action.container_id)
+            await host.runtime.stop_container(action.container_id, max(left(), min(MIN_GRACE_S, action.grace_s)))
         except RuntimeFailure as err:
             self._event("Warning", "FailedKillPod", f"error killing pod: {err}")
             await host.clock.sleep(self._backed_off(action.container_id))
         finally:
+            if hook is not None:
+                hook.cancel()
+                await asyncio.gather(hook, return_exceptions=True)
             if self._stopping.get(action.container_id) == due:
                 del self._stopping[action.container_id]
 
-    async def _pre_stop(self, spec: Any, action: StopContainer) -> None:
-        sandbox = self.view.sandbox
-        ip = self._ip(sandbox) if sandbox is not None else ""
-        hook: LifecycleHandler = spec.lifecycle.pre_stop
+    async def _pre_stop(self, spec: Any, hook: asyncio.Future[None], left_s: float) -> None:
+        """Wait for a preStop hook, as long as there is grace. What takes longer goes on until its container is stopped."""
         try:
-            in_time = await hooks.within(
-                self.host.clock, action.grace_s, self._hook(spec, hook, action.container_id, ip)
-            )
-            failed = not in_time and hook.exec is not None  # its process ends with the container, and not well
+            in_time = await hooks.within(self.host.clock, left_s, asyncio.shield(hook))
+            failed = not in_time and spec.lifecycle.pre_stop.exec is not None  # its process will end with the container
         except hooks.HookFailed as err:
             log.warning("PreStopHook failed", pod=self._name, container=spec.name, error=str(err))
             failed = True

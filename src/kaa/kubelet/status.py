@@ -42,6 +42,7 @@ from .pod_plan import (
     Health,
     PodView,
     Waiting,
+    image_of,
     is_beginning_anew,
     is_sidecar,
     life_of,
@@ -53,6 +54,7 @@ from .pod_plan import (
 )
 
 ID_PREFIX = "kaa://"
+_ENDED = ("Succeeded", "Failed")
 #: Conditions that the kubelet owns, in the order it writes them.
 RESIZES = ("PodResizePending", "PodResizeInProgress")  # there only while they are true
 OWNED = (
@@ -78,6 +80,7 @@ class Seen:
     messages: Mapping[str, str] = field(default_factory=dict)
     host_ips: tuple[str, ...] = ()
     ending: Ending | None = None
+    again: frozenset[str] = frozenset()  #: ids of containers that were stopped for another run
     gone: bool = False  #: nothing of the pod runs any more, nor will
     pending: Pending | None = None  #: why the pod does not get the resources that its spec wants
     resizing: bool = False  #: it was given other resources, which its containers do not have yet
@@ -102,6 +105,8 @@ def pod_status(pod: Pod, seen: Seen) -> PodStatus:
     elif seen.gone and phase not in ("Succeeded", "Failed"):
         clean = bool(mains) and all(s.state.terminated and s.state.terminated.exit_code == 0 for s in mains)
         phase = "Succeeded" if clean else "Failed"
+    if phase in _ENDED and old.phase not in _ENDED and seen.view.running():
+        phase = old.phase or "Pending"  # what runs still has what the pod was given
     ips = _pod_ips(pod, seen)
     status = replace(
         old,
@@ -119,7 +124,7 @@ def pod_status(pod: Pod, seen: Seen) -> PodStatus:
         allocated_resources=dict(pod.spec.resources.requests) if pod.spec.resources is not None else {},
         resources=_pod_resources(pod, seen),
     )
-    if seen.ending is not None and seen.ending.reason:
+    if seen.ending is not None and seen.ending.reason and phase in _ENDED:
         status = replace(status, reason=seen.ending.reason, message=seen.ending.message)
     return replace(status, conditions=_conditions(pod, status, seen))
 
@@ -162,7 +167,7 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
     state = StateStruct()
     last = StateStruct()
     if current is None or (
-        current.state is ContainerState.EXITED and (waiting is not None or _is_outlived(pod, current, seen))
+        current.state is ContainerState.EXITED and (waiting is not None or _is_followed(pod, current, seen))
     ):
         state = StateStruct(waiting=_waiting(pod, waiting))
         last = _terminated(current, seen) if current is not None else last
@@ -187,16 +192,15 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
         ready = state.terminated is not None and state.terminated.exit_code == 0
     else:
         ready = running and health.started and health.ready and not ephemeral
-    started: bool | None = running and health.started
     shown = created or current
     return ContainerStatus(
         name=spec.name,
-        image=(current.image if current is not None and not current.image.startswith("sha256:") else spec.image) or "",
+        image=(image_of(current) if current is not None else "") or spec.image or "",
         image_id=current.image_ref if current is not None else "",
         container_id=ID_PREFIX + shown.id if shown is not None else None,
         restart_count=shown.attempt if shown is not None else 0,
         ready=ready,
-        started=started and not plain_init,
+        started=running and health.started,
         state=state,
         last_state=last,
         resources=_resources(pod, spec, current) if running and not ephemeral else None,
@@ -207,9 +211,13 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
     )
 
 
-def _is_outlived(pod: Pod, run: Container, seen: Seen) -> bool:
-    """Whether a run belongs to an earlier life of its pod, so that another is to come."""
-    return seen.ending is None and not seen.gone and life_of(run) < pod_life(pod, seen.view)
+def _is_followed(pod: Pod, run: Container, seen: Seen) -> bool:
+    """Whether another run is to come, though none would by the policy: it was stopped for that, or its pod began anew.
+
+    Such a run is not shown as the end, from which the API server lets no container come back.
+    """
+    followed = run.id in seen.again or life_of(run) < pod_life(pod, seen.view)
+    return seen.ending is None and not seen.gone and followed
 
 
 def _resources(pod: Pod, spec: Any, current: Container | None) -> ResourceRequirements:
@@ -304,7 +312,13 @@ def _ended(status: ContainerStatus) -> ContainerStateTerminated | None:
 # -------------------------------------------------------------------------------------------------------- phase
 
 
-def _phase(pod: Pod, inits: tuple[ContainerStatus, ...], mains: tuple[ContainerStatus, ...], *, anew: bool) -> str:
+def _phase(
+    pod: Pod,
+    inits: tuple[ContainerStatus, ...],
+    mains: tuple[ContainerStatus, ...],
+    *,
+    anew: bool,
+) -> str:
     begun = any(s.state.running or _ended(s) for s in mains)
     if begun and anew:
         return "Running"
@@ -325,6 +339,8 @@ def _phase(pod: Pod, inits: tuple[ContainerStatus, ...], mains: tuple[ContainerS
     ends = [e for e in map(_ended, mains) if e is not None]
     specs = zip(pod.spec.containers, ends, strict=True)
     if any(should_restart(pod, spec, end.exit_code) for spec, end in specs):
+        return "Running"
+    if any(s.state.waiting for s in mains):  # for a run that no policy asks for: it was stopped for that
         return "Running"
     if any(s.state.running for spec, s in zip(pod.spec.init_containers, inits, strict=True) if is_sidecar(spec)):
         return "Running"
@@ -356,7 +372,7 @@ def _conditions(pod: Pod, status: PodStatus, seen: Seen) -> tuple[PodCondition, 
         verdicts["PodResizePending"] = _Verdict(True, seen.pending.reason, seen.pending.message)
     if seen.resizing:
         verdicts["PodResizeInProgress"] = _Verdict(True, "Error" if seen.resize_error else "", seen.resize_error)
-    if seen.ending is not None and seen.ending.disrupted:
+    if seen.ending is not None and seen.ending.disrupted and status.phase in _ENDED:
         verdicts["DisruptionTarget"] = _Verdict(True, "TerminationByKubelet", seen.ending.message)
     old = {c.type: c for c in pod.status.conditions}
     made = [_condition(name, verdict, old.get(name), pod, seen.now) for name, verdict in verdicts.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from typing import Any
 
 from kaa.api.clock import Clock
@@ -66,10 +66,10 @@ async def _get(action: HTTPGetAction, spec: Any, ip: str) -> None:
         raise HookFailed(str(err)) from err
 
 
-async def within(clock: Clock, seconds: float, work: Coroutine[Any, Any, None]) -> bool:
+async def within(clock: Clock, seconds: float, work: Awaitable[object]) -> bool:
     """Run ``work``, but no longer than so many seconds on the clock; whether it came to its end. It may raise."""
     task = asyncio.ensure_future(work)
-    timer = asyncio.ensure_future(clock.sleep(seconds))
+    timer = asyncio.ensure_future(clock.sleep(max(seconds, 0.0)))
     try:
         await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
