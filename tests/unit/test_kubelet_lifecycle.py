@@ -349,6 +349,29 @@ def test_a_failed_probe_restarts_what_ends_well_then(play: Play) -> None:
     play(story)
 
 
+def test_a_restart_counts_once_it_has_started(play: Play) -> None:
+    """Upstream's suite waits for the count and then asks whether the pod is ready."""
+
+    async def story(world: World) -> None:
+        start = world.runtime.start_container
+
+        async def slow(container_id: str) -> None:
+            await world.clock.sleep(1)
+            await start(container_id)
+
+        world.runtime.start_container = slow  # type: ignore[method-assign]
+        world.client.put(make_pod(annotations={SIM + "exit-after": "5s"}))
+        await world.rest()
+        seen = set()
+        for _ in range(40):
+            await world.advance(0.2)
+            (status,) = world.pod().status.container_statuses
+            seen.add((status.restart_count, status.ready))
+        assert seen == {(0, False), (0, True), (1, True)}
+
+    play(story)
+
+
 def test_init_containers_are_started_while_they_run_and_not_replaced(play: Play) -> None:
     async def story(world: World) -> None:
         world.client.put(

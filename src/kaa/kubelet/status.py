@@ -193,12 +193,13 @@ def _container(pod: Pod, spec: Any, seen: Seen, *, init: bool, ephemeral: bool) 
     else:
         ready = running and health.started and health.ready and not ephemeral
     shown = created or current
+    counted = current or created  # a restart counts once it has started, so that nobody sees it counted and not ready
     return ContainerStatus(
         name=spec.name,
         image=(image_of(current) if current is not None else "") or spec.image or "",
         image_id=current.image_ref if current is not None else "",
         container_id=ID_PREFIX + shown.id if shown is not None else None,
-        restart_count=shown.attempt if shown is not None else 0,
+        restart_count=counted.attempt if counted is not None else 0,
         ready=ready,
         started=running and health.started,
         state=state,
