@@ -65,7 +65,8 @@ class Connector:
             await self._admission.validate(attributes, self._view)
         place = self._place(http, request, target)
         below = _below_proxy(http, target)
-        if target.subresource == "proxy" and not below and http.method in ("GET", "HEAD"):
+        plain = http.method in ("GET", "HEAD") and not http.wants_upgrade()
+        if target.subresource == "proxy" and plain and not below:
             path, _, query = http.target.decode("latin-1").partition("?")
             return HttpResponse(301, b"", "", [("Location", path + "/" + (f"?{query}" if query else ""))])
         messages = target.subresource == "log" and asks_for_messages(http.headers)
