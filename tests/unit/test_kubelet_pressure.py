@@ -27,6 +27,14 @@ def sized(name: str, memory: str = "", *, priority: int = 0, **spec: Any) -> Pod
     return make_pod(name, containers=(make_container(resources=resources),), priority=priority, **spec)
 
 
+@pytest.mark.parametrize(("limits", "shown"), [(("5Mi", "3Mi"), "8Mi"), (("5M", "3Mi"), "8145728"), (("5M",), "5M")])
+def test_too_much_storage_is_said_in_the_units_of_the_limit(limits: tuple[str, ...], shown: str) -> None:
+    resources = [ResourceRequirements(limits={"ephemeral-storage": limit}) for limit in limits]
+    pod = make_pod(containers=tuple(make_container(f"c{n}", resources=one) for n, one in enumerate(resources)))
+    said = pressure.storage_excess(pod, pressure.Storage(containers={"c0": 1 << 30}))
+    assert said == f"Pod ephemeral local storage usage exceeds the total limit of containers {shown}. "
+
+
 # -------------------------------------------------------------------------------------------------------- judging
 
 

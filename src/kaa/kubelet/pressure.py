@@ -211,7 +211,10 @@ def storage_excess(pod: Pod, used: Storage) -> str:
             return f'Usage of EmptyDir volume "{volume.name}" exceeds the limit "{limit}". '
     total = pod_amount(pod, "limits", "ephemeral-storage")
     if total and sum(used.volumes.values()) + sum(used.containers.values()) > total:
-        return f"Pod ephemeral local storage usage exceeds the total limit of containers {quantity.canonical(str(total))}. "
+        named = [one.resources.limits.get("ephemeral-storage", "") for one in pod.spec.containers]
+        binary = next((text for text in named if text), "").endswith("i")  # a sum is written as its first term
+        shown = quantity.format_bytes(total) if binary else quantity.canonical(total)
+        return f"Pod ephemeral local storage usage exceeds the total limit of containers {shown}. "
     for container in pod.spec.containers:
         own = container.resources.limits.get("ephemeral-storage")
         if own and used.containers.get(container.name, 0) > quantity.whole(own):
