@@ -23,7 +23,7 @@ from .pods import condition_of, is_finished
 
 
 def stays_for(pod: Pod, taints: Sequence[Taint], now: float, since: float | None = None) -> float:
-    """Seconds that a pod may stay on a node with these taints: ``inf`` for ever, 0 or less not at all.
+    """Seconds that a pod may stay on a node with these taints: ``inf`` for ever, 0 not at all, or no longer.
 
     ``since``: when the pod's wait began, for taints that say not when they came.
     """
@@ -39,7 +39,7 @@ def stays_for(pod: Pod, taints: Sequence[Taint], now: float, since: float | None
             began = now if since is None else since
             if taint.time_added:  # a pod that was placed later has its time from then on
                 began = max(parse_time(taint.time_added), placed_at(pod))
-            left = min(left, began + min(limits) - now)
+            left = min(left, max(0.0, began + min(limits) - now))
     return left
 
 
