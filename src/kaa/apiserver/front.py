@@ -98,6 +98,8 @@ class Front:
                 flow = self._seating.flow(user, target, http.method)
                 lines = flow.lines
                 answer = self._seating.serve(flow, self._dispatch, http, user, target, options, trail)
+            if http.remarks:
+                lines += b"".join(_warning(text) for _, _, text in http.remarks if text)
         except Exception as err:
             answer = self._failure(http, err, trail)
         if trail is not None:
@@ -169,7 +171,7 @@ class Front:
 
     def _asker(self, http: HttpRequest) -> User:
         """Who sends the request. Raises Unauthorized."""
-        credentials = Credentials(http.headers.get("authorization", ""), http.connection.peer_certificate)
+        credentials = Credentials(http.headers.get("authorization", ""), http.connection.peer_certificate, http.remark)
         return self._authenticator.authenticate(credentials, self._api.cacher)
 
     def _acting(self, http: HttpRequest, user: User) -> User:
@@ -392,6 +394,11 @@ def question_of(http: HttpRequest, user: User, target: Target) -> Question:
         user, target.verb, target.group, target.version, target.unknown_resource, target.subresource,
         target.namespace, target.name,
     )  # fmt: skip
+
+
+def _warning(text: str) -> bytes:
+    """The header line of a text of ours."""
+    return f'Warning: 299 - "{text}"\r\n'.encode()
 
 
 def _warn(response: HttpResponse, texts: Iterable[str]) -> None:

@@ -62,6 +62,11 @@ class HttpRequest:
     last: bool = False  #: no other request follows on this connection
     old: bool = False  #: HTTP/1.0: it knows no chunks, and a connection that stays must be said
     note: Callable[[str, str], None] | None = None  #: takes notes for the audit log
+    #: What is said of the sender's credentials: (audit annotation, its value, a warning or nothing).
+    remarks: tuple[tuple[str, str, str], ...] = ()
+
+    def remark(self, key: str, value: str, warning: str) -> None:
+        self.remarks += ((key, value, warning),)
 
     def wants_upgrade(self) -> bool:
         return "upgrade" in self.headers.get("connection", "").lower() and "upgrade" in self.headers

@@ -60,8 +60,16 @@ class Virtuals:
         return Tracker(request, self._api.strategy_for(request.resource), self._api.clock).created(review)
 
     async def _token_review(self, request: Request, review: Any) -> Outcome:
-        review = self._owned(request, review)
-        return Outcome(201, object=token_review.token_review(review, self._authenticator, self._api.cacher))
+        review, warnings = self._owned(request, review), list[str]()
+
+        def remark(key: str, value: str, warning: str) -> None:
+            if request.note is not None:
+                request.note(key, value)
+            if warning:
+                warnings.append(warning)
+
+        made = token_review.token_review(review, self._authenticator, self._api.cacher, remark)
+        return Outcome(201, object=made, warnings=warnings)
 
     async def _self_subject_review(self, request: Request, review: Any) -> Outcome:
         return Outcome(201, object=token_review.self_subject_review(review, request.user, self._api.cacher))

@@ -24,6 +24,7 @@ from kaa.apiserver.aggregation.aggregator import Aggregator
 from kaa.apiserver.aggregation.backend import Identity
 from kaa.apiserver.aggregation.calls import RemoteCalls
 from kaa.apiserver.aggregation.openapi import RemoteOpenAPI
+from kaa.apiserver.authn import legacy
 from kaa.apiserver.authn.chain import DefaultAuthenticator
 from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
 from kaa.apiserver.authn.tokens import ISSUER, TokenIssuer
@@ -80,6 +81,7 @@ class ControlPlane:
     aggregator: Aggregator
     definitions: Definitions
     dynamic: DynamicAdmission
+    legacy_tokens: legacy.LegacyTokens
     audit: Audit | None = None
     seating: Seating | None = None
     #: {component: the kinds that it does not know yet} of those that run
@@ -100,11 +102,14 @@ class ControlPlane:
                 tasks.create_task(self.server.run(), name="http")
                 tasks.create_task(self._compact(), name="compactor")
                 tasks.create_task(self.aggregator.run(), name="aggregator")
+                own = self.client(SYSTEM, "kube-apiserver")
+                tasks.create_task(self.legacy_tokens.run(own, self.clock), name="legacy tokens")
+                tasks.create_task(legacy.keep_since(self.api.cacher, own, self.clock), name="legacy tokens/since")
                 if self.audit is not None:
                     tasks.create_task(self.audit.run(), name="audit")
                 if self.seating is not None:
                     tasks.create_task(self.seating.control.run(), name="flow control")
-                    keeping = keep(self.api.cacher, self.client(SYSTEM, "kube-apiserver"), self.clock)
+                    keeping = keep(self.api.cacher, own, self.clock)
                     tasks.create_task(keeping, name="flow control/objects")
                 self.paths.ready.set()
                 ready()
@@ -186,7 +191,7 @@ def build(
     auditor = auditor_of(config.api_server, api)
     seating = seating_of(config.api_server, cacher)
     metrics.sources.append(lambda: objects_text(stored_counts(cacher)))
-    metrics.sources += (aggregator.metrics, process_text)
+    metrics.sources += (aggregator.metrics, process_text, authenticator.tokens.legacy.metrics)
     if seating is not None:
         expose(seating.control, metrics, paths)
     front = Front(
@@ -207,7 +212,19 @@ def build(
         body_timeout_s=config.api_server.request_timeout_s,
     )
     plane = ControlPlane(
-        config, clock, store, api, server, paths, issuer, aggregator, definitions, dynamic, auditor, seating
+        config=config,
+        clock=clock,
+        store=store,
+        api=api,
+        server=server,
+        paths=paths,
+        issuer=issuer,
+        aggregator=aggregator,
+        definitions=definitions,
+        dynamic=dynamic,
+        legacy_tokens=authenticator.tokens.legacy,
+        audit=auditor,
+        seating=seating,
     )
     plane.watch_components()
     return plane

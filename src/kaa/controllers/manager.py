@@ -35,6 +35,7 @@ from .expand import Expander
 from .garbagecollector import GarbageCollector
 from .horizontalpodautoscaler import HorizontalPodAutoscalers
 from .job import Jobs
+from .legacytokencleaner import LegacyTokenCleaner
 from .namespace import Namespaces
 from .nodeipam import NodeIPAM
 from .nodelifecycle import NodeLifecycle
@@ -118,6 +119,7 @@ class ControllerManager:
             ResourceClaims(context),
             BootstrapSigner(context),
             TokenCleaner(context),
+            LegacyTokenCleaner(context),
             ServiceCIDRs(context),
             *([ServiceLoadBalancers(context, load_balancers)] if load_balancers is not None else ()),
             TTL(context),

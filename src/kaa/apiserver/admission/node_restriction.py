@@ -5,10 +5,10 @@ Source: plugin/pkg/admission/noderestriction.
 
 from __future__ import annotations
 
+from kaa.api.pod_references import references
 from kaa.api.types.core_v1 import Node, PersistentVolumeClaim, Pod
 
 from ..authz.node import LEASE_NAMESPACE, node_of
-from ..authz.pod_references import references
 from ..view import View
 from .base import Attributes
 from .plugin import Passive, refuse

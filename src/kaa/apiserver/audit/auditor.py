@@ -60,20 +60,33 @@ class Auditor:
         addresses: tuple[str, ...] = (),
         agent: str = "",
         body: Callable[[], bytes] = bytes,
+        notes: Mapping[str, str] = {},
     ) -> Trail | None:
-        """A request has come. ``body``: what was sent, as JSON; asked for only if the level wants it."""
+        """A request has come. ``body``: what was sent, as JSON; asked for only if the level wants it. ``notes`` are the
+        annotations that it brings along."""
         found = verdict(self._policy, request)
         if found.level is Level.NONE:
             return None
         self.recorder.last = None
-        return Trail(self, found, request, audit_id, uri, addresses, agent, body)
+        return Trail(self, found, request, audit_id, uri, addresses, agent, body, notes)
 
     def refused_authentication(
-        self, uri: str, verb: str, audit_id: str, addresses: tuple[str, ...], agent: str
+        self,
+        uri: str,
+        verb: str,
+        audit_id: str,
+        addresses: tuple[str, ...],
+        agent: str,
+        notes: Mapping[str, str] = {},
     ) -> None:
         """Somebody has shown credentials that are none."""
         trail = self.begin(
-            Attributes(User(""), verb, path=uri.partition("?")[0]), audit_id, uri, addresses=addresses, agent=agent
+            Attributes(User(""), verb, path=uri.partition("?")[0]),
+            audit_id,
+            uri,
+            addresses=addresses,
+            agent=agent,
+            notes=notes,
         )
         if trail is not None:
             trail.event.response_status = {
@@ -115,6 +128,7 @@ class Trail:
         addresses: tuple[str, ...],
         agent: str,
         body: Callable[[], bytes],
+        notes: Mapping[str, str],
     ) -> None:
         self._auditor, self._verdict = auditor, found
         self._watching = request.verb == "watch" or request.subresource in CONNECTS
@@ -131,6 +145,7 @@ class Trail:
             user_agent=agent[:1024],
             object_ref=events.reference(request),
             request_received_timestamp=auditor.now(),
+            annotations=dict(notes),
         )
         self.write("RequestReceived")
         data = body() if request.resource and request.verb in ("create", "update", "patch", "delete") else b""

@@ -39,6 +39,7 @@ class FrontAuditor:
             addresses=client_addresses(headers, http.connection.peer),
             agent=headers.get("user-agent", ""),
             body=lambda: as_json(http.body, headers.get("content-type", "")),
+            notes=_notes(http),
         )
         if trail is not None:
             http.note = trail.annotate
@@ -50,10 +51,14 @@ class FrontAuditor:
         addresses = client_addresses(headers, http.connection.peer)
         uri, agent = http.target.decode("latin-1"), headers.get("user-agent", "")
         audit_id = headers.get("audit-id") or new_audit_id()
-        self._auditor.refused_authentication(uri, http.method.lower(), audit_id, addresses, agent)
+        self._auditor.refused_authentication(uri, http.method.lower(), audit_id, addresses, agent, _notes(http))
 
     def answered(self, trail: Trail, answer: Answer) -> Answer:
         return trail.answered(answer, _document)
+
+
+def _notes(http: HttpRequest) -> dict[str, str]:
+    return {key: value for key, value, _ in http.remarks}
 
 
 def attributes(user: User, target: Target, method: str) -> Attributes:

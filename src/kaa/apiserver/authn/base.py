@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from kaa.client.pipeline import User
@@ -11,11 +12,20 @@ from ..view import View
 ANONYMOUS = User("system:anonymous", groups=("system:unauthenticated",))
 
 
+#: Takes what there is to say of somebody's credentials: (audit annotation, its value, a warning or nothing).
+Remark = Callable[[str, str, str], None]
+
+
+def unheard(key: str, value: str, warning: str) -> None:
+    """Takes remarks where nobody listens."""
+
+
 class Credentials(NamedTuple):
-    """What came with a request: the Authorization header, the peer's verified certificate (DER), impersonation headers."""
+    """What came with a request: the Authorization header, the peer's verified certificate (DER)."""
 
     authorization: str = ""
     certificate: bytes = b""
+    remark: Remark = unheard
 
 
 class Authenticator(Protocol):

@@ -16,7 +16,7 @@ from kaa.api.types.authentication_v1 import (
 from kaa.client.pipeline import User
 
 from ..view import View
-from .base import Authenticator, Credentials
+from .base import Authenticator, Credentials, Remark, unheard
 from .chain import UnionAuthenticator
 from .tokens import TokenAuthenticator
 
@@ -30,12 +30,14 @@ def user_info(user: User) -> UserInfo:
     )
 
 
-def token_review(review: TokenReview, authenticator: UnionAuthenticator, view: View) -> TokenReview:
+def token_review(
+    review: TokenReview, authenticator: UnionAuthenticator, view: View, remark: Remark = unheard
+) -> TokenReview:
     """The review with its status; a token that is not valid is an answer, not an error."""
     if not review.spec.token:
         raise BadRequest("token is required for TokenReview in authentication")
     try:
-        found = _review(review, authenticator, view)
+        found = _review(review, authenticator, view, remark)
     except Unauthorized as err:
         detail = "" if err.message in ("Unauthorized", _INVALID) else err.message
         text = f"[{_INVALID}, {detail}]" if detail else _INVALID
@@ -46,8 +48,8 @@ def token_review(review: TokenReview, authenticator: UnionAuthenticator, view: V
 _INVALID = "invalid bearer token"
 
 
-def _review(review: TokenReview, authenticator: UnionAuthenticator, view: View) -> TokenReviewStatus:
-    credentials = Credentials(authorization=f"Bearer {review.spec.token}")
+def _review(review: TokenReview, authenticator: UnionAuthenticator, view: View, remark: Remark) -> TokenReviewStatus:
+    credentials = Credentials(authorization=f"Bearer {review.spec.token}", remark=remark)
     wanted = review.spec.audiences
     fault: Unauthorized | None = None
     for one in authenticator.authenticators:
@@ -65,7 +67,7 @@ def _ask(
     one: Authenticator, credentials: Credentials, token: str, wanted: tuple[str, ...], view: View
 ) -> TokenReviewStatus | None:
     if isinstance(one, TokenAuthenticator):
-        verified = one.review(token, view, wanted)
+        verified = one.review(token, view, wanted, remark=credentials.remark)
         if verified is None:
             return None
         return TokenReviewStatus(authenticated=True, user=user_info(verified.user), audiences=tuple(verified.audiences))

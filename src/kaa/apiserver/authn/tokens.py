@@ -22,8 +22,9 @@ from kaa.api.types.core_v1 import Node, Pod, Secret, ServiceAccount
 from kaa.client.pipeline import User
 
 from ..view import View
-from .base import Credentials
+from .base import Credentials, Remark, unheard
 from .jwt import InvalidToken, SigningKey, VerifyingKey, claims_unverified
+from .legacy import LegacyTokens
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 LEGACY_ISSUER = "kubernetes/serviceaccount"
@@ -124,6 +125,7 @@ class TokenAuthenticator:
         self.keys = tuple(keys)
         self.issuer = issuer
         self.audiences = tuple(audiences)
+        self.legacy = LegacyTokens()
         self._verified: dict[tuple[str, tuple[str, ...]], Verified] = {}
         #: {Authorization header: its token}, so that a request with a known one costs one look-up
         self._headers: dict[str, Verified] = {}
@@ -133,14 +135,14 @@ class TokenAuthenticator:
         known = self._headers.get(header)
         if known is not None:
             try:
-                check_alive(known, view)
+                self._check(known, view, credentials.remark)
             except Unauthorized:
                 del self._headers[header]
                 raise
             return known.user
         if header[:7].lower() != "bearer ":
             return None
-        found = self.review(header[7:].strip(), view)
+        found = self.review(header[7:].strip(), view, remark=credentials.remark)
         if found is None:
             return None
         if len(self._headers) >= KEPT_TOKENS:
@@ -148,7 +150,9 @@ class TokenAuthenticator:
         self._headers[header] = found
         return found.user
 
-    def review(self, token: str, view: View, audiences: Sequence[str] = ()) -> Verified | None:
+    def review(
+        self, token: str, view: View, audiences: Sequence[str] = (), *, remark: Remark = unheard
+    ) -> Verified | None:
         """The token's meaning; None when it is not ours to judge. Raises Unauthorized when it is and is not valid."""
         key = (token, tuple(audiences) or self.audiences)
         found = self._verified.get(key)
@@ -160,11 +164,21 @@ class TokenAuthenticator:
                 self._verified.clear()
             self._verified[key] = found
         try:
-            check_alive(found, view)
+            self._check(found, view, remark)
         except Unauthorized:
             del self._verified[key]
             raise
         return found
+
+    def _check(self, token: Verified, view: View, remark: Remark) -> None:
+        """Raise Unauthorized when the token is not to be believed any more."""
+        check_alive(token, view)
+        if token.secret is not None:
+            secret = view.get(Secret, token.secret[0], token.namespace)
+            account = view.get(ServiceAccount, token.account, token.namespace)
+            assert secret is not None
+            assert account is not None
+            self.legacy.used(secret, account, view.clock.now(), remark)
 
     def _verify(self, token: str, audiences: tuple[str, ...]) -> Verified | None:
         try:

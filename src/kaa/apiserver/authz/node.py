@@ -9,6 +9,7 @@ Source: plugin/pkg/auth/authorizer/node node_authorizer.go.
 
 from __future__ import annotations
 
+from kaa.api.pod_references import references, volume_secrets
 from kaa.api.selectors import SelectorError, parse_fields
 from kaa.api.types.core_v1 import PersistentVolume, PersistentVolumeClaim, Pod
 from kaa.api.types.resource_v1 import ResourceSlice
@@ -19,7 +20,6 @@ from ..bootstrap.rules import parse_rules
 from ..view import View
 from .base import Decision, Question
 from .covers import matches_resource
-from .pod_references import references, volume_secrets
 
 PREFIX, GROUP = "system:node:", "system:nodes"
 LEASE_NAMESPACE = "kube-node-lease"

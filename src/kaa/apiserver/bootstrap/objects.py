@@ -11,6 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from kaa.api.clock import format_time
+from kaa.api.legacy_tokens import SINCE, TRACKING, day_of
 from kaa.api.types.apiregistration_v1 import APIService, APIServiceCondition, APIServiceSpec, APIServiceStatus
 from kaa.api.types.core_v1 import ConfigMap, Namespace, NamespaceSpec, NamespaceStatus
 from kaa.api.types.flowcontrol_v1 import FlowSchema, PriorityLevelConfiguration
@@ -25,8 +26,6 @@ from .controller_roles import controller_bindings, controller_roles
 from .reconcile import reconcile_binding, reconcile_role
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
-#: Since when the use of legacy ServiceAccount tokens is tracked.
-LEGACY_TRACKING = "kube-apiserver-legacy-service-account-token-tracking"
 #: (group, version): group priority, version priority. Higher comes first in discovery.
 API_PRIORITIES: dict[tuple[str, str], tuple[int, int]] = {
     ("", "v1"): (18000, 1),
@@ -82,9 +81,7 @@ def objects(
         *(_api_service(group, version, now) for group, version in API_PRIORITIES),
         _service_cidr(service_cidr, now),
         _extension_authentication(client_ca, front_proxy_ca),
-        ConfigMap(
-            metadata=ObjectMeta(name=LEGACY_TRACKING, namespace="kube-system"), data={"since": format_time(now)[:10]}
-        ),
+        ConfigMap(metadata=ObjectMeta(name=TRACKING, namespace="kube-system"), data={SINCE: day_of(now)}),
     ]
 
 
@@ -123,7 +120,7 @@ def _mended(obj: Any, existing: Any) -> Any | None:
     if isinstance(obj, (FlowSchema, PriorityLevelConfiguration)):
         follows = existing.metadata.annotations.get(flow.AUTOUPDATE) == "true"
         return replace(existing, spec=obj.spec) if follows and existing.spec != obj.spec else None
-    if isinstance(obj, ConfigMap) and obj.metadata.name != LEGACY_TRACKING:
+    if isinstance(obj, ConfigMap) and obj.metadata.name != TRACKING:
         return replace(existing, data={**existing.data, **obj.data}) if _stale(existing, obj.data) else None
     return None
 
