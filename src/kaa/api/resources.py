@@ -144,7 +144,7 @@ _RBAC, _STORAGE, _NET = "rbac.authorization.k8s.io/v1", "storage.k8s.io/v1", "ne
 _ADMISSION, _DRA, _FLOW = "admissionregistration.k8s.io/v1", "resource.k8s.io/v1", "flowcontrol.apiserver.k8s.io/v1"
 _EXT = "api-extensions"
 
-#: Every built-in resource, groups in the order in which discovery lists them.
+#: Every built-in resource that is served by default, groups in the order in which discovery lists them.
 RESOURCES: tuple[Resource[Any], ...] = (
     _row("v1", "bindings", "Binding", verbs=_CREATE),
     _row("v1", "componentstatuses", "ComponentStatus", False, short="cs", verbs=("get", "list")),
@@ -284,4 +284,45 @@ RESOURCES: tuple[Resource[Any], ...] = (
     _row(_DRA, "resourceslices", "ResourceSlice", False),
     _row(_FLOW, "flowschemas", "FlowSchema", False, subs=(_STATUS,)),
     _row(_FLOW, "prioritylevelconfigurations", "PriorityLevelConfiguration", False, subs=(_STATUS,)),
+)
+
+#: Those that only ``--runtime-config`` has served; of each group the preferred version first.
+OPTIONAL: tuple[Resource[Any], ...] = (
+    *(
+        _row(f"certificates.k8s.io/{version}", "clustertrustbundles", "ClusterTrustBundle", False)
+        for version in ("v1beta1", "v1alpha1")
+    ),
+    _row("networking.k8s.io/v1beta1", "ipaddresses", "IPAddress", False, short="ip"),
+    _row("networking.k8s.io/v1beta1", "servicecidrs", "ServiceCIDR", False, subs=(_STATUS,)),
+    _row("storage.k8s.io/v1beta1", "volumeattributesclasses", "VolumeAttributesClass", False, short="vac"),
+    *(
+        _row(f"admissionregistration.k8s.io/{version}", plural, kind, False, categories=_EXT)
+        for version in ("v1beta1", "v1alpha1")
+        for plural, kind in (
+            ("mutatingadmissionpolicies", "MutatingAdmissionPolicy"),
+            ("mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding"),
+        )
+    ),
+    *(
+        _row(f"coordination.k8s.io/{version}", "leasecandidates", "LeaseCandidate")
+        for version in ("v1beta1", "v1alpha2")
+    ),
+    *(
+        row
+        for version in ("v1beta2", "v1beta1")
+        for row in (
+            _row(f"resource.k8s.io/{version}", "deviceclasses", "DeviceClass", False),
+            _row(f"resource.k8s.io/{version}", "resourceclaims", "ResourceClaim", subs=(_STATUS,)),
+            _row(f"resource.k8s.io/{version}", "resourceclaimtemplates", "ResourceClaimTemplate"),
+            _row(f"resource.k8s.io/{version}", "resourceslices", "ResourceSlice", False),
+        )
+    ),
+    *(
+        _row(f"resource.k8s.io/{version}", "devicetaintrules", "DeviceTaintRule", False, subs=(_STATUS,))
+        for version in ("v1beta2", "v1alpha3")
+    ),
+    _row("internal.apiserver.k8s.io/v1alpha1", "storageversions", "StorageVersion", False, subs=(_STATUS,)),
+    _row(
+        "storagemigration.k8s.io/v1beta1", "storageversionmigrations", "StorageVersionMigration", False, subs=(_STATUS,)
+    ),
 )

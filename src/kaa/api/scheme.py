@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from .quantity import canonical
-from .resources import RESOURCES, Resource
+from .resources import OPTIONAL, RESOURCES, Resource
 from .types import meta_v1
 from .values import Base64, Quantity
 
@@ -44,8 +44,10 @@ class DecodeError(ValueError):
 
 # -------------------------------------------------------------------------------------------------------- kinds
 
-_BY_TYPE_NAME: dict[tuple[str, str], Resource[Any]] = {(r.api_version, r.kind): r for r in RESOURCES}
-_BY_PATH: dict[tuple[str, str, str], Resource[Any]] = {(r.group, r.version, r.plural): r for r in RESOURCES}
+_BY_TYPE_NAME: dict[tuple[str, str], Resource[Any]] = {(r.api_version, r.kind): r for r in (*RESOURCES, *OPTIONAL)}
+_BY_PATH: dict[tuple[str, str, str], Resource[Any]] = {
+    (r.group, r.version, r.plural): r for r in (*RESOURCES, *OPTIONAL)
+}
 
 
 def resource_of(kind: Any) -> Resource[Any]:

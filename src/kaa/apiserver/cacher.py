@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from kaa.api import scheme
 from kaa.api.clock import Clock
 from kaa.api.errors import ApiError, Expired, ServiceUnavailable, Timeout, Unclassified
-from kaa.api.resources import RESOURCES, Resource
+from kaa.api.resources import Resource
 from kaa.api.selectors import FieldRequirement, Selector, matches_fields
 from kaa.client.client import WatchType
 from kaa.store.base import Event, EventType, KeyValue, Revision, Store, StoreUnavailable
@@ -28,6 +28,7 @@ from kaa.store.base import Event, EventType, KeyValue, Revision, Store, StoreUna
 from . import keys
 from .entries import METADATA, Entry, inner_of, read_object, stored_bytes
 from .registry.strategy import Strategy
+from .serving import Serving
 from .watchers import Audience, Change, Watcher
 
 T = TypeVar("T")
@@ -152,7 +153,13 @@ class Cacher:
 
     WAIT_S = 3.0  # how long a read waits for a revision that has not come yet
 
-    def __init__(self, store: Store, clock: Clock, strategy_for: Callable[[Resource[Any]], Strategy[Any]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        strategy_for: Callable[[Resource[Any]], Strategy[Any]],
+        serving: Serving | None = None,
+    ) -> None:
         self._store, self._clock = store, clock
         self._strategy_for = strategy_for
         self.revision = Revision(0)  #: every change up to here is in the caches
@@ -163,9 +170,8 @@ class Cacher:
         self._expected: dict[str, tuple[bytes, Any]] = {}  #: {store key: (bytes, Struct) of a write under way}
         self._newest: deque[Entry] = deque()  #: entries whose Struct is held, whoever else holds it
         self._arrivals: deque[tuple[Revision, asyncio.Future[None]]] = deque()
-        for resource in RESOURCES:
-            if "list" in resource.verbs and keys.is_stored(resource):
-                self.serve(resource)
+        for resource in (serving or Serving()).kept():
+            self.serve(resource)
 
     @property
     def clock(self) -> Clock:

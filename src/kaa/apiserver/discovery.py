@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
-from kaa.api.resources import RESOURCES, Resource, Subresource
+from kaa.api.resources import OPTIONAL, RESOURCES, Resource, Subresource
 
+from . import keys
 from .aggregation.discovered import RemoteVersion
-from .bootstrap.objects import API_PRIORITIES
+from .bootstrap.objects import priorities
 
 Json = dict[str, Any]
 
@@ -44,14 +45,15 @@ STORED_IN = {
     ("events.k8s.io", "Event"): "/v1",
 }
 #: The order in which groups are listed; others follow by name.
-GROUP_ORDER = tuple(dict.fromkeys(resource.group for resource in RESOURCES))
+GROUP_ORDER = tuple(dict.fromkeys(resource.group for resource in (*RESOURCES, *OPTIONAL)))
 
 
 class Discovery:
     """Documents by path. ``custom`` are the resources served beside the built-in ones."""
 
-    def __init__(self, server_address: str = "") -> None:
+    def __init__(self, server_address: str = "", built_in: Sequence[Resource[Any]] = RESOURCES) -> None:
         self.server_address = server_address
+        self._built_in = built_in
         self._custom: tuple[Resource[Any], ...] = ()
         self._preferred: dict[str, tuple[str, ...]] = {}
         self._remote: dict[tuple[str, str], RemoteVersion] = {}
@@ -88,7 +90,7 @@ class Discovery:
     # ------------------------------------------------------------------------------------------------ plain
 
     def resources(self) -> Sequence[Resource[Any]]:
-        return (*RESOURCES, *self._custom)
+        return (*self._built_in, *self._custom)
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """{group: its versions, the preferred one first}, without the core group."""
@@ -171,7 +173,7 @@ def _priority(group: str) -> int:
     """The higher, the earlier a group is listed. Custom resources come last, the aggregator's own group first."""
     if group == "apiregistration.k8s.io":
         return 20_001
-    return max((most for (name, _), (most, _) in API_PRIORITIES.items() if name == group), default=1000)
+    return max((most for (name, _), (most, _) in priorities().items() if name == group), default=1000)
 
 
 def _group(name: str, versions: Sequence[str]) -> Json:
@@ -183,7 +185,7 @@ def _storage_version_hash(resource: Resource[Any]) -> str:
     """Clients compare it only; its value is upstream's, which hashes the group-version that objects are stored in."""
     stored = STORED_IN.get((resource.group, resource.kind))
     if stored is None:
-        return resource.storage_version_hash
+        return (resource if resource.custom else keys.storage_resource(resource)).storage_version_hash
     digest = hashlib.sha256(f"{stored}/{resource.kind}".encode()).digest()
     return base64.b64encode(digest[:8]).decode()
 

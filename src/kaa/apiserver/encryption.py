@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from kaa.api.resources import RESOURCES
+from kaa.api.resources import OPTIONAL, RESOURCES
 from kaa.store.base import Store
 from kaa.store.encryption import AesCbc, AesGcm, Cipher, EncryptedStore, Identity, SecretBox, Transformer
 
@@ -87,7 +87,11 @@ def _prefixes(name: str) -> Iterable[str]:
     plural, _, group = name.partition(".")
     if name == "*.*":
         return
-    known = [one for one in RESOURCES if one.group == group and plural in (one.plural, "*") and keys.is_stored(one)]
+    known = [
+        one
+        for one in (*RESOURCES, *OPTIONAL)
+        if one.group == group and plural in (one.plural, "*") and keys.is_stored(one)
+    ]
     for resource in known:
         yield keys.prefix(resource)
     if plural == "*" and group:

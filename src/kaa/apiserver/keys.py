@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from kaa.api.resources import Resource
+from kaa.api.resources import RESOURCES, Resource
 from kaa.api.scheme import resource_by_path
 
 ROOT = "/registry/"
@@ -29,6 +29,17 @@ _STORED_AS = {
     ("events.k8s.io", "v1", "events"): ("", "v1", "events"),
     ("autoscaling", "v1", "horizontalpodautoscalers"): ("autoscaling", "v2", "horizontalpodautoscalers"),
 }
+#: {(group, plural): the version that is stored}, of resources in several versions of one group
+_STORED_IN = {
+    ("certificates.k8s.io", "clustertrustbundles"): "v1beta1",
+    ("coordination.k8s.io", "leasecandidates"): "v1beta1",
+    ("resource.k8s.io", "devicetaintrules"): "v1alpha3",
+    **{
+        (row.group, row.plural): row.version
+        for row in RESOURCES
+        if row.group in ("networking.k8s.io", "storage.k8s.io", "admissionregistration.k8s.io", "resource.k8s.io")
+    },
+}
 _VIRTUAL = frozenset({"bindings", "componentstatuses"})
 
 
@@ -39,8 +50,10 @@ def storage_resource(resource: Resource[Any]) -> Resource[Any]:
 
 @lru_cache(maxsize=None)
 def _built_in_storage(resource: Resource[Any]) -> Resource[Any]:
-    stored = _STORED_AS.get((resource.group, resource.version, resource.plural))
-    if stored is None:
+    version = _STORED_IN.get((resource.group, resource.plural), resource.version)
+    own = (resource.group, version, resource.plural)
+    stored = _STORED_AS.get(own, own)
+    if stored == (resource.group, resource.version, resource.plural):
         return resource
     found = resource_by_path(*stored)
     assert found is not None

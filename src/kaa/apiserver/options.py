@@ -33,6 +33,12 @@ class ApiServerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     max_requests_inflight: Annotated[int, _says("Seats for requests; both kinds share their sum.")] = 400
     max_mutating_requests_inflight: Annotated[int, _says("Seats for requests that change something.")] = 200
     request_timeout: Annotated[str, _says("The longest that a request may take.")] = "1m0s"
+    runtime_config: Annotated[
+        str,
+        _says(
+            "APIs to serve or not: api/all, api/ga, api/beta, api/alpha, group/version, group/version/resource; =true|false, by commas."
+        ),
+    ] = ""
     encryption_provider_config: Annotated[str, _says("The EncryptionConfiguration; values are encrypted by it.")] = ""
 
     @property

@@ -35,8 +35,8 @@ class Paths:
         self._api, self._metrics, self._key, self._server_url = api, metrics, key, server_url
         self.ready = asyncio.Event()
         self.health = Health(api, self.ready)
-        self.discovery = Discovery(server_url.removeprefix("https://"))
-        self.openapi = OpenAPI()
+        self.discovery = Discovery(server_url.removeprefix("https://"), api.serving.resources)
+        self.openapi = OpenAPI(api.serving.resources)
         #: Adds what other servers say to the two documents that speak of all.
         self.merge_openapi: Callable[[str, Document], Awaitable[Document]] | None = None
         self.handlers: dict[str, PathHandler] = {

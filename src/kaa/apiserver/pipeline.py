@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from kaa.api.clock import Clock
 from kaa.api.custom import CustomObject
 from kaa.api.errors import ApiError, MethodNotAllowed, NotFound
-from kaa.api.resources import RESOURCES, Resource
-from kaa.api.scheme import encode_inner, resource_by_path
+from kaa.api.resources import Resource
+from kaa.api.scheme import encode_inner
 from kaa.api.selectors import SelectorError, parse_fields
 from kaa.api.types.autoscaling_v1 import Scale
 from kaa.api.types.core_v1 import ComponentCondition, ComponentStatus
@@ -35,6 +35,7 @@ from .reads import ListResult, Reader, Watch
 from .registry.conversion import convert
 from .registry.scale import checked
 from .registry.strategy import Strategy
+from .serving import Serving
 from .writes import Writer, Written
 
 
@@ -48,8 +49,6 @@ class Outcome:
     listing: ListResult | None = None
     warnings: Sequence[str] = ()
 
-
-BUILT_IN_VERSIONS = frozenset((resource.group, resource.version) for resource in RESOURCES)
 
 #: Answers a create that stores nothing of its own: reviews, tokens, bindings, evictions. (request, body) -> outcome
 Virtual = Callable[[Request, Any], Awaitable[Outcome]]
@@ -81,7 +80,9 @@ class ApiServer:
         authorizer: Authorizer,
         admission: Chain,
         strategy_for: Callable[[Resource[Any]], Strategy[Any]],
+        serving: Serving | None = None,
     ) -> None:
+        self.serving = serving or Serving()
         self.store, self.cacher, self.authorizer = store, cacher, authorizer
         self.admission, self.strategy_for = admission, strategy_for
         self.clock: Clock = cacher.clock
@@ -102,11 +103,11 @@ class ApiServer:
         self.elsewhere: Elsewhere | None = None
 
     def find(self, group: str, version: str, plural: str) -> Resource[Any] | None:
-        return resource_by_path(group, version, plural) or self.custom.get((group, version, plural))
+        return self.serving.by_path.get((group, version, plural)) or self.custom.get((group, version, plural))
 
     def served(self) -> set[tuple[str, str]]:
         """Every (group, version) that is served."""
-        return {*BUILT_IN_VERSIONS, *((group, version) for group, version, _ in self.custom)}
+        return {*self.serving.versions, *((group, version) for group, version, _ in self.custom)}
 
     # ------------------------------------------------------------------------------------------------ authorization
 
@@ -351,10 +352,12 @@ class ApiServer:
         """The request, of the row that is served at its path.
 
         A client in this process made its row by itself, from a definition or from discovery, and may ask for what has
-        never been served, or is no more: then NotFound is raised.
+        never been served, or is no more, or is switched off: then NotFound is raised.
         """
         resource = request.resource
         if not resource.custom:
+            if (resource.group, resource.version, resource.plural) not in self.serving.by_path:
+                raise NotFound("the server could not find the requested resource")
             return request
         served = self.custom.get((resource.group, resource.version, resource.plural))
         if served is not None:

@@ -50,6 +50,12 @@ from .options import credential_providers, which_cluster
     help="Address of the API server; may be repeated.  [default: loopback and the node's own]",
 )
 @click.option(
+    "--runtime-config",
+    default=None,
+    metavar="KEY=VALUE,...",
+    help="APIs to serve or not, as kube-apiserver has it (api/beta=true); it is kept.",
+)
+@click.option(
     "--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the node to be Ready."
 )
 def command(
@@ -63,6 +69,7 @@ def command(
     image_credential_provider_config: str,
     image_credential_provider_bin_dir: str,
     listen: tuple[str, ...],
+    runtime_config: str | None,
     timeout: float,
 ) -> None:
     """Start a cluster, or bring it back as it was.
@@ -87,6 +94,7 @@ def command(
             kubelet_config=kubelet_config or "",
             credential_providers=(image_credential_provider_config, image_credential_provider_bin_dir),
             listen=listen,
+            runtime_config=runtime_config,
             timeout_s=timeout,
             progress=lambda text: status.update(text),
         )

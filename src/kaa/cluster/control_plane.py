@@ -19,6 +19,7 @@ import structlog
 from kaa.api.clock import Clock, SystemClock
 from kaa.api.errors import AlreadyExists, ApiError, Conflict
 from kaa.api.resources import Resource
+from kaa.api.types.apiregistration_v1 import APIService
 from kaa.apiserver.admission.plugins import default_chain
 from kaa.apiserver.aggregation.aggregator import Aggregator
 from kaa.apiserver.aggregation.backend import Identity
@@ -47,6 +48,7 @@ from kaa.apiserver.paths import Paths
 from kaa.apiserver.pipeline import ApiServer
 from kaa.apiserver.registry import ServiceRanges, build_strategies
 from kaa.apiserver.registry.strategy import Strategy
+from kaa.apiserver.serving import serving_of
 from kaa.apiserver.virtual import Virtuals
 from kaa.apiserver.webhooks.plugin import DynamicAdmission
 from kaa.client.inprocess import InProcessClient
@@ -164,6 +166,7 @@ def build(
     kubelet_tls: ssl.SSLContext,
 ) -> ControlPlane:
     """Put the API server together; nothing runs yet."""
+    serving = serving_of(config.api_server.runtime_config)
     strategies = build_strategies(ServiceRanges(cluster_cidrs=(config.service_cidr,)))
 
     def strategy_for(resource: Resource[Any]) -> Strategy[Any]:
@@ -171,10 +174,11 @@ def build(
 
     authorizer = DefaultAuthorizer()
     authenticator = DefaultAuthenticator((verifying_key,), issuer=ISSUER)
-    cacher = Cacher(store, clock, strategy_for)
+    cacher = Cacher(store, clock, strategy_for, serving)
     dynamic = DynamicAdmission(cacher, strategy_for, authorizer)
     admission = default_chain(authorizer, dynamic, rbac=authorizer.rbac)
-    api = ApiServer(store, cacher, authorizer, admission, strategy_for)
+    api = ApiServer(store, cacher, authorizer, admission, strategy_for, serving)
+    dynamic.versions.serving = serving
     dynamic.versions.custom, dynamic.versions.across = api.custom, api.across
     issuer = TokenIssuer(signing_key, ISSUER)
     Virtuals(api, authenticator, authorizer, issuer).install()
@@ -318,10 +322,16 @@ async def bootstrap(client: InProcessClient, api: ApiServer, config: ClusterConf
     """Make what every cluster holds and this one lacks."""
     pki = Pki(config.pki_dir, clock)
     ca, front_proxy = (path.read_text() if path.exists() else "" for path in (pki.ca, pki.front_proxy_ca))
-    wanted = objects.objects(clock.now(), service_cidr=config.service_cidr, client_ca=ca, front_proxy_ca=front_proxy)
+    versions = api.serving.versions
+    wanted = objects.objects(
+        clock.now(), service_cidr=config.service_cidr, client_ca=ca, front_proxy_ca=front_proxy, versions=versions
+    )
     for group in (wanted, addons.objects(config, ca)):
-        create, update = objects.due(group, api.cacher)
+        served = [obj for obj in group if api.serving.by_kind(obj.API_VERSION, obj.KIND) is not None]
+        create, update = objects.due(served, api.cacher)
         await _write_all(client, create, update)
+    for service in objects.withdrawn(api.cacher.list(APIService), versions):
+        await client.delete(APIService, service.metadata.name or "")
 
 
 async def _write_all(client: InProcessClient, create: list[Any], update: list[Any]) -> None:

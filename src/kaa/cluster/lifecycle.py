@@ -65,6 +65,7 @@ def up(
     kubelet_config: str = "",
     credential_providers: tuple[str, str] = ("", ""),
     listen: tuple[str, ...] = (),
+    runtime_config: str | None = None,
     timeout_s: float = 60.0,
     progress: Progress = lambda text: None,
 ) -> Up:
@@ -75,6 +76,8 @@ def up(
         if kubelet_config:
             config = _take_kubelet_config(config, Path(kubelet_config))
         config = with_credential_providers(config, *credential_providers)
+        if runtime_config is not None:
+            config = _with_runtime_config(config, runtime_config)
         progress("certificates")
         with processes.Gate() as gate:  # they load their code while we make what they will read
             started = [part for part in PARTS if _start(config, part, gate)]
@@ -144,6 +147,27 @@ def _take_kubelet_config(config: ClusterConfig, file: Path) -> ClusterConfig:
         raise ConfigError("the node runs with another configuration; `kaa down` first, then `kaa up --kubelet-config`")
     config.kubelet_file.write_text(text)
     return _with_room(config, wanted.max_pods)
+
+
+def _with_runtime_config(config: ClusterConfig, text: str) -> ClusterConfig:
+    """Keep which APIs are served. Raises ConfigError for keys that are none, and while the server serves others."""
+    from kaa.apiserver.options import OptionError
+    from kaa.apiserver.serving import serving_of
+
+    try:
+        serving_of(text)
+    except OptionError as err:
+        raise ConfigError(f"--runtime-config: {err}") from err
+    if text == config.api_server.runtime_config:
+        return config
+    if processes.running_pid(pid_file(config, "server")):
+        raise ConfigError(
+            "the server runs with another --runtime-config; `kaa down` first, then `kaa up` with this one"
+        )
+    options = msgspec.structs.replace(config.api_server, runtime_config=text)
+    config = msgspec.structs.replace(config, api_server=options)
+    write_config(config)
+    return config
 
 
 def _with_room(config: ClusterConfig, pods: int) -> ClusterConfig:

@@ -1,6 +1,6 @@
-"""Certificate requests: who approves and signs for which signer, and whom the client signer never names.
+"""Certificates: who approves, signs and attests for which signer, and whom the client signer never names.
 
-Source: plugin/pkg/admission/certificates/{approval,signing,subjectrestriction}.
+Source: plugin/pkg/admission/certificates/{approval,ctbattest,signing,subjectrestriction}.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..view import View
 from .base import Attributes
 from .plugin import Passive, refuse
 
-GROUP, PLURAL = "certificates.k8s.io", "certificatesigningrequests"
+GROUP, PLURAL, BUNDLES = "certificates.k8s.io", "certificatesigningrequests", "clustertrustbundles"
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
 MASTERS = "system:masters"
 
@@ -79,6 +79,26 @@ class CertificateSubjectRestriction(Passive):
         if request.spec.signer_name == CLIENT_SIGNER and MASTERS in _organizations(request.spec.request):
             why = f"use of {CLIENT_SIGNER} signer with system:masters group is not allowed"
             raise refuse(attributes, why)
+
+
+class ClusterTrustBundleAttest(Passive):
+    """Who writes a bundle of a signer speaks for that signer."""
+
+    name = "ClusterTrustBundleAttest"
+    kinds = frozenset({BUNDLES})
+
+    def __init__(self, authorizer: Authorizer) -> None:
+        self.authorizer = authorizer
+
+    async def validate(self, attributes: Attributes, view: View) -> None:
+        if attributes.operation not in ("CREATE", "UPDATE") or not attributes.on(BUNDLES, GROUP):
+            return
+        new, old = attributes.object, attributes.old
+        signer = new.spec.signer_name
+        if not signer or (old is not None and new.spec == old.spec):
+            return
+        if not may(self.authorizer, view, attributes.request.user, "attest", signer):
+            raise refuse(attributes, f'user not permitted to attest for signerName "{signer}"')
 
 
 def _organizations(text: str) -> list[str]:

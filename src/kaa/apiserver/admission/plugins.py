@@ -6,7 +6,12 @@ from ..authz.base import Authorizer
 from ..authz.rbac import RbacAuthorizer
 from ..webhooks.plugin import DynamicAdmission
 from .base import Chain, Plugin
-from .certificates import CertificateApproval, CertificateSigning, CertificateSubjectRestriction
+from .certificates import (
+    CertificateApproval,
+    CertificateSigning,
+    CertificateSubjectRestriction,
+    ClusterTrustBundleAttest,
+)
 from .default_tolerations import DefaultTolerationSeconds
 from .ingress_class import DefaultIngressClass
 from .limit_ranger import LimitRanger
@@ -42,6 +47,7 @@ def default_plugins(
         RuntimeClass(),
         CertificateApproval(authorizer),
         CertificateSigning(authorizer),
+        ClusterTrustBundleAttest(authorizer),
         CertificateSubjectRestriction(),
         DefaultIngressClass(),
     ]

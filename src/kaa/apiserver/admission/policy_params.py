@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kaa.api import fields, scheme
+from kaa.api import fields
 from kaa.api.errors import Invalid
 from kaa.api.fields import Path
 from kaa.api.resources import Resource
@@ -92,7 +92,7 @@ class PolicyParams(Passive):
             return Question(user, verb, "*", "*", "*")
         group, _, version = (kind.api_version or "").rpartition("/")
         args = kind.api_version or "", kind.kind or ""
-        found = scheme.resource_by_kind(*args) or self._find_kind(*args)
+        found = self._find_kind(*args)
         return Question(user, verb, group, version, "*" if found is None else found.plural)
 
     def _allows(self, question: Question, view: View) -> bool:

@@ -50,6 +50,23 @@ API_PRIORITIES: dict[tuple[str, str], tuple[int, int]] = {
     ("resource.k8s.io", "v1"): (16200, 21),
     ("flowcontrol.apiserver.k8s.io", "v1"): (16100, 21),
 }
+#: The same of those that are off by default.
+OPTIONAL_PRIORITIES: dict[tuple[str, str], tuple[int, int]] = {
+    ("certificates.k8s.io", "v1beta1"): (17300, 12),
+    ("certificates.k8s.io", "v1alpha1"): (17300, 9),
+    ("networking.k8s.io", "v1beta1"): (17200, 12),
+    ("storage.k8s.io", "v1beta1"): (16800, 9),
+    ("admissionregistration.k8s.io", "v1beta1"): (16700, 12),
+    ("admissionregistration.k8s.io", "v1alpha1"): (16700, 9),
+    ("coordination.k8s.io", "v1beta1"): (16500, 13),
+    ("coordination.k8s.io", "v1alpha2"): (16500, 12),
+    ("resource.k8s.io", "v1beta2"): (16200, 15),
+    ("resource.k8s.io", "v1beta1"): (16200, 9),
+    ("resource.k8s.io", "v1alpha3"): (16200, 1),
+    ("internal.apiserver.k8s.io", "v1alpha1"): (16000, 9),
+    ("storagemigration.k8s.io", "v1beta1"): (15800, 9),
+}
+AUTOMANAGED = "kube-aggregator.kubernetes.io/automanaged"
 _CRITICAL = {
     "system-cluster-critical": (
         2_000_000_000,
@@ -63,10 +80,15 @@ _CRITICAL = {
 
 
 def objects(
-    now: float, *, service_cidr: str = "10.96.0.0/16", client_ca: str = "", front_proxy_ca: str = ""
+    now: float,
+    *,
+    service_cidr: str = "10.96.0.0/16",
+    client_ca: str = "",
+    front_proxy_ca: str = "",
+    versions: Iterable[tuple[str, str]] = API_PRIORITIES,
 ) -> list[Any]:
     """All of them, in an order in which they may be created. ``now`` in seconds since 1970 dates conditions; the
-    certificates (PEM) go into ``extension-apiserver-authentication``."""
+    certificates (PEM) go into ``extension-apiserver-authentication``; ``versions`` are the group-versions served."""
     return [
         *(_namespace(name) for name in NAMESPACES),
         *priority_classes(),
@@ -78,10 +100,28 @@ def objects(
         *policy.role_bindings(),
         *flow.priority_levels(),
         *flow.flow_schemas(now),
-        *(_api_service(group, version, now) for group, version in API_PRIORITIES),
+        *(_api_service(group, version, now) for group, version in priorities() if (group, version) in set(versions)),
         _service_cidr(service_cidr, now),
         _extension_authentication(client_ca, front_proxy_ca),
         ConfigMap(metadata=ObjectMeta(name=TRACKING, namespace="kube-system"), data={SINCE: day_of(now)}),
+    ]
+
+
+def priorities() -> dict[tuple[str, str], tuple[int, int]]:
+    """Of every built-in group-version: group priority, version priority."""
+    return {**API_PRIORITIES, **OPTIONAL_PRIORITIES}
+
+
+def withdrawn(services: Iterable[APIService], versions: Iterable[tuple[str, str]]) -> list[APIService]:
+    """The APIServices of built-in group-versions that an earlier start served and this one does not."""
+    known, served = priorities(), set(versions)
+    return [
+        one
+        for one in services
+        if one.spec is not None
+        and one.metadata.labels.get(AUTOMANAGED) == "onstart"
+        and (one.spec.group or "", one.spec.version or "") in known
+        and (one.spec.group or "", one.spec.version or "") not in served
     ]
 
 
@@ -138,7 +178,7 @@ def _namespace(name: str) -> Namespace:
 
 
 def _api_service(group: str, version: str, now: float) -> APIService:
-    group_priority, version_priority = API_PRIORITIES[group, version]
+    group_priority, version_priority = priorities()[group, version]
     local = APIServiceCondition(
         type="Available",
         status="True",
@@ -147,7 +187,7 @@ def _api_service(group: str, version: str, now: float) -> APIService:
         last_transition_time=format_time(now),
     )
     return APIService(
-        metadata=ObjectMeta(name=f"{version}.{group}", labels={"kube-aggregator.kubernetes.io/automanaged": "onstart"}),
+        metadata=ObjectMeta(name=f"{version}.{group}", labels={AUTOMANAGED: "onstart"}),
         spec=APIServiceSpec(
             group=group or None,
             version=version,

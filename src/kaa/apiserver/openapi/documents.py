@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import importlib.util
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -66,11 +66,23 @@ class Document:
     hash: str = ""
 
 
+@dataclass(frozen=True)
+class _Served:
+    """What documents speak of."""
+
+    built_in: Sequence[Resource[Any]] = RESOURCES
+    custom: tuple[CustomSchema, ...] = ()
+
+    @property
+    def resources(self) -> list[Resource[Any]]:
+        return [*self.built_in, *(one.resource for one in self.custom)]
+
+
 @dataclass
 class _Kept:
     """Documents of what is served now: {path and content type: gzip'ed bytes}."""
 
-    custom: tuple[CustomSchema, ...] = ()
+    served: _Served
     made: dict[tuple[str, str], bytes] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
 
@@ -78,16 +90,17 @@ class _Kept:
 class OpenAPI:
     """Documents by path. Safe to ask from threads: making one blocks for a tenth of a second."""
 
-    def __init__(self) -> None:
-        self._kept = _Kept()
+    def __init__(self, built_in: Sequence[Resource[Any]] = RESOURCES) -> None:
+        self._kept = _Kept(_Served(built_in))
         self._making = threading.Lock()
 
     def serve(self, custom: Iterable[CustomSchema]) -> None:
         """Take note of the custom resources that are served now. Documents that they do not touch are kept."""
-        before, after = self._kept, _Kept(tuple(custom))
+        before = self._kept
+        after = _Kept(_Served(before.served.built_in, tuple(custom)))
         for key, body in list(before.made.items()):
             path = key[0]
-            if path in before.hashes and before.hashes[path] == _hash(path, after.custom):
+            if path in before.hashes and before.hashes[path] == _hash(path, after.served):
                 after.made[key], after.hashes[path] = body, before.hashes[path]
         self._kept = after
 
@@ -104,7 +117,7 @@ class OpenAPI:
                 content_type = PROTOBUF_V2[1] if chosen in PROTOBUF_V2 else JSON
             case ["openapi", "v3"]:
                 content_type = _choose(accept, (JSON,))
-            case ["openapi", "v3", name] if name in _names(kept.custom):
+            case ["openapi", "v3", name] if name in _names(kept.served):
                 content_type = _choose(accept, (JSON,))
             case _:
                 return None
@@ -118,8 +131,8 @@ class OpenAPI:
         if key not in kept.made:
             with self._making:
                 if key not in kept.made:
-                    kept.hashes[name] = _hash(name, kept.custom)
-                    kept.made[key] = gzip.compress(_make(name, key[1], kept.custom), GZIP_LEVEL, mtime=0)
+                    kept.hashes[name] = _hash(name, kept.served)
+                    kept.made[key] = gzip.compress(_make(name, key[1], kept.served), GZIP_LEVEL, mtime=0)
         return kept.made[key]
 
 
@@ -153,25 +166,25 @@ def _ranges(accept: str) -> Iterator[tuple[str, float]]:
 # -------------------------------------------------------------------------------------------------------- what there is
 
 
-def _group_versions(custom: tuple[CustomSchema, ...]) -> list[tuple[str, str]]:
-    resources = (*RESOURCES, *(one.resource for one in custom))
-    return sorted({(resource.group, resource.version) for resource in resources})
+def _group_versions(served: _Served) -> list[tuple[str, str]]:
+    return sorted({(resource.group, resource.version) for resource in served.resources})
 
 
-def _names(custom: tuple[CustomSchema, ...]) -> list[str]:
+def _names(served: _Served) -> list[str]:
     """The paths of all v3 documents, sorted."""
     found = {"api", "apis", *_LONE}
-    for group, version in _group_versions(custom):
+    for group, version in _group_versions(served):
         found.update((f"apis/{group}", f"apis/{group}/{version}") if group else (f"api/{version}",))
     return sorted(found)
 
 
-def _hash(path: str, custom: tuple[CustomSchema, ...]) -> str:
+def _hash(path: str, served: _Served) -> str:
     """512 bits in hexadecimal of all that a document is made of."""
     name = path.removeprefix("openapi/v3/")
-    touched = [one for one in custom if name == path or one.resource.root.strip("/") == name]
+    touched = [one for one in served.custom if name == path or one.resource.root.strip("/") == name]
     rows = sorted(one.digest for one in touched)
-    return hashlib.sha512(repr((program_hash(), path, rows)).encode()).hexdigest().upper()
+    built_in = [_row(one) for one in served.built_in if name == path or one.root.strip("/") == name]
+    return hashlib.sha512(repr((program_hash(), path, built_in, rows)).encode()).hexdigest().upper()
 
 
 def _row(resource: Resource[Any]) -> tuple[Any, ...]:
@@ -195,62 +208,60 @@ def program_hash() -> str:
 # -------------------------------------------------------------------------------------------------------- making one
 
 
-def _make(name: str, form: str, custom: tuple[CustomSchema, ...]) -> bytes:
+def _make(name: str, form: str, served: _Served) -> bytes:
     from . import proto
 
     if name == "openapi/v2" and form == JSON:
-        return msgspec.json.encode(_tree_v2(custom, _raw, _raw))
+        return msgspec.json.encode(_tree_v2(served, _raw, _raw))
     if name == "openapi/v2":
-        return proto.encode(_tree_v2(custom, proto.encode_path, proto.encode_schema))
+        return proto.encode(_tree_v2(served, proto.encode_path, proto.encode_schema))
     if name == "openapi/v3":
-        return msgspec.json.encode(_index(custom))
-    return msgspec.json.encode(_tree_v3(name.removeprefix("openapi/v3/"), custom))
+        return msgspec.json.encode(_index(served))
+    return msgspec.json.encode(_tree_v3(name.removeprefix("openapi/v3/"), served))
 
 
 def _raw(value: Json) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))
 
 
-def _index(custom: tuple[CustomSchema, ...]) -> Json:
+def _index(served: _Served) -> Json:
     paths = {}
-    for name in _names(custom):
+    for name in _names(served):
         url = f"/openapi/v3/{name}"
-        paths[name] = {"serverRelativeURL": f"{url}?hash={_hash(url.strip('/'), custom)}"}
+        paths[name] = {"serverRelativeURL": f"{url}?hash={_hash(url.strip('/'), served)}"}
     return {"paths": paths}
 
 
-def _tree_v3(name: str, custom: tuple[CustomSchema, ...]) -> Json:
+def _tree_v3(name: str, served: _Served) -> Json:
     from .operations import SINGLE, Operations, information
     from .render import document_v3
 
     url, operation = SINGLE[name] if name in SINGLE else information(name)
     found = [(url, [operation])]
-    mine = [r for r in (*RESOURCES, *(one.resource for one in custom)) if r.root.strip("/") == name]
+    mine = [r for r in served.resources if r.root.strip("/") == name]
     for resource in mine:
         found += Operations(resource).paths()
     group_versions = {(resource.group, resource.version) for resource in mine}
     found.sort(key=itemgetter(0))
-    return document_v3(found, _schemas(found, custom, sorted(group_versions)))
+    return document_v3(found, _schemas(found, served, sorted(group_versions)))
 
 
-def _tree_v2(
-    custom: tuple[CustomSchema, ...], pack_path: Callable[[Json], Any], pack_schema: Callable[[Json], Any]
-) -> Json:
+def _tree_v2(served: _Served, pack_path: Callable[[Json], Any], pack_schema: Callable[[Json], Any]) -> Json:
     from .operations import SINGLE, Operations, information
     from .render import document_v2
 
     found = [
         (url, [operation])
-        for url, operation in (SINGLE[name] if name in SINGLE else information(name) for name in _names(custom))
+        for url, operation in (SINGLE[name] if name in SINGLE else information(name) for name in _names(served))
     ]
-    for resource in (*RESOURCES, *(one.resource for one in custom)):
+    for resource in served.resources:
         found += Operations(resource).paths()
     found.sort(key=itemgetter(0))
-    return document_v2(found, _schemas(found, custom, _group_versions(custom)), pack_path, pack_schema)
+    return document_v2(found, _schemas(found, served, _group_versions(served)), pack_path, pack_schema)
 
 
 def _schemas(
-    paths: Iterable[tuple[str, list[Any]]], custom: tuple[CustomSchema, ...], group_versions: list[tuple[str, str]]
+    paths: Iterable[tuple[str, list[Any]]], served: _Served, group_versions: list[tuple[str, str]]
 ) -> dict[str, Json]:
     from . import custom as custom_schemas
     from .schemas import Schemas
@@ -259,7 +270,7 @@ def _schemas(
     given: dict[str, Json] = {}
     described = _descriptions()
     words, list_words = (_words_of(described, of) for of in ("io.k8s.api.core.v1.Pod", "io.k8s.api.core.v1.PodList"))
-    for one in custom:
+    for one in served.custom:
         given.update(custom_schemas.definitions(one.resource, one.tree(), words, list_words))
     return Schemas(described, group_versions).closure(wanted - {"string"}, given)
 

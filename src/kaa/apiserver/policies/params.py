@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kaa.api import scheme
 from kaa.api.resources import Resource
 from kaa.api.selectors import from_label_selector
 from kaa.api.types.admissionregistration_v1 import ParamKind, ParamRef
@@ -27,7 +26,7 @@ class BadParams(Exception):
 def param_resource(kind: ParamKind, find_kind: FindKind) -> Resource[Any]:
     """Raises BadParams."""
     version, name = kind.api_version or "", kind.kind or ""
-    found = scheme.resource_by_kind(version, name) or find_kind(version, name)
+    found = find_kind(version, name)
     if found is None:
         group_version = version if "/" in version else f"/{version}"
         raise BadParams(f"failed to find resource referenced by paramKind: '{group_version}, Kind={name}'")

@@ -12,6 +12,7 @@ from typing import Any
 from kaa.api.errors import NotFound
 from kaa.api.resources import Resource
 
+from .. import keys
 from .core.service_allocation import ServiceRanges
 from .strategy import Column, Strategy, TableShape
 
@@ -52,6 +53,8 @@ _FULL_GROUPS = {
     "apiregistration": "apiregistration.k8s.io",
     "flowcontrol": "flowcontrol.apiserver.k8s.io",
     "resource": "resource.k8s.io",
+    "apiserverinternal": "internal.apiserver.k8s.io",
+    "storagemigration": "storagemigration.k8s.io",
 }
 
 #: {(group, plural): module below this package}. A resource that is not here gets the plain Strategy.
@@ -70,16 +73,18 @@ STRATEGIES: dict[tuple[str, str], str] = {
         storage: storageclasses csidrivers csinodes csistoragecapacities volumeattachments volumeattributesclasses
         scheduling: priorityclasses
         node: runtimeclasses
-        coordination: leases
+        coordination: leases leasecandidates
         discovery: endpointslices
-        certificates: certificatesigningrequests
+        certificates: certificatesigningrequests clustertrustbundles
         admissionregistration: mutatingwebhookconfigurations validatingwebhookconfigurations
         admissionregistration: mutatingadmissionpolicies mutatingadmissionpolicybindings
         admissionregistration: validatingadmissionpolicies validatingadmissionpolicybindings
         apiextensions: customresourcedefinitions
         apiregistration: apiservices
         flowcontrol: flowschemas prioritylevelconfigurations
-        resource: deviceclasses resourceclaims resourceclaimtemplates resourceslices
+        resource: deviceclasses resourceclaims resourceclaimtemplates resourceslices devicetaintrules
+        apiserverinternal: storageversions
+        storagemigration: storageversionmigrations
         """
     ),
     ("events.k8s.io", "events"): "core.events",
@@ -117,10 +122,13 @@ class Strategies:
         if path == "core.services":
             made: Strategy[Any] = module.ServiceStrategy(self.ranges)
             return made
-        found: Strategy[Any] = module.STRATEGY
-        if found.kind is resource.type:
+        several: tuple[Strategy[Any], ...] = getattr(module, "STRATEGIES", (module.STRATEGY,))
+        found = next((one for one in several if one.kind is resource.type), None)
+        if found is not None:
             return found
-        return next(one for one in module.STRATEGIES if one.kind is resource.type)
+        from .other_version import OtherVersion
+
+        return OtherVersion(resource, self[keys.storage_resource(resource)])
 
 
 def _plain(resource: Resource[Any]) -> Strategy[Any]:

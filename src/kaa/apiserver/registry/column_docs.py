@@ -49,6 +49,15 @@ COLUMNS: dict[str, dict[str, str]] = {
         "Service": "The reference to the service that hosts this API endpoint.",
         "Available": "Whether this service is available.",
     },
+    "apiserverinternal/storageversions": {
+        "CommonEncodingVersion": (
+            "commonEncodingVersion is set to an encoding storage version if all API server instances "
+            "share that same version. If they don't share one storage version, this field is left empty. "
+            "API servers should finish updating its storageVersionStatus entry before serving write "
+            "operations, so that this field will be in sync with the reality."
+        ),
+        "StorageVersions": "storageVersions lists the reported versions per API server instance.",
+    },
     "apps/controllerrevisions": {
         "Controller": "Controller of the object",
         "Revision": "Revision indicates the revision of the state represented by Data.",
@@ -226,6 +235,24 @@ COLUMNS: dict[str, dict[str, str]] = {
             "expirationSeconds is 600, i.e. 10 minutes."
         ),
         "Condition": "Conditions applied to the request, such as approval or denial.",
+    },
+    "certificates/clustertrustbundles": {
+        "SignerName": (
+            "signerName indicates the associated signer, if any.\n\nIn order to create or update a "
+            "ClusterTrustBundle that sets signerName, you must have the following cluster-scoped "
+            "permission: group=certificates.k8s.io resource=signers resourceName=<the signer name> "
+            "verb=attest.\n\nIf signerName is not empty, then the ClusterTrustBundle object must be named "
+            "with the signer name as a prefix (translating slashes to colons). For example, for the signer "
+            "name `example.com/foo`, valid ClusterTrustBundle object names include `example.com:foo:abc` "
+            "and `example.com:foo:v1`.\n\nIf signerName is empty, then the ClusterTrustBundle object's "
+            "name must not have such a prefix.\n\nList/watch requests for ClusterTrustBundles can filter "
+            "on this field using a `spec.signerName=NAME` field selector."
+        ),
+    },
+    "coordination/leasecandidates": {
+        "LeaseName": (
+            "LeaseName is the name of the lease for which this candidate is contending. This field is immutable."
+        ),
     },
     "coordination/leases": {
         "Holder": (

@@ -1,7 +1,8 @@
 """One object in the served versions of its kind.
 
-Stored forms: ``autoscaling/v2`` for HorizontalPodAutoscalers, ``v1`` for Events. What an older version cannot say is kept
-in annotations, as upstream keeps it, so nothing is lost on the way through.
+Stored forms: ``autoscaling/v2`` for HorizontalPodAutoscalers, ``v1`` for Events (``keys`` knows all). What an older version
+cannot say is kept in annotations, as upstream keeps it, so nothing is lost on the way through. Versions that differ in
+nothing but their name need no step of their own.
 
 Source: pkg/apis/autoscaling/v1/conversion.go; pkg/apis/events/v1/conversion.go.
 """
@@ -20,16 +21,13 @@ from kaa.api.resources import Resource
 from kaa.api.types import autoscaling_v1, autoscaling_v2, core_v1, events_v1
 from kaa.api.types.meta_v1 import ObjectMeta
 
+from .. import keys
+from .resource import versions
+
 _METRICS = "autoscaling.alpha.kubernetes.io/metrics"
 _CURRENT = "autoscaling.alpha.kubernetes.io/current-metrics"
 _CONDITIONS = "autoscaling.alpha.kubernetes.io/conditions"
 _BEHAVIOR = "autoscaling.alpha.kubernetes.io/behavior"
-
-#: The kinds that are stored as another type: {served: stored}.
-STORED: dict[type[Any], type[Any]] = {
-    autoscaling_v1.HorizontalPodAutoscaler: autoscaling_v2.HorizontalPodAutoscaler,
-    events_v1.Event: core_v1.Event,
-}
 
 _REGARDING = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 #: {served: {a field as its clients select by it: the stored form's}}
@@ -46,7 +44,7 @@ SELECTED_AS: dict[type[Any], dict[str, str]] = {
 def served_as(resource: Resource[Any], api_version: str) -> Resource[Any] | None:
     """The resource that serves the same objects in another version; None when there is none."""
     found = scheme.resource_by_kind(api_version, resource.kind)
-    if found is None or STORED.get(found.type, found.type) is not STORED.get(resource.type, resource.type):
+    if found is None or keys.storage_resource(found) is not keys.storage_resource(resource):
         return None
     return found
 
@@ -58,9 +56,11 @@ def convert(obj: Any, resource: Resource[Any]) -> Any:
     if type(obj) is resource.type:
         return obj
     step = _STEPS.get((type(obj), resource.type))
-    if step is None:
+    if step is not None:
+        return step(obj)
+    if keys.storage_resource(scheme.resource_of(obj)) is not keys.storage_resource(resource):
         raise TypeError(f"no conversion from {type(obj).__module__} to {resource.api_version} {resource.kind}")
-    return step(obj)
+    return scheme.convert(resource.type, versions.across(scheme.to_builtins(obj), obj, resource))
 
 
 # ------------------------------------------------------------------------------------------------ events

@@ -25,9 +25,9 @@ from kaa.api.types.meta_v1 import StatusCause
 
 from ..admission.base import Attributes
 from ..deletes import read_options
-from ..registry.conversion import STORED
 from ..registry.conversion import convert as convert_struct
 from ..registry.strategy import Strategy
+from ..serving import Serving
 from ..view import View
 from ..writes import readmitted
 
@@ -71,21 +71,22 @@ class Versions:
     """
 
     def __init__(self) -> None:
+        self.serving = Serving()
         self.custom: Mapping[tuple[str, str, str], Resource[Any]] = {}
         #: What turns custom resources from one version into another
         self.across: Callable[[Any, Resource[Any]], Awaitable[Any]] | None = None
 
     def find_kind(self, api_version: str, kind: str) -> Resource[Any] | None:
-        return next((r for r in self.custom.values() if r.kind == kind and r.api_version == api_version), None)
+        """The served resource of a kind."""
+        custom = (r for r in self.custom.values() if r.kind == kind and r.api_version == api_version)
+        return self.serving.by_kind(api_version, kind) or next(custom, None)
 
     def equivalents(self, resource: Resource[Any]) -> Sequence[Resource[Any]]:
         """The other resources that show the same objects."""
         if resource.custom:
             same = (r for r in self.custom.values() if (r.group, r.plural) == (resource.group, resource.plural))
             return [other for other in same if other.version != resource.version]
-        stored = STORED.get(resource.type, resource.type)
-        kinds = [kind for kind in (stored, *(k for k, s in STORED.items() if s is stored)) if kind is not resource.type]
-        return [scheme.resource_of(kind) for kind in kinds]
+        return self.serving.others(resource)
 
     async def convert(self, obj: Any, resource: Resource[Any]) -> Any:
         """``obj`` as a resource shows it. Raises ApiError."""

@@ -108,7 +108,7 @@ def _rank(version: SemverValue) -> tuple[object, ...]:
     return version.major, version.minor, version.patch, not version.pre, words
 
 
-def _compare(one: SemverValue, other: SemverValue) -> int:
+def compare(one: SemverValue, other: SemverValue) -> int:
     mine, theirs = _rank(one), _rank(other)
     return (mine > theirs) - (mine < theirs)
 
@@ -122,9 +122,9 @@ LIBRARY = Library(
         function("semver", "string_bool_to_semver", (STRING, BOOL), SEMVER, parse),
         function("isSemver", "is_semver_string", (STRING,), BOOL, _is_semver),
         function("isSemver", "is_semver_string_bool", (STRING, BOOL), BOOL, _is_semver),
-        member("isGreaterThan", "semver_is_greater_than", _SS, BOOL, lambda a, b: _compare(a, b) == 1),
-        member("isLessThan", "semver_is_less_than", _SS, BOOL, lambda a, b: _compare(a, b) == -1),
-        member("compareTo", "semver_compare_to", _SS, INT, _compare),
+        member("isGreaterThan", "semver_is_greater_than", _SS, BOOL, lambda a, b: compare(a, b) == 1),
+        member("isLessThan", "semver_is_less_than", _SS, BOOL, lambda a, b: compare(a, b) == -1),
+        member("compareTo", "semver_compare_to", _SS, INT, compare),
         member("major", "semver_major", _S, INT, lambda version: version.major),
         member("minor", "semver_minor", _S, INT, lambda version: version.minor),
         member("patch", "semver_patch", _S, INT, lambda version: version.patch),

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kaa.api import fields
-from kaa.api.fields import FieldError
+from kaa.api import fields, names
+from kaa.api.fields import FieldError, Path
 from kaa.api.types.coordination_v1 import Lease
 
 from ...validation.common import SPEC, faults_of, not_negative, positive
 from ..strategy import Strategy
 from ..tables import age, shape
 
-_STRATEGIES = ("OldestEmulationVersion",)
+OLDEST = "OldestEmulationVersion"
 
 
 def _cells(obj: Lease, now: float) -> Sequence[Any]:
@@ -37,11 +37,20 @@ def _faults(obj: Lease) -> Iterator[FieldError]:
     spec = obj.spec
     yield from positive(SPEC, "leaseDurationSeconds", spec.lease_duration_seconds)
     yield from not_negative(SPEC, "leaseTransitions", spec.lease_transitions)
-    if spec.strategy is not None and spec.strategy not in _STRATEGIES and "/" not in spec.strategy:
-        yield fields.not_supported(SPEC.child("strategy"), spec.strategy, _STRATEGIES)
+    if spec.strategy is not None:
+        yield from strategy_faults(SPEC.child("strategy"), spec.strategy)
     if spec.preferred_holder and not spec.strategy:
         yield fields.forbidden(SPEC.child("preferredHolder"), "may only be specified if `strategy` is defined")
     yield from faults_of(SPEC.child("holderIdentity"), "", ["must not be empty"] if spec.holder_identity == "" else [])
+
+
+def strategy_faults(path: Path, strategy: str) -> Iterator[FieldError]:
+    """Kubernetes' own, or ``example.com/another``. The path is doubled, as upstream has it."""
+    at = path.child("strategy")
+    if "/" in strategy:
+        yield from faults_of(at, strategy, names.qualified_name(strategy))
+    elif strategy != OLDEST:
+        yield fields.not_supported(at, strategy, (OLDEST,))
 
 
 STRATEGY = LeaseStrategy()
