@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from kaa.api.clock import VirtualClock, format_time
 from kaa.api.placement import target_of
+from kaa.api.resources import RESOURCES, Resource
 from kaa.api.types.apps_v1 import (
     Deployment,
     DeploymentSpec,
@@ -65,6 +66,7 @@ class World:
     """``ready``: whether the kubelet makes pods ready; a callable decides for each pod."""
 
     pod_ranges: tuple[tuple[str, int], ...] = ()
+    serving: tuple[Resource[Any], ...] = RESOURCES
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class World:
             metrics=self.metrics,
             pod_ranges=self.pod_ranges,
             load_balancers=self.load_balancers,
+            serving=self.serving,
         )
         self._task = asyncio.create_task(self.manager.run(), name="manager")
         await self.api.create(Namespace(metadata=ObjectMeta(name="default")))

@@ -53,12 +53,16 @@ class ResourceCache:
         self.oldest = revision  #: changes after it are all in ``history``
         self.watchers = Audience()
         self.writing = 0  #: writes that are on their way to the store
+        #: The keys whose stored bytes are not those that writing the object again would leave: of another version, or
+        #: encrypted with another key. A write that changes nothing writes these.
+        self.stale: set[str] = set()
 
     def entry(self, kv: KeyValue, key: str, obj: Any) -> Entry:
         """An entry of a stored value. ``obj`` is the Struct when the writer had it at hand, else it is decoded here."""
         resource = self.resource
         head = scheme.prefix(resource.api_version, resource.kind)
         value = kv.value
+        stale = kv.stale
         if obj is None:
             obj = read_object(resource, value)
             if resource.custom:
@@ -67,6 +71,8 @@ class ResourceCache:
                     obj, value = shown, stored_bytes(resource, shown)
         if not value.startswith(METADATA, len(head)) or not value.startswith(head):
             value = stored_bytes(resource, obj)  # written by another server: same object, its own order of fields
+            stale = True
+        (self.stale.add if stale else self.stale.discard)(key)
         obj = replace(obj, metadata=replace(obj.metadata, resource_version=str(kv.mod_revision)))
         inner = inner_of(value, len(head), kv.mod_revision)
         metadata = obj.metadata
@@ -98,6 +104,7 @@ class ResourceCache:
         elif previous is not None:
             entry = previous.at(event.revision)
             del self.entries[key]
+            self.stale.discard(key)
             del self.order[bisect_left(self.order, key)]
             type = WatchType.DELETED
         else:

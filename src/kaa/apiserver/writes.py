@@ -298,7 +298,7 @@ class Writer:
             return Written(200, None, new, attributes.warnings)
         if attributes.dry_run:
             return Written(200, None, new, attributes.warnings)
-        if new == old:
+        if new == old and key not in self._cacher.of(resource).stale:
             return Written(200, entry, old, attributes.warnings)
         stored = await self._cacher.put(resource, key, new, stored_bytes(resource, new), entry.revision)
         return Written(200, stored, new, attributes.warnings)

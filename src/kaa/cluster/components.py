@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import ServiceAccount
 from kaa.apiserver.authn.tokens import service_account_groups
+from kaa.apiserver.serving import serving_of
 from kaa.client.client import Client
 from kaa.client.events import EventRecorder
 from kaa.client.informer import Informers
@@ -71,6 +72,7 @@ async def run_components(
             issue_legacy=issue_legacy,
             authority=authority,
             pod_ranges=((config.pod_cidr, config.node_mask),),
+            serving=serving_of(config.api_server.runtime_config).resources,
         )
         known["controller-manager"] = lambda: manager.informers.behind
         await manager.run()

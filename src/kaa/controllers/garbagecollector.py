@@ -23,7 +23,7 @@ from kaa.client.informer import Informer
 
 from .controller import Context, Controller, in_parallel
 from .graph import FOREGROUND, ORPHAN, Graph, Node, Plan, plan, slim
-from .served import Served, built_in
+from .served import Served
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class GarbageCollector(Controller[str]):
         self.served = served
         self.graph = Graph(self.queue.add)
         self._absent: OrderedDict[tuple[str, str], None] = OrderedDict()  #: (namespace, uid) of owners known to be gone
-        for resource in built_in():
+        for resource in served.built_in:
             if (resource.group, resource.plural) not in IGNORED:
                 self._reads.append(self._follow(resource))
         served.on_change(self._on_custom)

@@ -7,10 +7,11 @@ await manager.run()
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kaa.api.clock import Clock
+from kaa.api.resources import RESOURCES, Resource
 from kaa.client.client import Client
 from kaa.client.informer import Informers
 
@@ -51,6 +52,8 @@ from .serviceaccount import ServiceAccounts
 from .servicecidrs import ServiceCIDRs
 from .statefulset import StatefulSets
 from .storage_protection import AttributesClassProtection, ClaimProtection, VolumeProtection
+from .storageversionmigrator import StorageVersionMigrator
+from .storageversions import StorageVersionGC
 from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttl import TTL
@@ -64,7 +67,8 @@ class ControllerManager:
     ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are.
     ``authority`` signs certificates; without it requests for them stay unsigned. ``metrics`` is what autoscalers go by: the
     metrics APIs, unless given. ``pod_ranges``: of which nodes get their parts, as ``NodeIPAM`` has them. ``load_balancers``
-    makes those that Services ask for; without it such Services stay pending."""
+    makes those that Services ask for; without it such Services stay pending. ``serving`` are the
+    built-in resources that the API server serves."""
 
     def __init__(
         self,
@@ -77,10 +81,12 @@ class ControllerManager:
         metrics: MetricsSource | None = None,
         pod_ranges: tuple[tuple[str, int], ...] = (),
         load_balancers: LoadBalancers | None = None,
+        serving: Sequence[Resource[Any]] = RESOURCES,
     ) -> None:
         self.informers = Informers(client_for(SHARED), clock)
         context = Context(client_for, self.informers, clock)
-        served = Served(client_for("namespace-controller"), self.informers)
+        served = Served(client_for("namespace-controller"), self.informers, serving)
+        known = {(row.group, row.plural) for row in serving}
         self.controllers: list[Controller[Any]] = [
             *([Tokens(context, root_ca, issue_legacy)] if issue_legacy is not None else ()),
             ServiceAccounts(context),
@@ -124,6 +130,12 @@ class ControllerManager:
             *([ServiceLoadBalancers(context, load_balancers)] if load_balancers is not None else ()),
             TTL(context),
             ValidatingAdmissionPolicyStatus(context),
+            *([StorageVersionGC(context)] if ("internal.apiserver.k8s.io", "storageversions") in known else ()),
+            *(
+                [StorageVersionMigrator(context, served)]
+                if ("storagemigration.k8s.io", "storageversionmigrations") in known
+                else ()
+            ),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
         ]

@@ -5,7 +5,7 @@ The garbage collector watches all of it and the namespace controller empties all
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -63,20 +63,23 @@ def rows_of_document(document: bytes) -> list[Resource[Any]]:
     ]
 
 
-def built_in() -> list[Resource[Any]]:
+def each_once(rows: Sequence[Resource[Any]]) -> list[Resource[Any]]:
     """Each built-in resource once, in its preferred version. Events of the second group are those of the first."""
     unique: dict[tuple[str, str], Resource[Any]] = {}
-    for row in RESOURCES:
+    for row in rows:
         if set(row.verbs) >= NEEDED and row.group != "events.k8s.io":
             unique.setdefault((row.group, row.plural), row)
     return list(unique.values())
 
 
 class Served:
-    """All resources with objects to list and delete. ``on_change`` hears of custom resources: (row, is served)."""
+    """All resources with objects to list and delete; ``rows`` are the built-in ones, as far as they are served.
+    ``on_change`` hears of custom resources: (row, is served)."""
 
-    def __init__(self, client: Client, informers: Informers) -> None:
+    def __init__(self, client: Client, informers: Informers, rows: Sequence[Resource[Any]] = RESOURCES) -> None:
         self._client = client
+        self.built_in = each_once(rows)
+        self._by_kind = {(row.api_version, row.kind): row for row in rows}
         self.definitions: Informer[CustomResourceDefinition] = informers.of(CustomResourceDefinition)
         self.services: Informer[APIService] = informers.of(APIService)
         self._custom: dict[str, Resource[Any]] = {}
@@ -107,13 +110,17 @@ class Served:
 
     def local(self) -> list[Resource[Any]]:
         """What this API server keeps itself."""
-        return [*built_in(), *self._custom.values()]
+        return [*self.built_in, *self._custom.values()]
+
+    def resource(self, group: str, plural: str) -> Resource[Any] | None:
+        """A resource in its preferred version."""
+        return next((row for row in self.local() if (row.group, row.plural) == (group, plural)), None)
 
     def by_kind(self, api_version: str, kind: str) -> Resource[Any] | None:
         custom = (
             row for row in self._custom.values() if (row.group, row.kind) == (api_version.rpartition("/")[0], kind)
         )
-        return scheme.resource_by_kind(api_version, kind) or next(custom, None)
+        return self._by_kind.get((api_version, kind)) or next(custom, None)
 
     async def namespaced(self) -> tuple[list[Resource[Any]], dict[str, str]]:
         """Every namespaced resource, those of aggregated APIs included; and {group/version that does not answer: why}: what

@@ -22,13 +22,15 @@ Revision = NewType("Revision", int)
 class KeyValue:
     """A value as one revision left it.
 
-    ``create_revision`` is that of the write that made the key (again); ``mod_revision`` that of this value.
+    ``create_revision`` is that of the write that made the key (again); ``mod_revision`` that of this value. ``stale``: what
+    lies there is not what writing the value again would leave, since it was encrypted otherwise.
     """
 
     key: str
     value: bytes
     create_revision: Revision
     mod_revision: Revision
+    stale: bool = False
 
 
 class EventType(StrEnum):

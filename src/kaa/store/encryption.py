@@ -137,6 +137,11 @@ class Transformer:
         prefix, cipher = self._ciphers[0]
         return prefix + cipher.seal(value, key)
 
+    def is_current(self, data: bytes) -> bool:
+        """Whether the cipher that writes has written it."""
+        prefix = self._ciphers[0][0]
+        return data.startswith(prefix) if prefix else not data.startswith(PREFIX)
+
     def open(self, data: bytes, key: str) -> bytes:
         """Raises DecryptionError."""
         fault = "no matching prefix found"
@@ -166,7 +171,7 @@ class EncryptedStore:
         transformer = self._transformer_of(kv.key)
         if transformer is None or not kv.value:
             return kv
-        return replace(kv, value=transformer.open(kv.value, kv.key))
+        return replace(kv, value=transformer.open(kv.value, kv.key), stale=not transformer.is_current(kv.value))
 
     async def get(self, key: str, *, revision: Revision = NOW) -> KeyValue | None:
         found = await self._store.get(key, revision=revision)

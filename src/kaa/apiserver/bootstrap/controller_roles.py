@@ -5,6 +5,8 @@ Source: plugin/pkg/auth/authorizer/rbac/bootstrappolicy controller_policy.go.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kaa.api.types.rbac_v1 import ClusterRole, ClusterRoleBinding
 
 from .rules import cluster_binding, cluster_role
@@ -268,9 +270,33 @@ CONTROLLERS = {
 }
 
 
-def controller_roles() -> list[ClusterRole]:
-    return [cluster_role(f"system:controller:{name}", text) for name, text in CONTROLLERS.items()]
+#: Of controllers that act only where an API is served that is off by default: {its group version: {controller: rules}}
+OPTIONAL_CONTROLLERS = {
+    ("internal.apiserver.k8s.io", "v1alpha1"): {
+        "storage-version-garbage-collector": """
+            read | leases | coordination.k8s.io
+            read delete patch update | storageversions | internal.apiserver.k8s.io
+            get patch update | storageversions/status | internal.apiserver.k8s.io
+        """,
+    },
+    ("storagemigration.k8s.io", "v1beta1"): {
+        "storage-version-migrator-controller": """
+            create list patch | * | *
+            update | storageversionmigrations/status | storagemigration.k8s.io
+        """,
+    },
+}
 
 
-def controller_bindings() -> list[ClusterRoleBinding]:
-    return [cluster_binding(f"system:controller:{name}", (f"kube-system/{name}",)) for name in CONTROLLERS]
+def controllers(versions: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
+    """{controller: its rules} of a server that serves these group-versions."""
+    more = [OPTIONAL_CONTROLLERS[one] for one in OPTIONAL_CONTROLLERS if one in set(versions)]
+    return {**CONTROLLERS, **{name: text for rules in more for name, text in rules.items()}}
+
+
+def controller_roles(versions: Iterable[tuple[str, str]] = ()) -> list[ClusterRole]:
+    return [cluster_role(f"system:controller:{name}", text) for name, text in controllers(versions).items()]
+
+
+def controller_bindings(versions: Iterable[tuple[str, str]] = ()) -> list[ClusterRoleBinding]:
+    return [cluster_binding(f"system:controller:{name}", (f"kube-system/{name}",)) for name in controllers(versions)]

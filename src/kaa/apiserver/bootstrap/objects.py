@@ -89,18 +89,19 @@ def objects(
 ) -> list[Any]:
     """All of them, in an order in which they may be created. ``now`` in seconds since 1970 dates conditions; the
     certificates (PEM) go into ``extension-apiserver-authentication``; ``versions`` are the group-versions served."""
+    served = frozenset(versions)
     return [
         *(_namespace(name) for name in NAMESPACES),
         *priority_classes(),
         *policy.cluster_roles(),
-        *controller_roles(),
+        *controller_roles(served),
         *policy.cluster_role_bindings(),
-        *controller_bindings(),
+        *controller_bindings(served),
         *policy.roles(),
         *policy.role_bindings(),
         *flow.priority_levels(),
         *flow.flow_schemas(now),
-        *(_api_service(group, version, now) for group, version in priorities() if (group, version) in set(versions)),
+        *(_api_service(group, version, now) for group, version in priorities() if (group, version) in served),
         _service_cidr(service_cidr, now),
         _extension_authentication(client_ca, front_proxy_ca),
         ConfigMap(metadata=ObjectMeta(name=TRACKING, namespace="kube-system"), data={SINCE: day_of(now)}),
