@@ -36,7 +36,8 @@ class LostLease(Exception):
 
 
 class LeaderElector:
-    """One candidate for one lease. ``leading`` says whether it holds it now."""
+    """One candidate for one lease. ``leading`` says whether it holds it now. ``coordinated``: the API server chooses who
+    holds it (see ``candidates``), and a holder makes way for whom it prefers."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class LeaderElector:
         lease_s: float = LEASE_S,
         renew_s: float = RENEW_S,
         retry_s: float = RETRY_S,
+        coordinated: bool = False,
     ) -> None:
         assert lease_s > renew_s > retry_s * JITTER
         self._client, self._clock, self._events = client, clock, events
@@ -57,6 +59,8 @@ class LeaderElector:
         self._lease_s, self._renew_s, self._retry_s = lease_s, renew_s, retry_s
         self._seen: Lease | None = None
         self._seen_at = 0.0
+        self._coordinated = coordinated
+        self._term_ends = False
         self.leading = False
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
@@ -89,7 +93,7 @@ class LeaderElector:
             await self._clock.sleep(self._retry_s)
             if await self._try():
                 renewed = self._clock.monotonic()
-            elif not self.leading or self._clock.monotonic() - renewed >= self._renew_s:
+            elif self._term_ends or not self.leading or self._clock.monotonic() - renewed >= self._renew_s:
                 self._tell("stopped leading")
                 raise LostLease(f"{self.identity} no longer holds the lease {self._namespace}/{self._name}")
 
@@ -97,7 +101,7 @@ class LeaderElector:
         """Take the lease or renew it; False when that did not succeed, for whatever reason."""
         try:
             async with asyncio.timeout(self._renew_s):
-                return await self._take()
+                return await (self._renew_given() if self._coordinated else self._take())
         except (ApiError, OSError, TimeoutError) as err:
             log.debug("lease not taken", lease=self._name, error=str(err))
             return False
@@ -134,6 +138,30 @@ class LeaderElector:
         self._see(await self._client.update(replace(lease, spec=spec)))
         return True
 
+    async def _renew_given(self) -> bool:
+        """Renew the lease that the API server has given us. It is never taken, and left to whom it is meant for."""
+        try:
+            lease = await self._client.get(Lease, self._name, self._namespace)
+        except NotFound:
+            return False
+        if self._seen is None or lease.spec != self._seen.spec:
+            self._see(lease)
+        lasts = lease.spec.lease_duration_seconds or self._lease_s
+        if not self.leading or self._clock.monotonic() - self._seen_at > lasts:
+            return False
+        if lease.spec.preferred_holder:
+            self._term_ends = True
+            return False
+        now = format_micro_time(self._clock.now())
+        spec = replace(
+            lease.spec,
+            lease_duration_seconds=int(self._lease_s),
+            acquire_time=lease.spec.acquire_time or now,
+            renew_time=now,
+        )
+        self._see(await self._client.update(replace(lease, spec=spec)))
+        return True
+
     def _see(self, lease: Lease) -> None:
         self._seen, self._seen_at = lease, self._clock.monotonic()
         self.leading = lease.spec.holder_identity == self.identity
@@ -150,6 +178,7 @@ class LeaderElector:
             acquire_time=now,
             renew_time=now,
             lease_transitions=self._seen.spec.lease_transitions,
+            strategy=self._seen.spec.strategy,
         )
         try:
             async with asyncio.timeout(self._retry_s):

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from kaa.api.clock import Clock
+from kaa.api.types.coordination_v1beta1 import LeaseCandidate
 from kaa.api.types.core_v1 import ServiceAccount
 from kaa.apiserver.authn.tokens import service_account_groups
+from kaa.apiserver.discovery import VERSION
 from kaa.apiserver.serving import serving_of
+from kaa.client.candidates import Candidacy
 from kaa.client.client import Client
 from kaa.client.events import EventRecorder
 from kaa.client.informer import Informers
@@ -22,6 +25,8 @@ from .config import ClusterConfig
 from .pki import Pki
 
 AUTHENTICATED = "system:authenticated"
+#: The version of Kubernetes that these components are.
+EMULATED = f"{VERSION['major']}.{VERSION['minor']}.0"
 SYSTEM_NAMESPACE = "kube-system"
 #: The scheduler's requests for events a second, and at once after a rest: upstream's ``clientConnection``.
 EVENTS_PACE = (50, 100)
@@ -72,7 +77,7 @@ async def run_components(
             issue_legacy=issue_legacy,
             authority=authority,
             pod_ranges=((config.pod_cidr, config.node_mask),),
-            serving=serving_of(config.api_server.runtime_config).resources,
+            serving=served.resources,
         )
         known["controller-manager"] = lambda: manager.informers.behind
         await manager.run()
@@ -89,19 +94,52 @@ async def run_components(
             tasks.create_task(scheduler.run(), name="scheduler")
 
     identity = f"{config.node_name}_{config.name}"
+    served = serving_of(config.api_server.runtime_config)
+    coordinated = served.by_kind(LeaseCandidate.API_VERSION, LeaseCandidate.KIND) is not None
+    hold = stood_for if coordinated else elected
     async with asyncio.TaskGroup() as tasks:
         for user, component, work in (
             (MANAGER, "kube-controller-manager", manage),
             (SCHEDULER, "kube-scheduler", schedule),
         ):
-            run = elected(client_of(user, component), clock, component, identity, work) if elect else work()
+            run = hold(client_of(user, component), clock, component, identity, work) if elect else work()
             tasks.create_task(run, name=component)
 
 
-async def elected(client: Client, clock: Clock, lease: str, identity: str, lead: Callable[[], Awaitable[None]]) -> None:
+async def elected(
+    client: Client,
+    clock: Clock,
+    lease: str,
+    identity: str,
+    lead: Callable[[], Awaitable[None]],
+    *,
+    coordinated: bool = False,
+) -> None:
     """Be a candidate for a lease until cancelled, and do what its holder does while it is held."""
     events = EventRecorder(client, clock, lease)
+
+    def elector() -> LeaderElector:
+        return LeaderElector(client, clock, events, lease, identity=identity, coordinated=coordinated)
+
     async with asyncio.TaskGroup() as tasks:
         telling = tasks.create_task(events.run(), name=f"{lease}/events")
-        await lead_forever(lambda: LeaderElector(client, clock, events, lease, identity=identity), lead)
+        await lead_forever(elector, lead)
         telling.cancel()
+
+
+async def stood_for(
+    client: Client,
+    clock: Clock,
+    lease: str,
+    identity: str,
+    lead: Callable[[], Awaitable[None]],
+    *,
+    version: str = EMULATED,
+) -> None:
+    """The same where the API server chooses who holds the lease. Candidates of several leases need names of their own."""
+    identity = f"{identity}.{lease}"
+    candidacy = Candidacy(client, clock, lease, identity=identity, version=version)
+    async with asyncio.TaskGroup() as tasks:
+        standing = tasks.create_task(candidacy.run(), name=f"{lease}/candidacy")
+        await elected(client, clock, lease, identity, lead, coordinated=True)
+        standing.cancel()

@@ -20,6 +20,7 @@ from kaa.api.clock import Clock, SystemClock
 from kaa.api.errors import AlreadyExists, ApiError, Conflict
 from kaa.api.resources import Resource
 from kaa.api.types.apiregistration_v1 import APIService
+from kaa.api.types.coordination_v1beta1 import LeaseCandidate
 from kaa.apiserver.admission.plugins import default_chain
 from kaa.apiserver.aggregation.aggregator import Aggregator
 from kaa.apiserver.aggregation.backend import Identity
@@ -113,6 +114,10 @@ class ControlPlane:
                     tasks.create_task(self.seating.control.run(), name="flow control")
                     keeping = keep(self.api.cacher, own, self.clock)
                     tasks.create_task(keeping, name="flow control/objects")
+                if self.api.serving.by_kind(LeaseCandidate.API_VERSION, LeaseCandidate.KIND) is not None:
+                    from kaa.apiserver.election import Elections
+
+                    tasks.create_task(Elections(self.api.cacher, own, self.clock).run(), name="elections")
                 self.paths.ready.set()
                 ready()
                 tasks.create_task(self._components(), name="components")

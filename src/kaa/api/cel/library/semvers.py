@@ -102,14 +102,14 @@ def _is_semver(text: str, normalize: bool = False) -> bool:
     return True
 
 
-def _rank(version: SemverValue) -> tuple[object, ...]:
+def rank(version: SemverValue) -> tuple[object, ...]:
     """Sorts as semver does: a release after its pre-releases, numbers before words."""
     words = tuple((1, 0, one) if isinstance(one, str) else (0, one, "") for one in version.pre)
     return version.major, version.minor, version.patch, not version.pre, words
 
 
 def compare(one: SemverValue, other: SemverValue) -> int:
-    mine, theirs = _rank(one), _rank(other)
+    mine, theirs = rank(one), rank(other)
     return (mine > theirs) - (mine < theirs)
 
 

@@ -41,7 +41,6 @@ def _faults(obj: Lease) -> Iterator[FieldError]:
         yield from strategy_faults(SPEC.child("strategy"), spec.strategy)
     if spec.preferred_holder and not spec.strategy:
         yield fields.forbidden(SPEC.child("preferredHolder"), "may only be specified if `strategy` is defined")
-    yield from faults_of(SPEC.child("holderIdentity"), "", ["must not be empty"] if spec.holder_identity == "" else [])
 
 
 def strategy_faults(path: Path, strategy: str) -> Iterator[FieldError]:
