@@ -153,8 +153,29 @@ def bundle() -> str:
     return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def stub_request() -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(
+        serialization.Encoding.DER
+    )
+
+
 PEM = bundle()
 REQUEST = {"name": "r", "deviceClassName": "gpu.example.com"}
+POD_REQUEST = {
+    "signerName": "acme.io/pods",
+    "podName": "p",
+    "podUID": "u1",
+    "serviceAccountName": "default",
+    "serviceAccountUID": "u2",
+    "nodeName": "n",
+    "nodeUID": "u3",
+    "stubPKCS10Request": base64.b64encode(stub_request()).decode(),
+}
 POLICY: dict[str, Any] = {
     "matchConstraints": {
         "resourceRules": [
@@ -169,6 +190,7 @@ POLICY: dict[str, Any] = {
 #: {plural: what an object of it needs}
 BODIES: dict[str, dict[str, Any]] = {
     "clustertrustbundles": {"spec": {"trustBundle": PEM}},
+    "podcertificaterequests": {"spec": POD_REQUEST},
     "ipaddresses": {"spec": {"parentRef": {"resource": "services", "name": "s", "namespace": "default"}}},
     "servicecidrs": {"spec": {"cidrs": ["10.9.0.0/24"]}},
     "volumeattributesclasses": {"driverName": "a.example.com", "parameters": {"a": "b"}},

@@ -292,6 +292,7 @@ OPTIONAL: tuple[Resource[Any], ...] = (
         _row(f"certificates.k8s.io/{version}", "clustertrustbundles", "ClusterTrustBundle", False)
         for version in ("v1beta1", "v1alpha1")
     ),
+    _row("certificates.k8s.io/v1beta1", "podcertificaterequests", "PodCertificateRequest", subs=(_STATUS,)),
     _row("networking.k8s.io/v1beta1", "ipaddresses", "IPAddress", False, short="ip"),
     _row("networking.k8s.io/v1beta1", "servicecidrs", "ServiceCIDR", False, subs=(_STATUS,)),
     _row("storage.k8s.io/v1beta1", "volumeattributesclasses", "VolumeAttributesClass", False, short="vac"),

@@ -7,11 +7,14 @@ await manager.run()
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kaa.api.clock import Clock
 from kaa.api.resources import RESOURCES, Resource
+from kaa.api.types.apiserverinternal_v1alpha1 import StorageVersion
+from kaa.api.types.certificates_v1beta1 import PodCertificateRequest
+from kaa.api.types.storagemigration_v1beta1 import StorageVersionMigration
 from kaa.client.client import Client
 from kaa.client.informer import Informers
 
@@ -41,6 +44,7 @@ from .namespace import Namespaces
 from .nodeipam import NodeIPAM
 from .nodelifecycle import NodeLifecycle
 from .persistentvolume import PersistentVolumes
+from .podcertificates import PodCertificateRequestCleaner
 from .podgc import PodGC
 from .replicaset import ReplicaSets, ReplicationControllers
 from .resourceclaim import ResourceClaims
@@ -86,7 +90,6 @@ class ControllerManager:
         self.informers = Informers(client_for(SHARED), clock)
         context = Context(client_for, self.informers, clock)
         served = Served(client_for("namespace-controller"), self.informers, serving)
-        known = {(row.group, row.plural) for row in serving}
         self.controllers: list[Controller[Any]] = [
             *([Tokens(context, root_ca, issue_legacy)] if issue_legacy is not None else ()),
             ServiceAccounts(context),
@@ -130,15 +133,23 @@ class ControllerManager:
             *([ServiceLoadBalancers(context, load_balancers)] if load_balancers is not None else ()),
             TTL(context),
             ValidatingAdmissionPolicyStatus(context),
-            *([StorageVersionGC(context)] if ("internal.apiserver.k8s.io", "storageversions") in known else ()),
-            *(
-                [StorageVersionMigrator(context, served)]
-                if ("storagemigration.k8s.io", "storageversionmigrations") in known
-                else ()
-            ),
+            *self._of_optional_kinds(context, served, serving),
             Namespaces(context, served),
             GarbageCollector(context, served),  # last: it shares the informers that the others made
         ]
+
+    @staticmethod
+    def _of_optional_kinds(
+        context: Context, served: Served, serving: Sequence[Resource[Any]]
+    ) -> Iterator[Controller[Any]]:
+        """Those of kinds that are not served by default."""
+        kinds = {row.kind for row in serving}
+        if StorageVersion.KIND in kinds:
+            yield StorageVersionGC(context)
+        if StorageVersionMigration.KIND in kinds:
+            yield StorageVersionMigrator(context, served)
+        if PodCertificateRequest.KIND in kinds:
+            yield PodCertificateRequestCleaner(context)
 
     async def run(self) -> None:
         """Work until cancelled."""

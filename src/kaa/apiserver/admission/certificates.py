@@ -16,7 +16,8 @@ from ..view import View
 from .base import Attributes
 from .plugin import Passive, refuse
 
-GROUP, PLURAL, BUNDLES = "certificates.k8s.io", "certificatesigningrequests", "clustertrustbundles"
+GROUP, PLURAL = "certificates.k8s.io", "certificatesigningrequests"
+BUNDLES, POD_REQUESTS = "clustertrustbundles", "podcertificaterequests"
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
 MASTERS = "system:masters"
 
@@ -79,6 +80,23 @@ class CertificateSubjectRestriction(Passive):
         if request.spec.signer_name == CLIENT_SIGNER and MASTERS in _organizations(request.spec.request):
             why = f"use of {CLIENT_SIGNER} signer with system:masters group is not allowed"
             raise refuse(attributes, why)
+
+
+class PodCertificateSigning(Passive):
+    """Who settles a pod's request speaks for its signer."""
+
+    name = "PodCertificateSigning"
+    kinds = frozenset({POD_REQUESTS})
+
+    def __init__(self, authorizer: Authorizer) -> None:
+        self.authorizer = authorizer
+
+    async def validate(self, attributes: Attributes, view: View) -> None:
+        if attributes.operation != "UPDATE" or not attributes.on(POD_REQUESTS, GROUP, "status"):
+            return
+        user, signer = attributes.request.user, attributes.old.spec.signer_name
+        if not may(self.authorizer, view, user, "sign", signer):
+            raise refuse(attributes, f'User "{user.name}" is not permitted to "sign" for signer "{signer}"')
 
 
 class ClusterTrustBundleAttest(Passive):

@@ -11,6 +11,7 @@ from .certificates import (
     CertificateSigning,
     CertificateSubjectRestriction,
     ClusterTrustBundleAttest,
+    PodCertificateSigning,
 )
 from .default_tolerations import DefaultTolerationSeconds
 from .ingress_class import DefaultIngressClass
@@ -47,6 +48,7 @@ def default_plugins(
         RuntimeClass(),
         CertificateApproval(authorizer),
         CertificateSigning(authorizer),
+        PodCertificateSigning(authorizer),
         ClusterTrustBundleAttest(authorizer),
         CertificateSubjectRestriction(),
         DefaultIngressClass(),

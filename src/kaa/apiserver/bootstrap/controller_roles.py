@@ -272,6 +272,12 @@ CONTROLLERS = {
 
 #: Of controllers that act only where an API is served that is off by default: {its group version: {controller: rules}}
 OPTIONAL_CONTROLLERS = {
+    ("certificates.k8s.io", "v1beta1"): {
+        "podcertificaterequestcleaner": """
+            read delete | podcertificaterequests | certificates.k8s.io
+            events
+        """,
+    },
     ("internal.apiserver.k8s.io", "v1alpha1"): {
         "storage-version-garbage-collector": """
             read | leases | coordination.k8s.io

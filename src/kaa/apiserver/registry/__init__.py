@@ -75,7 +75,7 @@ STRATEGIES: dict[tuple[str, str], str] = {
         node: runtimeclasses
         coordination: leases leasecandidates
         discovery: endpointslices
-        certificates: certificatesigningrequests clustertrustbundles
+        certificates: certificatesigningrequests clustertrustbundles podcertificaterequests
         admissionregistration: mutatingwebhookconfigurations validatingwebhookconfigurations
         admissionregistration: mutatingadmissionpolicies mutatingadmissionpolicybindings
         admissionregistration: validatingadmissionpolicies validatingadmissionpolicybindings

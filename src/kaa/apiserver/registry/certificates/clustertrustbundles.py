@@ -5,8 +5,6 @@ Source: pkg/registry/certificates/clustertrustbundle/strategy.go; ValidateCluste
 
 from __future__ import annotations
 
-import binascii
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,10 +15,10 @@ from kaa.api.types.certificates_v1beta1 import ClusterTrustBundle
 from ...validation.common import METADATA, SPEC, faults_of, immutable, is_domain_prefixed
 from ..strategy import Strategy
 from ..tables import NONE, shape
+from .pem import Block, blocks
 
 _MOST_BYTES = 1024 * 1024
 _HIDDEN = "<value omitted>"
-_BLOCK = re.compile(r"^-----BEGIN ([^\n]*)-----\s*\n(.*?)^-----END \1-----", re.MULTILINE | re.DOTALL)
 
 
 def _cells(obj: ClusterTrustBundle, now: float) -> Sequence[Any]:
@@ -72,12 +70,12 @@ def _bundle_faults(at: Path, text: str) -> Iterator[FieldError]:
         return
     seen: dict[bytes, list[int]] = {}
     sound = True
-    for n, (kind, body) in enumerate(_BLOCK.findall(text)):
-        fault, data = _block_fault(kind, body)
+    for n, block in enumerate(blocks(text)):
+        fault = _block_fault(block)
         if fault:
             sound = False
             yield fields.invalid(at, _HIDDEN, f"entry {n} {fault}")
-        seen.setdefault(data, []).append(n)
+        seen.setdefault(block.data, []).append(n)
     if not sound:
         return
     if not seen:
@@ -88,23 +86,22 @@ def _bundle_faults(at: Path, text: str) -> Iterator[FieldError]:
             yield fields.invalid(at, _HIDDEN, f"duplicate trust anchor (indices [{listed}])")
 
 
-def _block_fault(kind: str, body: str) -> tuple[str, bytes]:
-    """What is wrong with a block of PEM, and the bytes in it."""
+def _block_fault(block: Block) -> str:
+    """What is wrong with a block; empty for nothing."""
     from cryptography import x509
 
-    if kind != "CERTIFICATE":
-        return f"has bad block type: {kind}", b""
-    if ":" in body:
-        return "has PEM block headers", b""
+    if block.kind != "CERTIFICATE":
+        return f"has bad block type: {block.kind}"
+    if block.headers:
+        return "has PEM block headers"
     try:
-        data = binascii.a2b_base64(body)
-        found = x509.load_der_x509_certificate(data)
+        found = x509.load_der_x509_certificate(block.data)
         limits = found.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
-        return "does not have the CA bit set", b""
+        return "does not have the CA bit set"
     except ValueError:
-        return "does not parse as X.509", b""
-    return ("" if limits.ca else "does not have the CA bit set"), data
+        return "does not parse as X.509"
+    return "" if limits.ca else "does not have the CA bit set"
 
 
 STRATEGY = ClusterTrustBundleStrategy()
