@@ -12,9 +12,6 @@ from typing import Any
 
 from kaa.api.clock import Clock
 from kaa.api.resources import RESOURCES, Resource
-from kaa.api.types.apiserverinternal_v1alpha1 import StorageVersion
-from kaa.api.types.certificates_v1beta1 import PodCertificateRequest
-from kaa.api.types.storagemigration_v1beta1 import StorageVersionMigration
 from kaa.client.client import Client
 from kaa.client.informer import Informers
 
@@ -44,7 +41,6 @@ from .namespace import Namespaces
 from .nodeipam import NodeIPAM
 from .nodelifecycle import NodeLifecycle
 from .persistentvolume import PersistentVolumes
-from .podcertificates import PodCertificateRequestCleaner
 from .podgc import PodGC
 from .replicaset import ReplicaSets, ReplicationControllers
 from .resourceclaim import ResourceClaims
@@ -56,8 +52,6 @@ from .serviceaccount import ServiceAccounts
 from .servicecidrs import ServiceCIDRs
 from .statefulset import StatefulSets
 from .storage_protection import AttributesClassProtection, ClaimProtection, VolumeProtection
-from .storageversionmigrator import StorageVersionMigrator
-from .storageversions import StorageVersionGC
 from .tainteviction import TaintEviction
 from .tokens import Issue, Tokens
 from .ttl import TTL
@@ -142,13 +136,19 @@ class ControllerManager:
     def _of_optional_kinds(
         context: Context, served: Served, serving: Sequence[Resource[Any]]
     ) -> Iterator[Controller[Any]]:
-        """Those of kinds that are not served by default."""
+        """Those of kinds that are not served by default; their modules are read only then."""
         kinds = {row.kind for row in serving}
-        if StorageVersion.KIND in kinds:
+        if "StorageVersion" in kinds:
+            from .storageversions import StorageVersionGC
+
             yield StorageVersionGC(context)
-        if StorageVersionMigration.KIND in kinds:
+        if "StorageVersionMigration" in kinds:
+            from .storageversionmigrator import StorageVersionMigrator
+
             yield StorageVersionMigrator(context, served)
-        if PodCertificateRequest.KIND in kinds:
+        if "PodCertificateRequest" in kinds:
+            from .podcertificates import PodCertificateRequestCleaner
+
             yield PodCertificateRequestCleaner(context)
 
     async def run(self) -> None:
