@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from kaa.api.storage_versions import servers
 from kaa.api.types.apiserverinternal_v1alpha1 import ServerStorageVersion, StorageVersion, StorageVersionStatus
 from kaa.api.types.core_v1 import ConfigMap
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.api.types.storagemigration_v1beta1 import StorageVersionMigrationStatus
 from kaa.controllers.storageversionmigrator import FAILED, RUNNING, SUCCEEDED, due, with_condition
-from kaa.controllers.storageversions import plan, servers
+from kaa.controllers.storageversions import plan
 
 SERVERS = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(("v1", "v2")), max_size=6)
 

@@ -9,23 +9,27 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 from world import World
 
 from kaa.api import scheme
+from kaa.api.clock import VirtualClock
+from kaa.api.errors import NotFound
 from kaa.api.resources import OPTIONAL, RESOURCES
+from kaa.api.storage_versions import IDENTITY, SERVER
 from kaa.api.types.apiserverinternal_v1alpha1 import ServerStorageVersion, StorageVersion, StorageVersionStatus
 from kaa.api.types.coordination_v1 import Lease
 from kaa.api.types.core_v1 import ConfigMap, Secret
 from kaa.api.types.meta_v1 import GroupResource, ObjectMeta
 from kaa.api.types.storagemigration_v1beta1 import StorageVersionMigration, StorageVersionMigrationSpec
+from kaa.apiserver.identity import Identity
 from kaa.apiserver.options import ApiServerOptions
 from kaa.client.informer import Informers
 from kaa.cluster.components import MANAGER, controller_user
 from kaa.controllers.controller import SHARED, Context
 from kaa.controllers.served import Served
 from kaa.controllers.storageversionmigrator import StorageVersionMigrator, rewriting
-from kaa.controllers.storageversions import IDENTITY, SERVER
 from tests.api_lab import Lab, run
 
 # ------------------------------------------------------------------------------------------------ collection
@@ -90,6 +94,40 @@ def test_a_server_that_nobody_knows_is_none() -> None:
         assert shown(world) == {"core.pods": {"a": "v1"}}
 
     in_world(play)
+
+
+def test_a_server_says_what_it_stores_and_says_it_once() -> None:
+    clock = VirtualClock()
+
+    async def use(lab: Lab) -> None:
+        serving = lab.plane.api.serving
+        identity = Identity(lab.plane.api.cacher, lab.client, clock, serving, "host")
+        await lab.client.create(told("apps.deployments"))
+        await lab.client.create(server("gone"))
+        being = asyncio.create_task(identity.run())
+        for _ in range(100):  # two writes a resource take many turns of the event loop
+            await clock.settle()
+        lease = await lab.client.get(Lease, identity.name, "kube-system")
+        assert lease.metadata.labels == {IDENTITY: SERVER, "kubernetes.io/hostname": "host"}
+        assert lease.spec.lease_duration_seconds == 3600
+        with pytest.raises(NotFound):
+            await lab.client.get(Lease, "gone", "kube-system")
+        scaler = await lab.client.get(StorageVersion, "autoscaling.horizontalpodautoscalers")
+        assert scaler.status is not None
+        assert scaler.status.common_encoding_version == "autoscaling/v2"
+        (mine,) = scaler.status.storage_versions
+        assert set(mine.served_versions) == set(mine.decodable_versions) == {"autoscaling/v1", "autoscaling/v2"}
+        assert (await lab.client.get(StorageVersion, "core.pods")).status is not None
+        assert (await lab.client.get(StorageVersion, "apps.deployments")).status.common_encoding_version == "apps/v1"  # type: ignore[union-attr]
+        versions = (await lab.client.list(StorageVersion)).items
+        await clock.advance(1200)
+        assert (await lab.client.list(StorageVersion)).items == versions
+        renewed = await lab.client.get(Lease, identity.name, "kube-system")
+        assert renewed.metadata.resource_version != lease.metadata.resource_version
+        being.cancel()
+        await asyncio.gather(being, return_exceptions=True)
+
+    run(use, clock=clock, bootstrapped=True, options=ApiServerOptions(runtime_config="api/alpha=true"))
 
 
 # ------------------------------------------------------------------------------------------------ migration

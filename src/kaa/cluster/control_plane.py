@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from kaa.api.clock import Clock, SystemClock
 from kaa.api.errors import AlreadyExists, ApiError, Conflict
 from kaa.api.resources import Resource
 from kaa.api.types.apiregistration_v1 import APIService
-from kaa.api.types.coordination_v1beta1 import LeaseCandidate
 from kaa.apiserver.admission.plugins import default_chain
 from kaa.apiserver.aggregation.aggregator import Aggregator
 from kaa.apiserver.aggregation.backend import Identity
@@ -114,10 +113,8 @@ class ControlPlane:
                     tasks.create_task(self.seating.control.run(), name="flow control")
                     keeping = keep(self.api.cacher, own, self.clock)
                     tasks.create_task(keeping, name="flow control/objects")
-                if self.api.serving.by_kind(LeaseCandidate.API_VERSION, LeaseCandidate.KIND) is not None:
-                    from kaa.apiserver.election import Elections
-
-                    tasks.create_task(Elections(self.api.cacher, own, self.clock).run(), name="elections")
+                for name, work in self._of_optional_kinds(own):
+                    tasks.create_task(work, name=name)
                 self.paths.ready.set()
                 ready()
                 tasks.create_task(self._components(), name="components")
@@ -131,6 +128,18 @@ class ControlPlane:
             if self.audit is not None:
                 self.audit.close()
             await self.store.close()
+
+    def _of_optional_kinds(self, client: InProcessClient) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """What kinds that are off by default need done, as (name, work); its modules are read only then."""
+        view, serving = self.api.cacher, self.api.serving
+        if serving.by_kind("coordination.k8s.io/v1beta1", "LeaseCandidate") is not None:
+            from kaa.apiserver.election import Elections
+
+            yield "elections", Elections(view, client, self.clock).run()
+        if serving.by_kind("internal.apiserver.k8s.io/v1alpha1", "StorageVersion") is not None:
+            from kaa.apiserver.identity import Identity
+
+            yield "identity", Identity(view, client, self.clock, serving, self.config.node_name).run()
 
     async def _compact(self) -> None:
         """Forget what the log held five minutes ago, as upstream does."""

@@ -8,34 +8,22 @@ Source: kubernetes pkg/controller/storageversiongc; apiserver pkg/storageversion
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from msgspec.structs import replace
 
 from kaa.api.errors import NotFound
-from kaa.api.types.apiserverinternal_v1alpha1 import (
-    ServerStorageVersion,
-    StorageVersion,
-    StorageVersionCondition,
-    StorageVersionStatus,
-)
+from kaa.api.storage_versions import IDENTITY, NAMESPACE, SERVER, servers, status_of
+from kaa.api.types.apiserverinternal_v1alpha1 import StorageVersion, StorageVersionStatus
 from kaa.api.types.coordination_v1 import Lease
 from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
 
-NAMESPACE = "kube-system"
-IDENTITY, SERVER = "apiserver.kubernetes.io/identity", "kube-apiserver"
-AGREED = "AllEncodingVersionsEqual"
-
 
 def is_identity(lease: Lease | None) -> bool:
     return lease is not None and lease.metadata.labels.get(IDENTITY) == SERVER
-
-
-def servers(version: StorageVersion) -> Sequence[ServerStorageVersion]:
-    return version.status.storage_versions if version.status is not None else ()
 
 
 def plan(version: StorageVersion, gone: Collection[str], now: str) -> StorageVersionStatus | None:
@@ -45,27 +33,6 @@ def plan(version: StorageVersion, gone: Collection[str], now: str) -> StorageVer
     if len(left) == len(servers(version)):
         return None
     return status_of(version, left, now)
-
-
-def status_of(version: StorageVersion, told: tuple[ServerStorageVersion, ...], now: str) -> StorageVersionStatus:
-    """What servers told, and whether they agree."""
-    versions = {one.encoding_version for one in told}
-    common = versions.pop() if len(versions) == 1 else None
-    old = version.status or StorageVersionStatus()
-    word = "Set" if common is not None else "Unset"
-    condition = StorageVersionCondition(
-        type=AGREED,
-        status="True" if common is not None else "False",
-        observed_generation=version.metadata.generation,
-        last_transition_time=now,
-        reason=f"CommonEncodingVersion{word}",
-        message=f"Common encoding version {word.lower()}",
-    )
-    held = next((one for one in old.conditions if one.type == AGREED), None)
-    if held is not None and held.status == condition.status:
-        condition = replace(condition, last_transition_time=held.last_transition_time)
-    others = tuple(one for one in old.conditions if one.type != AGREED)
-    return StorageVersionStatus(common_encoding_version=common, storage_versions=told, conditions=(*others, condition))
 
 
 class StorageVersionGC(Controller[Key]):

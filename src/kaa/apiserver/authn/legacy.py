@@ -54,7 +54,8 @@ class LegacyTokens:
         """A token that is all right but for its mark was shown. Raises Unauthorized when it is marked invalid."""
         meta = secret.metadata
         name, namespace = meta.name or "", meta.namespace or ""
-        if meta.labels.get(LAST_USED) not in (day_of(now), day_of(now + DAY_S)):  # another server's day may have begun
+        day = meta.labels.get(LAST_USED)
+        if day != day_of(now) and day != day_of(now + DAY_S):  # another server's day may have begun
             self._due[namespace, name] = secret
             self._asked.set()
         if meta.labels.get(INVALID_SINCE):

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from kaa.api import fields, names
 from kaa.api.fields import FieldError, Path
+from kaa.api.storage_versions import common_version
 from kaa.api.types.apiserverinternal_v1alpha1 import (
     ServerStorageVersion,
     StorageVersion,
@@ -113,12 +114,6 @@ def _version_faults(at: Path, text: str) -> Iterator[FieldError]:
 
 
 _EMPTY = "must be non-empty"
-
-
-def common_version(servers: Sequence[ServerStorageVersion]) -> str | None:
-    """The version that all servers write; None when they differ, or are none."""
-    found = {server.encoding_version for server in servers}
-    return found.pop() if len(found) == 1 else None
 
 
 def _common_faults(status: StorageVersionStatus) -> Iterator[FieldError]:
