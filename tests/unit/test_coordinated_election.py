@@ -12,10 +12,11 @@ from msgspec.structs import replace
 
 from kaa.api.clock import VirtualClock, format_micro_time
 from kaa.api.errors import NotFound, ServiceUnavailable
-from kaa.api.types.coordination_v1 import Lease
+from kaa.api.types.coordination_v1 import Lease, LeaseSpec
 from kaa.api.types.coordination_v1beta1 import LeaseCandidate
 from kaa.apiserver.election import CANDIDATE_S, Elections, NoElection, best, plan, strategy_of
 from kaa.apiserver.options import ApiServerOptions
+from kaa.client.candidates import is_asked
 from kaa.client.leases import LEASE_S
 from kaa.client.workqueue import Key
 from kaa.cluster import components
@@ -225,6 +226,16 @@ def test_who_is_silent_is_asked_and_waited_for() -> None:
     with pytest.raises(NoElection, match="no available candidates"):
         plan(KEY, None, [standing("a", renewed=60, pinged=6)], NOW)
     assert plan(KEY, None, [standing("a", renewed=CANDIDATE_S + 1)], NOW).again_s is None
+
+
+def test_what_is_no_time_is_long_ago() -> None:
+    odd = candidate("odd", renew_time="yesterday", ping_time="soon")
+    assert plan(KEY, None, [odd], NOW).again_s is None
+    lease = Lease(metadata=odd.metadata, spec=LeaseSpec(holder_identity="x", renew_time="?", lease_duration_seconds=5))
+    given = plan(KEY, lease, [standing("a")], NOW).lease
+    assert given is not None
+    assert given.spec.holder_identity == "a"
+    assert not is_asked(odd)
 
 
 def test_components_know_which_version_they_are() -> None:

@@ -135,6 +135,14 @@ def parse_time(text: Time | MicroTime) -> float:
     return moment.timestamp()
 
 
+def moment_of(text: Time | MicroTime | None) -> float | None:
+    """The same of what others may have written: None for what is no time."""
+    try:
+        return parse_time(text) if text else None
+    except ValueError:
+        return None
+
+
 def format_duration(seconds: float) -> str:
     """An age as kubectl and Table columns print it: ``45s``, ``3m20s``, ``5h``, ``2d3h``, ``400d``, ``3y10d``.
 

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from kaa.api.cel.errors import EvaluationError
 from kaa.api.cel.library.semvers import SemverValue, parse, rank
-from kaa.api.clock import Clock, format_micro_time, parse_time
+from kaa.api.clock import Clock, format_micro_time, moment_of
 from kaa.api.errors import ApiError, Conflict, NotFound
 from kaa.api.types.coordination_v1 import Lease, LeaseSpec
 from kaa.api.types.coordination_v1beta1 import LeaseCandidate
@@ -165,7 +165,8 @@ def _expiry(lease: Lease) -> float:
 
 
 def _at(time: str | None) -> float:
-    return parse_time(time) if time else 0.0
+    """Seconds since 1970; what is no time is long ago."""
+    return moment_of(time) or 0.0
 
 
 def _version(text: str | None) -> SemverValue | None:
@@ -229,6 +230,9 @@ class Elections:
             claim.done(0)  # somebody was first: look at what there is now
         except (ApiError, OSError) as err:
             log.warning("election failed", lease=str(claim.key), error=str(err))
+            claim.retry(err)
+        except Exception as err:
+            log.exception("election failed", lease=str(claim.key))
             claim.retry(err)
 
     async def _step(self, key: Key) -> float | None:

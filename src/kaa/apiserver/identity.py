@@ -12,7 +12,7 @@ import hashlib
 import structlog
 from msgspec.structs import replace
 
-from kaa.api.clock import Clock, format_micro_time, format_time, parse_time
+from kaa.api.clock import Clock, format_micro_time, format_time, moment_of
 from kaa.api.errors import ApiError
 from kaa.api.resources import OPTIONAL, RESOURCES
 from kaa.api.storage_versions import IDENTITY, NAMESPACE, SERVER, servers, status_of
@@ -92,9 +92,10 @@ class Identity:
         """Take away the Leases of servers that have not renewed them."""
         now = self._clock.now()
         for lease in list(self._view.list(Lease, NAMESPACE)):
-            renewed, lasts = lease.spec.renew_time, lease.spec.lease_duration_seconds or LEASE_S
-            expired = renewed is None or parse_time(renewed) + lasts < now
-            if expired and lease.metadata.labels.get(IDENTITY) == SERVER:
+            lasts = lease.spec.lease_duration_seconds or LEASE_S
+            if (moment_of(lease.spec.renew_time) or 0.0) + lasts < now and lease.metadata.labels.get(
+                IDENTITY
+            ) == SERVER:
                 await self._client.delete(Lease, lease.metadata.name or "", NAMESPACE)
 
     async def _tell(self, name: str, entry: ServerStorageVersion) -> None:

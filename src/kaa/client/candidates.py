@@ -14,7 +14,7 @@ import asyncio
 import structlog
 from msgspec.structs import replace
 
-from kaa.api.clock import Clock, format_micro_time, parse_time
+from kaa.api.clock import Clock, format_micro_time, moment_of
 from kaa.api.errors import ApiError, NotFound
 from kaa.api.types.coordination_v1beta1 import LeaseCandidate, LeaseCandidateSpec
 from kaa.api.types.meta_v1 import ObjectMeta
@@ -96,5 +96,5 @@ class Candidacy:
 
 def is_asked(candidate: LeaseCandidate) -> bool:
     """Whether somebody asked since it last answered."""
-    ping, renew = candidate.spec.ping_time, candidate.spec.renew_time
-    return ping is not None and (renew is None or parse_time(ping) > parse_time(renew))
+    ping, renew = moment_of(candidate.spec.ping_time), moment_of(candidate.spec.renew_time)
+    return ping is not None and (renew is None or ping > renew)

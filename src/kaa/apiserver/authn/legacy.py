@@ -79,9 +79,13 @@ class LegacyTokens:
             await self._asked.wait()
             self._asked.clear()
             while self._due:
-                where = next(iter(self._due))
-                await _label(client, self._due[where], day_of(clock.now()))
-                del self._due[where]
+                where, secret = next(iter(self._due.items()))
+                try:
+                    await _label(client, secret, day_of(clock.now()))
+                except Exception:
+                    log.exception("the use of a token was not written down", secret="/".join(where))
+                finally:
+                    del self._due[where]
 
     def metrics(self) -> str:
         lines: list[str] = []
@@ -96,8 +100,8 @@ async def _label(client: Client, secret: Secret, day: str) -> None:
     patch = {"metadata": {"uid": meta.uid, "labels": {LAST_USED: day}}}
     try:
         await client.patch(Secret, meta.name or "", patch, meta.namespace)
-    except ApiError as err:
-        log.error("the use of a token was not written down", secret=f"{meta.namespace}/{meta.name}", error=str(err))
+    except (Conflict, NotFound):
+        return  # the Secret is gone, or another has its name
 
 
 # ------------------------------------------------------------------------------------------------ since when

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from kaa.api import fields, names
-from kaa.api.clock import parse_time
+from kaa.api.clock import moment_of, parse_time
 from kaa.api.errors import Invalid
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.certificates_v1beta1 import (
@@ -343,11 +343,11 @@ def _time_faults(
     if not (status.not_before and status.not_after and status.begin_refresh_at):
         return
     first, last = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-    if parse_time(status.not_before) != first:
+    if moment_of(status.not_before) != first:
         yield fields.invalid(
             begins, status.not_before, "must be set to the NotBefore time encoded in the leaf certificate"
         )
-    if parse_time(status.not_after) != last:
+    if moment_of(status.not_after) != last:
         yield fields.invalid(ends, status.not_after, "must be set to the NotAfter time encoded in the leaf certificate")
     lifetime, most = int(last - first), spec.max_expiration_seconds or DAY_S
     if lifetime < LEAST_S:
@@ -355,7 +355,7 @@ def _time_faults(
     if lifetime > most:
         why = f"leaf certificate lifetime must be <= spec.maxExpirationSeconds ({most})"
         yield fields.invalid(_CHAIN, lifetime, why)
-    moment = parse_time(status.begin_refresh_at)
+    moment = moment_of(status.begin_refresh_at) or 0.0
     if moment < first + _REFRESH_S:
         yield fields.invalid(refresh, status.begin_refresh_at, "must be at least 10 minutes after status.notBefore")
     if moment > last - _REFRESH_S:
