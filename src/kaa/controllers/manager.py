@@ -65,8 +65,8 @@ class ControllerManager:
     ``issue_legacy(account, secret_name)`` signs the token of a Secret; without it such Secrets stay as they are.
     ``authority`` signs certificates; without it requests for them stay unsigned. ``metrics`` is what autoscalers go by: the
     metrics APIs, unless given. ``pod_ranges``: of which nodes get their parts, as ``NodeIPAM`` has them. ``load_balancers``
-    makes those that Services ask for; without it such Services stay pending. ``serving`` are the
-    built-in resources that the API server serves."""
+    makes those that Services ask for; without it such Services stay pending. ``serving`` are the built-in resources that the
+    API server serves."""
 
     def __init__(
         self,
