@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from kaa.controllers import manager
+from kaa.controllers import manager, podcertificates, storageversionmigrator, storageversions
 from kaa.controllers.controller import Controller
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted((*DOCS.rglob("*.md"), ROOT / "README.md"))
+#: Those that the manager always has, and those of kinds that are not served by default.
 CONTROLLERS = [
     found
-    for found in vars(manager).values()
+    for module in (manager, podcertificates, storageversionmigrator, storageversions)
+    for found in vars(module).values()
     if isinstance(found, type) and issubclass(found, Controller) and found is not Controller
 ]
 INDEX = (DOCS / "controllers.md").read_text()
