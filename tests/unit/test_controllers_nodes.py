@@ -258,7 +258,7 @@ def test_ended_pods_beyond_the_threshold() -> None:
         ((Toleration(key="k", operator="Exists"),), float("inf")),
         ((Toleration(key="k", operator="Exists", toleration_seconds=30),), 20.0),
         ((Toleration(key="k", value="other"),), 0.0),
-        ((Toleration(operator="Exists", toleration_seconds=5), Toleration(operator="Exists")), -5.0),
+        ((Toleration(operator="Exists", toleration_seconds=5), Toleration(operator="Exists")), 0.0),
     ],
     ids=["none", "for ever", "a while", "another value", "the shortest counts"],
 )
