@@ -69,6 +69,17 @@ def optional() -> str:
     return f"frozenset({sorted(lines)})"
 
 
+def times() -> str:
+    """Times that the API requires; a Struct need not have them, for Go writes a zero time as null and reads it again."""
+    found = [
+        f"{name}.{wire}"
+        for name, schema in structs()
+        for wire in schema.get("required", ())
+        if schema["properties"][wire].get("$ref", "").endswith((".Time", ".MicroTime"))
+    ]
+    return f"frozenset({sorted(found)})"
+
+
 def unions() -> str:
     found = {name: schema["x-kubernetes-unions"] for name, schema in structs() if "x-kubernetes-unions" in schema}
     return json.dumps(found, indent=4, sort_keys=True)
@@ -96,6 +107,8 @@ def unformatted() -> str:
             f"HELD: dict[str, tuple[str, ...]] = {held()}\n",
             "#: module.Type.wire of those that may be absent",
             f"OPTIONAL: frozenset[str] = {optional()}\n",
+            "#: module.Type.wire of the times that must be there, if only as null",
+            f"TIMES: frozenset[str] = {times()}\n",
             "#: {module.Type: x-kubernetes-unions}",
             f"UNIONS: dict[str, list[dict[str, Any]]] = {unions()}\n",
         ]

@@ -502,6 +502,11 @@ OPTIONAL: frozenset[str] = frozenset(
     ]
 )
 
+#: module.Type.wire of the times that must be there, if only as null
+TIMES: frozenset[str] = frozenset(
+    ["events_v1.Event.eventTime", "events_v1.EventSeries.lastObservedTime", "meta_v1.Condition.lastTransitionTime"]
+)
+
 #: {module.Type: x-kubernetes-unions}
 UNIONS: dict[str, list[dict[str, Any]]] = {
     "core_v1.AppArmorProfile": [

@@ -17,7 +17,7 @@ import msgspec
 from kaa.api.resources import Resource
 from kaa.api.types.facts import ATOMIC, MERGE, Merge
 
-from .facts import BYTES, HELD, INT32, OPTIONAL, UNIONS
+from .facts import BYTES, HELD, INT32, OPTIONAL, TIMES, UNIONS
 from .values import DEFAULTS, ENUMS, WITHOUT_DEFAULT
 
 Json = dict[str, Any]
@@ -162,7 +162,7 @@ class Schemas:
             text = _EMBEDDED.sub("", kind.__annotations__[attribute])
             words = described.get(wire)
             properties[wire] = _field(module, key, wire, text, needed, words)
-            if needed and f"{key}.{wire}" not in OPTIONAL:
+            if (needed and f"{key}.{wire}" not in OPTIONAL) or f"{key}.{wire}" in TIMES:
                 required.append(wire)
         made: Json = {"type": "object", "properties": dict(sorted(properties.items()))}
         if required:
