@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import ConfigMap, Pod, Secret, Service
+from kaa.api.types.node_v1 import RuntimeClass
 from kaa.client.client import Client
 from kaa.client.informer import Lister
-from kaa.runtime.base import Runtime, RuntimeInfo
+from kaa.runtime.base import HandlerFeatures, IdMap, Runtime, RuntimeFailure, RuntimeInfo
 
 from .admission import HostPort
 from .config import KubeletConfig, Recorder
-from .env import Sources
+from .env import ConfigError, Sources
 from .images import Images
 from .memory_rules import Rules
 from .metrics.counters import KubeletMetrics
@@ -60,11 +61,48 @@ class PodHost:
     info: RuntimeInfo | None = None  #: what the runtime said of itself, once it was asked
 
 
+# ------------------------------------------------------------------------------------------------ its runtime
+
+
+async def runtime_handler(host: PodHost, pod: Pod) -> str:
+    """The runtime handler that the pod's RuntimeClass names. Raises ApiError."""
+    name = pod.spec.runtime_class_name
+    return (await host.client.get(RuntimeClass, name)).handler if name else ""
+
+
 async def runtime_info(host: PodHost) -> RuntimeInfo:
     """What the runtime is and can; it is asked once."""
     if host.info is None:
         host.info = await host.runtime.info()
     return host.info
+
+
+async def features_of(host: PodHost, handler: str) -> HandlerFeatures:
+    return (await runtime_info(host)).features.get(handler, HandlerFeatures())
+
+
+async def own_users(host: PodHost, pod: Pod, handler: str) -> tuple[IdMap, ...]:
+    """The node's ids for the pod's own user namespace, if it asks for one. Raises ConfigError."""
+    if pod.spec.host_users is not False:
+        return ()
+    if not (await features_of(host, handler)).user_namespaces:
+        raise ConfigError(f'RuntimeClass handler "{handler}" does not support user namespaces')
+    return host.users.of(pod)
+
+
+async def why_no_sandbox(host: PodHost, pod: Pod, err: Exception) -> tuple[str, str]:
+    """(reason, message) of the event. Who fails for want of a network is told that, as upstream tells it beforehand."""
+    if isinstance(err, RuntimeFailure) and not pod.spec.host_network:
+        try:
+            info = await host.runtime.info()
+        except RuntimeFailure:
+            info = None
+        if info is not None and not info.network_ready:
+            return "NetworkNotReady", f"network is not ready: container runtime network not ready: {info.message}"
+    return "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}"
+
+
+# ------------------------------------------------------------------------------------------------ what containers need
 
 
 def plain_sources(host: PodHost, pod: Pod, view: PodView) -> Sources:
@@ -94,11 +132,26 @@ async def container_sources(host: PodHost, pod: Pod, view: PodView, spec: Any) -
     )
 
 
-async def pull_secrets(host: PodHost, pod: Pod) -> list[Secret]:
-    """The secrets that the pod pulls its images with; those that do not exist are left out."""
+async def pull_secrets(host: PodHost, pod: Pod) -> tuple[list[Secret], list[str]]:
+    """(the secrets that the pod pulls its images with, the names of those that do not exist)"""
     names = [ref.name for ref in pod.spec.image_pull_secrets if ref.name]
     found = await _fetched(host, pod, Secret, set(names))
-    return [found[name] for name in names if name in found]
+    return [found[name] for name in names if name in found], [name for name in names if name not in found]
+
+
+async def image_volumes(
+    host: PodHost, pod: Pod, spec: Any, secrets: list[Secret], say: Callable[..., None]
+) -> dict[str, str]:
+    """{volume: image id} of the images that a container mounts, pulled. Raises ImageError."""
+    mounted = {mount.name for mount in spec.volume_mounts}
+    found = {}
+    for volume in pod.spec.volumes:
+        if volume.image is not None and volume.name in mounted:
+            wanted, policy = volume.image.reference or "", volume.image.pull_policy
+            with host.metrics.images.volume():
+                image = await host.images.ensure(wanted, policy, secrets, pod=pod, say=say)
+            found[volume.name] = image.id
+    return found
 
 
 async def _fetched(host: PodHost, pod: Pod, kind: type[T], names: set[str]) -> dict[str, T]:

@@ -15,10 +15,9 @@ import structlog
 
 from kaa.api.clock import parse_time
 from kaa.api.errors import ApiError, NotFound
-from kaa.api.types.core_v1 import LifecycleHandler, Pod, Secret
+from kaa.api.types.core_v1 import LifecycleHandler, Pod
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
-from kaa.api.types.node_v1 import RuntimeClass
-from kaa.runtime.base import Container, ContainerState, HandlerFeatures, IdMap, RuntimeFailure, Sandbox
+from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
 
 from .allocation import Allocation
 from .claims import ClaimFailure
@@ -28,9 +27,18 @@ from .images import ImageError
 from .log_rotation import remove_logs
 from .messages import termination_message
 from .metrics.starts import PodStart
-from .pod_host import PodHost, container_sources, plain_sources, pull_secrets, runtime_info
+from .pod_host import (
+    PodHost,
+    container_sources,
+    features_of,
+    image_volumes,
+    own_users,
+    plain_sources,
+    pull_secrets,
+    runtime_handler,
+    why_no_sandbox,
+)
 from .pod_plan import (
-    MIN_GRACE_S,
     SANDBOX,
     Action,
     CreateSandbox,
@@ -56,6 +64,7 @@ from .probing import hooks
 from .references import container_reference
 from .status import Seen, known_health, pod_status
 from .status_writer import foreign_conditions, with_status
+from .stops import PreStop, Stops
 from .tasks import Tasks
 from .volumes import VolumeError
 from .volumes.manager import Prepared
@@ -81,10 +90,7 @@ class PodWorker:
         self._tasks = Tasks(f"kubelet/pod {pod.metadata.namespace}/{pod.metadata.name}", self._wake.set)
         self._failures: dict[str, Failure] = {}
         self._retry_s: dict[str, float] = {}
-        self._stopping: dict[str, float] = {}
-        self._held: dict[str, asyncio.Event] = {}  #: {id of a container that is being stopped: set when it is its turn}
-        self._told: set[str] = set()  #: ids of containers that were asked to stop
-        self._again: frozenset[str] = frozenset()  #: ids of those that were stopped for another run
+        self._stops = Stops(host, self._tasks, self._event, self._backed_off)
         self._messages: dict[str, str] = {}
         self._ending: Ending | None = None
         self._evicted: Ending | None = None
@@ -267,8 +273,7 @@ class PodWorker:
         for container in old.containers:
             if container.id not in running:
                 self.host.prober.forget(container.id)
-                self._stopping.pop(container.id, None)
-                self._its_turn(container.id)
+        self._stops.seen({container.id for container in containers}, running)
         if self._ending is None and self.view.sandbox is not None:
             ip = self._ip(self.view.sandbox)
             for container in running.values():
@@ -304,9 +309,9 @@ class PodWorker:
             health=self._health(),
             failures={**self._failures, **self.allocation.failures},
             busy=frozenset(key[6:] for key in self._tasks.keys if key.startswith("start/")),
-            stopping=self._stopping,
-            held=frozenset(self._held),
-            again=self._again,
+            stopping=self._stops.due,
+            held=self._stops.held,
+            again=self._stops.again,
             resizing=frozenset(key[7:] for key in self._tasks.keys if key.startswith("resize/")),
             ending=self._ending,
             longest_backoff_s=self.host.config.longest_backoff_s,
@@ -421,7 +426,7 @@ class PodWorker:
                 messages=self._messages,
                 host_ips=self.host.config.node_ips,
                 ending=self._ending,
-                again=self._again,
+                again=self._stops.again,
                 gone=self._gone,
                 pending=self.allocation.pending,
                 resizing=self.allocation.resizing,
@@ -471,7 +476,7 @@ class PodWorker:
             case StartContainer():
                 self._tasks.start(f"start/{action.name}", self._start(action))
             case StopContainer():
-                self._begin_stop(action)
+                self._stops.begin(action, self._pre_stop(action))
             case ResizeContainer():
                 self._tasks.start(
                     resize_key(action.container_id),
@@ -489,25 +494,6 @@ class PodWorker:
             case Finish():
                 pass
 
-    def _begin_stop(self, action: StopContainer) -> None:
-        key, due = action.container_id, self.host.clock.now() + action.grace_s
-        if self._its_turn(key) and not action.held and self._stopping.get(key, due) <= due + 1.0:
-            return  # it was only waiting for this
-        self._stopping[key] = due
-        if action.again:
-            self._again |= {key}
-        if action.held:
-            self._held[key] = asyncio.Event()
-        self._tasks.cancel(f"stop/{key}")
-        self._tasks.start(f"stop/{key}", self._stop(action))
-
-    def _its_turn(self, container_id: str) -> bool:
-        """Let a stop go on that waits for its turn; whether there was one."""
-        held = self._held.pop(container_id, None)
-        if held is not None:
-            held.set()
-        return held is not None
-
     def _backed_off(self, what: str, *, at_most_s: float = _RETRY_MAX_S) -> float:
         wait = min(self._retry_s.get(what, _RETRY_FIRST_S / 2) * 2, at_most_s)
         self._retry_s[what] = wait
@@ -524,8 +510,8 @@ class PodWorker:
             parent = ""
             if cgroups is not None:
                 parent = await self.allocation.ensure_cgroup(cgroups)
-            handler = await self._handler()
-            users = await self._users(handler)
+            handler = await runtime_handler(self.host, self.pod)
+            users = await own_users(self.host, self.pod, handler)
             config = sandbox_config(self.pod, self.host.config, action.attempt, parent, handler, users)
             for reason, message in pod_dns(self.pod, self.host.config).warnings:
                 self._event("Warning", reason, message)
@@ -540,41 +526,14 @@ class PodWorker:
             self._event("Warning", "FailedPrepareDynamicResources", f"Failed to prepare dynamic resources: {err}")
             self._failures[SANDBOX] = Failure("", str(err), now() + min(self._backed_off(SANDBOX), _RETRY_START_S))
         except (RuntimeFailure, ApiError, ConfigError, OSError, TimeoutError) as err:
-            reason, text = await self._why_no_sandbox(err)
+            reason, text = await why_no_sandbox(self.host, self.pod, err)
             self._event("Warning", reason, text)
             self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
-
-    async def _why_no_sandbox(self, err: Exception) -> tuple[str, str]:
-        """(reason, message) of the event. Who fails for want of a network is told that, as upstream tells it beforehand."""
-        if isinstance(err, RuntimeFailure) and not self.pod.spec.host_network:
-            try:
-                info = await self.host.runtime.info()
-            except RuntimeFailure:
-                info = None
-            if info is not None and not info.network_ready:
-                return "NetworkNotReady", f"network is not ready: container runtime network not ready: {info.message}"
-        return "FailedCreatePodSandBox", f"Failed to create pod sandbox: {err}"
 
     def network_changed(self) -> None:
         """A sandbox that could not be made need not wait any longer."""
         self._failures.pop(SANDBOX, None)
         self._wake.set()
-
-    async def _users(self, handler: str) -> tuple[IdMap, ...]:
-        """The node's ids for the pod's own user namespace, if it asks for one. Raises ConfigError."""
-        if self.pod.spec.host_users is not False:
-            return ()
-        if not (await self._features(handler)).user_namespaces:
-            raise ConfigError(f'RuntimeClass handler "{handler}" does not support user namespaces')
-        return self.host.users.of(self.pod)
-
-    async def _features(self, handler: str) -> HandlerFeatures:
-        return (await runtime_info(self.host)).features.get(handler, HandlerFeatures())
-
-    async def _handler(self) -> str:
-        """The runtime handler that the pod's RuntimeClass names."""
-        name = self.pod.spec.runtime_class_name
-        return (await self.host.client.get(RuntimeClass, name)).handler if name else ""
 
     async def _ready_volumes(self) -> Prepared:
         async with self._volumes_lock:
@@ -615,8 +574,12 @@ class PodWorker:
     async def _start_container(self, action: StartContainer, spec: Any) -> None:
         host, sandbox = self.host, self.view.sandbox
         assert sandbox is not None
-        secrets = await self._pull_secrets()
-        image_volumes = await self._image_volumes(spec, secrets)
+        secrets, missing = await pull_secrets(host, self.pod)
+        if missing:
+            text = f"Unable to retrieve some image pull secrets ({', '.join(missing)})"
+            full = f"{text}; attempting to pull the image may not succeed."
+            self._event("Warning", "FailedToRetrieveImagePullSecret", full)
+        mounted = await image_volumes(host, self.pod, spec, secrets, self._say_of_image)
         image = await host.images.ensure(
             spec.image or "",
             spec.image_pull_policy,
@@ -638,8 +601,8 @@ class PodWorker:
             pod_dir=host.volumes.pod_dir(self.uid),
             memory_capacity_bytes=host.memory_capacity_bytes,
             pid_target=self._pid_target(spec),
-            image_volumes=image_volumes,
-            features=await self._features(sandbox.runtime_handler),
+            image_volumes=mounted,
+            features=await features_of(host, sandbox.runtime_handler),
             memory=host.memory,
         )
         await host.plugins.before_start(self.pod, spec)
@@ -659,38 +622,22 @@ class PodWorker:
         if spec.lifecycle is not None and spec.lifecycle.post_start is not None:
             await self._post_start(spec, container_id, sandbox)
 
-    async def _pull_secrets(self) -> list[Secret]:
-        """The secrets that the pod pulls with, and a word about those that are not there."""
-        found = await pull_secrets(self.host, self.pod)
-        held = {secret.metadata.name for secret in found}
-        names = [ref.name for ref in self.pod.spec.image_pull_secrets if ref.name]
-        if missing := ", ".join(name for name in names if name not in held):
-            text = f"Unable to retrieve some image pull secrets ({missing})"
-            full = f"{text}; attempting to pull the image may not succeed."
-            self._event("Warning", "FailedToRetrieveImagePullSecret", full)
-        return found
-
-    async def _image_volumes(self, spec: Any, secrets: list[Secret]) -> dict[str, str]:
-        """{volume: image id} of the images that a container mounts, pulled."""
-        mounted = {mount.name for mount in spec.volume_mounts}
-        found = {}
-        for volume in self.pod.spec.volumes:
-            if volume.image is not None and volume.name in mounted:
-                wanted, policy = volume.image.reference or "", volume.image.pull_policy
-                with self.host.metrics.images.volume():
-                    image = await self.host.images.ensure(wanted, policy, secrets, pod=self.pod, say=self._say_of_image)
-                found[volume.name] = image.id
-        return found
-
     async def _post_start(self, spec: Any, container_id: str, sandbox: Sandbox) -> None:
         try:
             await self._hook(spec, spec.lifecycle.post_start, container_id, self._ip(sandbox))
         except hooks.HookFailed as err:  # what it said may be a secret: it goes to the log alone
             log.warning("PostStartHook failed", pod=self._name, container=spec.name, error=str(err))
             self._event("Warning", "FailedPostStartHook", "PostStartHook failed", container=spec.name)
-            grace_s = grace_of(self.pod)
-            self._stopping[container_id] = self.host.clock.now() + grace_s
-            await self._stop(StopContainer(container_id, spec.name, grace_s, "FailedPostStartHook"))
+            action = StopContainer(container_id, spec.name, grace_of(self.pod), "FailedPostStartHook")
+            await self._stops.stop(action, self._pre_stop(action))
+
+    def _pre_stop(self, action: StopContainer) -> PreStop | None:
+        spec, sandbox = self._spec(action.name), self.view.sandbox
+        hook = spec.lifecycle.pre_stop if spec is not None and spec.lifecycle is not None and action.hooks else None
+        if hook is None:
+            return None
+        ip = self._ip(sandbox) if sandbox is not None else ""
+        return PreStop(partial(self._hook, spec, hook, action.container_id, ip), hook.exec is not None)
 
     async def _hook(self, spec: Any, hook: LifecycleHandler, container_id: str, ip: str) -> None:
         await hooks.run_hook(self.host.runtime, self.host.clock, self.pod, spec, hook, container_id, ip)
@@ -699,51 +646,6 @@ class PodWorker:
         target = getattr(spec, "target_container_name", None)
         found = self.view.latest(target) if target else None
         return found.id if found is not None else ""
-
-    async def _stop(self, action: StopContainer) -> None:
-        """Killing, preStop, signal, in the grace that there is. Asked again for less grace, only the signal is repeated."""
-        host, spec = self.host, self._spec(action.name)
-        due = self._stopping[action.container_id]
-        first = action.container_id not in self._told
-        self._told.add(action.container_id)
-        if first:
-            self._event("Normal", "Killing", action.message, container=action.name)
-        began, turn = host.clock.monotonic(), self._held.get(action.container_id)
-
-        def left() -> float:
-            return action.grace_s - (host.clock.monotonic() - began)
-
-        hooked = action.hooks and spec is not None and spec.lifecycle is not None
-        hook: asyncio.Future[None] | None = None
-        try:
-            if first and hooked and spec.lifecycle.pre_stop is not None and action.grace_s > 0:
-                ip = self._ip(self.view.sandbox) if self.view.sandbox is not None else ""
-                hook = asyncio.ensure_future(self._hook(spec, spec.lifecycle.pre_stop, action.container_id, ip))
-                await self._pre_stop(spec, hook, left())
-            if turn is not None:
-                await hooks.within(host.clock, left(), turn.wait())
-                self._its_turn(action.container_id)
-            await host.runtime.stop_container(action.container_id, max(left(), min(MIN_GRACE_S, action.grace_s)))
-        except RuntimeFailure as err:
-            self._event("Warning", "FailedKillPod", f"error killing pod: {err}")
-            await host.clock.sleep(self._backed_off(action.container_id))
-        finally:
-            if hook is not None:
-                hook.cancel()
-                await asyncio.gather(hook, return_exceptions=True)
-            if self._stopping.get(action.container_id) == due:
-                del self._stopping[action.container_id]
-
-    async def _pre_stop(self, spec: Any, hook: asyncio.Future[None], left_s: float) -> None:
-        """Wait for a preStop hook, as long as there is grace. What takes longer goes on until its container is stopped."""
-        try:
-            in_time = await hooks.within(self.host.clock, left_s, asyncio.shield(hook))
-            failed = not in_time and spec.lifecycle.pre_stop.exec is not None  # its process will end with the container
-        except hooks.HookFailed as err:
-            log.warning("PreStopHook failed", pod=self._name, container=spec.name, error=str(err))
-            failed = True
-        if failed:
-            self._event("Warning", "FailedPreStopHook", "PreStopHook failed", container=spec.name)
 
 
 def _differs_in_our_status_alone(pod: Pod, before: Pod) -> bool:
