@@ -10,7 +10,6 @@ Source: pkg/registry/core/{pod,service,node} (ResourceLocation), apimachinery pk
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-from kaa.api.errors import ApiError, BadRequest, NotFound, ServiceUnavailable
+from kaa.api.errors import ApiError, BadRequest, NotFound, ServiceUnavailable, Unclassified
 from kaa.api.resources import Resource
 from kaa.api.types.core_v1 import Node, Pod, Service
 from kaa.api.types.discovery_v1 import Endpoint, EndpointSlice
@@ -27,13 +26,13 @@ from kaa.client.pipeline import Request
 from .admission.base import Attributes, Chain
 from .connect_options import options_of
 from .connect_relay import MessageRelay, Relay, asks_for_messages
+from .go_words import go_words
 from .http import Answer, HttpRequest, HttpResponse
 from .routes import Target
 from .view import View
 
 HEAD_LIMIT = 64 * 1024
 DIAL_S = 10.0
-_DIALLED = "error trying to reach service: dial"
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _HOP_HEADERS = frozenset({"host", "connection", "authorization", "content-length", "transfer-encoding", "expect"})
 _KUBELET_FLAGS = {"stdin": "input", "stdout": "output", "stderr": "error", "tty": "tty"}
@@ -70,7 +69,10 @@ class Connector:
             path, _, query = http.target.decode("latin-1").partition("?")
             return HttpResponse(301, b"", "", [("Location", path + "/" + (f"?{query}" if query else ""))])
         messages = target.subresource == "log" and asks_for_messages(http.headers)
-        reader, writer = await dial(place)
+        try:
+            reader, writer = await dial(place)
+        except Undialled as err:
+            raise not_reached(str(err), place, target.subresource) from None
         try:
             writer.write(_request_head(http, place, below, upgrade=http.wants_upgrade() and not messages) + http.body)
             await writer.drain()
@@ -80,7 +82,7 @@ class Connector:
                 return await self._refusal(status, reader, head, request)
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as err:
             writer.close()
-            raise ServiceUnavailable(f"error trying to reach service: {err}") from None
+            raise not_reached(str(err) or "EOF", place, target.subresource) from None
         except BaseException:
             writer.close()
             raise
@@ -288,21 +290,31 @@ def _need_node(pod: Pod, waiting: str = "") -> None:
     raise BadRequest(f"pod {pod.metadata.name} does not have a host assigned")
 
 
+class Undialled(ConnectionError):
+    """Nobody was reached; the text says why, in Go's words."""
+
+
 async def dial(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Raises Undialled."""
+    name = place.server_name or place.host
     try:
         async with asyncio.timeout(DIAL_S):
             return await asyncio.open_connection(
-                place.host,
-                place.port,
-                ssl=place.tls,
-                limit=HEAD_LIMIT,
-                server_hostname=(place.server_name or place.host) if place.tls else None,
+                place.host, place.port, ssl=place.tls, limit=HEAD_LIMIT, server_hostname=name if place.tls else None
             )
     except TimeoutError:
-        raise ServiceUnavailable(f"{_DIALLED} tcp {place.host}:{place.port}: i/o timeout") from None
+        raise Undialled(f"dial tcp {place.host}:{place.port}: i/o timeout") from None
     except OSError as err:
-        why = os.strerror(err.errno).lower() if err.errno and err.errno > 0 else str(err)
-        raise ServiceUnavailable(f"{_DIALLED} tcp {place.host}:{place.port}: connect: {why}") from None
+        raise Undialled(go_words(err, place.host, place.port, name)) from None
+
+
+def not_reached(why: str, place: Place, subresource: str) -> ApiError:
+    """As upstream tells it of each: a log is fetched, a proxy passes on, and everything else is dialled first."""
+    if subresource == "proxy":
+        return ServiceUnavailable(f"error trying to reach service: {why}")
+    if subresource == "log":
+        return Unclassified(f'Get "https://{place.host}:{place.port}{place.path}": {why}')
+    return Unclassified(f"error dialing backend: {why}")
 
 
 def _request_head(http: HttpRequest, place: Place, below: str, *, upgrade: bool) -> bytes:

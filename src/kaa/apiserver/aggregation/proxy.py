@@ -16,7 +16,7 @@ import structlog
 from kaa.client.connection import Connection
 from kaa.client.pipeline import User
 
-from ..connect import Place, dial, read_head
+from ..connect import Place, Undialled, dial, read_head
 from ..connect_relay import Relay
 from ..http import Answer, HttpRequest, HttpResponse
 from .backend import Backend, BadTrust, forwarded_headers, returned_headers
@@ -98,7 +98,10 @@ async def _upgrade(
     """Send the request on a connection of its own; whatever the server says, from then on bytes go both ways."""
     host, port = address
     place = Place(host, port, http.target.decode("latin-1"), backend.tls, backend.server_name)
-    reader, writer = await dial(place)
+    try:
+        reader, writer = await dial(place)
+    except Undialled as err:
+        raise ConnectionError(f"error trying to reach service: {err}") from err
     try:
         lines = [f"{http.method} {place.path} HTTP/1.1", f"Host: {host}:{port}", "Connection: Upgrade"]
         lines += [f"{name}: {value}" for name, value in headers]

@@ -14,10 +14,7 @@ Source: apiserver pkg/util/webhook client.go, error.go; client-go rest/request.g
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
-import os
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,10 +26,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from kaa.api.types.core_v1 import Service
-from kaa.client.connection import Broken, Connection, Pool
+from kaa.client.connection import Connection, Pool
 
 from ..aggregation.backend import BadTrust, client_context, trust
 from ..aggregation.resolve import DEFAULT_PORT, Unresolved, address_of, slices_of
+from ..go_words import go_words
 from ..view import View
 
 AGENT = "kube-apiserver-admission"
@@ -205,49 +203,6 @@ def context_for(bundle: str) -> ssl.SSLContext:
 
 
 # -------------------------------------------------------------------------------------------------------- words
-
-_UNKNOWN_AUTHORITY = frozenset({2, 7, 18, 19, 20, 21})  # OpenSSL's X509_V_ERR_*: no path to a trusted certificate
-_OUT_OF_TIME = frozenset({9, 10})
-_OTHER_NAME = frozenset({62, 64})
-
-
-def go_words(error: Exception, host: str, port: int, name: str) -> str:
-    """What Go's HTTP client says of a failure. ``host`` and ``port`` were dialled, ``name`` is the server's."""
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    match error:
-        case Unresolved():
-            return str(error)
-        case TimeoutError():
-            return "context deadline exceeded"
-        case ssl.SSLError():
-            return _tls_words(error, name)
-        case Broken():
-            return "EOF"
-        case socket.gaierror():
-            return f"dial tcp: lookup {host}: no such host"
-        case ConnectionResetError():
-            return f"read tcp {shown}: read: connection reset by peer"
-        case OSError(errno=int(number)) if number in errno.errorcode:
-            return f"dial tcp {shown}: connect: {os.strerror(number).lower()}"
-    return str(error) or type(error).__name__
-
-
-def _tls_words(error: ssl.SSLError, name: str) -> str:
-    if not isinstance(error, ssl.SSLCertVerificationError):
-        if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
-            return "tls: first record does not look like a TLS handshake"
-        return f"remote error: tls: {(error.reason or str(error)).lower().replace('_', ' ')}"
-    code = error.verify_code
-    if code in _UNKNOWN_AUTHORITY:
-        problem = "certificate signed by unknown authority"
-    elif code in _OUT_OF_TIME:
-        problem = "certificate has expired or is not yet valid"
-    elif code in _OTHER_NAME:
-        problem = f"certificate is not valid for {name}"
-    else:
-        problem = error.verify_message
-    return f"tls: failed to verify certificate: x509: {problem}"
-
 
 _REFUSALS = {
     400: "the server rejected our request for an unknown reason",
