@@ -160,7 +160,7 @@ def test_a_pod_costs_a_few_writes() -> None:
             await cluster.until(lambda: cluster.running(pods))
             asked = {what: number for what, number in cluster.requests.items() if what[2] != "events"}
             of_pods = {what: number for what, number in asked.items() if what[2].startswith("pods")}
-            assert sum(of_pods.values()) <= 4 * pods, of_pods
+            assert sum(of_pods.values()) <= 5 * pods, of_pods  # four, and some on a busy machine
             others = {what: number for what, number in asked.items() if what not in of_pods and what[1] != "create"}
             assert sum(others.values()) <= 2 * pods, others
             cluster.requests.clear()

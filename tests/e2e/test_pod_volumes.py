@@ -181,8 +181,8 @@ def test_claims_on_block_devices(kube: Kubectl, loop: Path) -> None:
 
 
 def test_a_pod_whose_root_is_nobody_on_the_node(kube: Kubectl, shared: Lab) -> None:
-    [handler] = kube.api.get("/api/v1/nodes")["items"][0]["status"]["runtimeHandlers"]
-    assert handler["features"] == {"recursiveReadOnlyMounts": True, "userNamespaces": True}
+    for handler in kube.api.get("/api/v1/nodes")["items"][0]["status"]["runtimeHandlers"]:
+        assert handler["features"] == {"recursiveReadOnlyMounts": True, "userNamespaces": True}
     volumes = [
         {"name": "v", "emptyDir": {}},
         {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}},
