@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
+import pytest
 from msgspec.structs import replace
 from service_builders import make_service
 from world import World, make_pod, make_replica_set
 
 from kaa.api.types.core_v1 import Container, ContainerPort, Pod, PodIP, Service, ServicePort
 from kaa.api.types.discovery_v1 import EndpointPort, EndpointSlice
-from kaa.controllers import endpoints
+from kaa.controllers import endpoints, endpointslice
+from kaa.controllers.controller import GATHER_S_PER_PART
 from kaa.controllers.endpointslice import Plan, plan
 
 
@@ -128,3 +132,41 @@ def test_a_service_that_publishes_unready_pods_publishes_leaving_ones_too() -> N
     assert endpoints.subsets_of(make_service(), [ends]) == ()
     (subset,) = endpoints.subsets_of(make_service(publish_not_ready_addresses=True), [ends])
     assert [a.ip for a in subset.addresses] == ["10.0.0.3"]
+
+
+def test_looks_at_many_pods_are_gathered_and_find_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    looks: list[float] = []
+    made: list[str | None] = []
+    look, make = endpointslice.plan, endpointslice.endpoints_of
+
+    def looked(*given: Any, **more: Any) -> Plan:
+        looks.append(world.clock.monotonic())
+        return look(*given, **more)
+
+    def asked(service: Service, pod: Pod, zone: str | None) -> Any:
+        made.append(pod.metadata.name)
+        return make(service, pod, zone)
+
+    monkeypatch.setattr(endpointslice, "plan", looked)
+    monkeypatch.setattr(endpointslice, "endpoints_of", asked)
+
+    async def play() -> None:
+        async with world:
+            for n in range(450):
+                labels, ip = {"app": "web"}, f"10.0.{n // 200}.{n % 200 + 1}"
+                await world.api.create(make_pod(f"p{n:03}", labels=labels, phase="Running", ready=True, ip=ip))
+            await world.settle()
+            await world.api.create(make_service())
+            await world.settle()
+            slices = world.api.all(EndpointSlice)
+            assert sorted(len(each.endpoints) for each in slices) == [50, 100, 100, 100, 100]
+            assert len(made) == 450
+            await world.api.delete(Pod, "p007", "default")
+            await world.settle()
+            assert sum(len(each.endpoints) for each in world.api.all(EndpointSlice)) == 449
+            assert set(made[450:]) <= {"p007"}
+            gaps = [after - before for before, after in pairwise(looks)]
+            assert min(gaps) > 440 * GATHER_S_PER_PART, "what a look writes does not call for the next at once"
+
+    asyncio.run(play())

@@ -149,15 +149,17 @@ class EndpointsController(Controller[Key]):
     def _on_endpoints(self, old: Endpoints | None, new: Endpoints | None) -> None:
         found = new or old
         assert found is not None
-        self.queue.add(key_of(found))
+        self._look_soon(key_of(found))
+
+    def _look_soon(self, key: Key) -> None:
+        self.look_soon(key, service_pods.count_of(self.services.by_key(key), self.pods))
 
     def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
         if old is not None and new is not None and not service_pods.matters(old, new):
             return
         concerned = {key_of(s): s for pod in (old, new) if pod for s in service_pods.services_of(pod, self.services)}
-        for key, service in concerned.items():
-            word = service_pods.selector_words(service)[0]
-            self.look_soon(key, self.pods.count(service_pods.BY_LABEL, word))
+        for key in concerned:
+            self._look_soon(key)
 
     async def reconcile(self, key: Key) -> None:
         service, standing = self.services.by_key(key), self.endpoints.by_key(key)

@@ -9,7 +9,7 @@ Source: kubernetes pkg/controller/endpointslice, staging/src/k8s.io/endpointslic
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -35,6 +35,10 @@ MOST_ENDPOINTS = 100
 BY_SERVICE = "service"
 
 Ports = tuple[EndpointPort, ...]
+#: (address type, ports): endpoints of slices of their own
+Shelf = tuple[str, Ports]
+#: (service, pod, the zone of its node) -> what the pod adds to the service's slices
+EndpointsOf = Callable[[Service, Pod, str | None], Sequence[tuple[Shelf, Endpoint]]]
 
 
 # ------------------------------------------------------------------------------------------------ what should be
@@ -69,20 +73,22 @@ def ports_of(service: Service, pod: Pod) -> Ports:
     )
 
 
+def endpoints_of(service: Service, pod: Pod, zone: str | None) -> list[tuple[Shelf, Endpoint]]:
+    if is_finished(pod):
+        return []
+    ports = ports_of(service, pod)
+    found = ((family, service_pods.address_of(pod, family)) for family in families_of(service))
+    return [((family, ports), endpoint_of(pod, service, ip, zone)) for family, ip in found if ip is not None]
+
+
 def wanted_endpoints(
-    service: Service, pods: Iterable[Pod], zones: Mapping[str, str]
-) -> dict[tuple[str, Ports], list[Endpoint]]:
-    """{(address type, ports): endpoints} of a service. ``zones``: {node name: zone}."""
-    wanted: dict[tuple[str, Ports], list[Endpoint]] = defaultdict(list)
+    service: Service, pods: Iterable[Pod], zones: Mapping[str, str], of: EndpointsOf = endpoints_of
+) -> dict[Shelf, list[Endpoint]]:
+    """The endpoints of a service. ``zones``: {node name: zone}."""
+    wanted: dict[Shelf, list[Endpoint]] = defaultdict(list)
     for pod in pods:
-        if is_finished(pod):
-            continue
-        ports = ports_of(service, pod)
-        for family in families_of(service):
-            address = service_pods.address_of(pod, family)
-            if address is not None:
-                zone = zones.get(pod.spec.node_name or "")
-                wanted[family, ports].append(endpoint_of(pod, service, address, zone))
+        for shelf, endpoint in of(service, pod, zones.get(pod.spec.node_name or "")):
+            wanted[shelf].append(endpoint)
     return wanted
 
 
@@ -123,13 +129,14 @@ def plan(
     zones: Mapping[str, str],
     *,
     most: int = MOST_ENDPOINTS,
+    of: EndpointsOf = endpoints_of,
 ) -> Plan:
     """Decide which slices to write so that they hold the service's endpoints, and each at most once.
 
     Endpoints stay in the slice they are in; new ones fill slices that are written anyway, then the fullest one that has room
     for all that is left, then new slices. A service without endpoints keeps one empty slice an address type.
     """
-    wanted = wanted_endpoints(service, pods, zones)
+    wanted = wanted_endpoints(service, pods, zones, of)
     for family in families_of(service):
         if not any(each == family for each, _ in wanted):
             wanted[family, ()] = []
@@ -227,6 +234,7 @@ class EndpointSlices(Controller[Key]):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
+        self._made: dict[Key, dict[str, Found]] = {}  #: {service: what its last look found of its pods}
         self.pods = context.informers.of(Pod)
         self.pods.add_index(service_pods.BY_LABEL, service_pods.label_words)
         services = context.informers.of(Service)
@@ -245,15 +253,17 @@ class EndpointSlices(Controller[Key]):
     def _on_slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
         for each in (old, new):
             if each is not None and each.metadata.labels.get(MANAGED_BY) == MANAGER:
-                self.queue.add(Key(each.metadata.namespace or "", each.metadata.labels.get(SERVICE_NAME, "")))
+                self._look_soon(Key(each.metadata.namespace or "", each.metadata.labels.get(SERVICE_NAME, "")))
+
+    def _look_soon(self, key: Key) -> None:
+        self.look_soon(key, service_pods.count_of(self.services.by_key(key), self.pods))
 
     def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
         if old is not None and new is not None and not service_pods.matters(old, new):
             return
         concerned = {key_of(s): s for pod in (old, new) if pod for s in service_pods.services_of(pod, self.services)}
-        for key, service in concerned.items():
-            word = service_pods.selector_words(service)[0]
-            self.look_soon(key, self.pods.count(service_pods.BY_LABEL, word))
+        for key in concerned:
+            self._look_soon(key)
 
     def _on_node(self, old: Node | None, new: Node | None) -> None:
         """A node's zone is part of its pods' endpoints."""
@@ -265,17 +275,41 @@ class EndpointSlices(Controller[Key]):
     async def reconcile(self, key: Key) -> None:
         service = self.services.by_key(key)
         if service is None or not service_pods.is_served(service) or service.metadata.deletion_timestamp is not None:
+            self._made.pop(key, None)
             return
         standing = self.slices.by_index(BY_SERVICE, str(key))
         slices = [each for each in standing if each.metadata.deletion_timestamp is None]
         slices.sort(key=lambda each: each.metadata.name or "")
         pods = service_pods.pods_of(service, self.pods)
-        await apply(self.client, self.slices, plan(service, pods, slices, self._zones(pods)))
+        of = _Remembered(self._made.get(key, {}))
+        wanted = plan(service, pods, slices, self._zones(pods), of=of)
+        self._made[key] = of.made
+        await apply(self.client, self.slices, wanted)
 
     def _zones(self, pods: Iterable[Pod]) -> dict[str, str]:
         names = {pod.spec.node_name or "" for pod in pods}
         nodes = (self.nodes.get(name) for name in names)
         return {n.metadata.name or "": n.metadata.labels[ZONE] for n in nodes if n and ZONE in n.metadata.labels}
+
+
+#: What was found of a pod, for the service, the pod and the zone as they were.
+Found = tuple[Service, Pod, str | None, Sequence[tuple[Shelf, Endpoint]]]
+
+
+class _Remembered:
+    """``endpoints_of``, asked anew only for what has changed: of thousands of pods a look finds few that have."""
+
+    def __init__(self, known: Mapping[str, Found]) -> None:
+        self._known = known
+        self.made: dict[str, Found] = {}  #: {pod uid: what was found}
+
+    def __call__(self, service: Service, pod: Pod, zone: str | None) -> Sequence[tuple[Shelf, Endpoint]]:
+        uid = pod.metadata.uid or ""
+        found = self._known.get(uid)
+        if found is None or found[0] is not service or found[1] is not pod or found[2] != zone:
+            found = service, pod, zone, endpoints_of(service, pod, zone)
+        self.made[uid] = found
+        return found[3]
 
 
 async def apply(client: Client, informer: Informer[EndpointSlice], wanted: Plan) -> None:

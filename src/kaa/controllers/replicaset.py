@@ -132,6 +132,12 @@ def pod_prefix(owner_name: str) -> str:
     return owner_name if names.dns_subdomain(prefix.rstrip("-")) else prefix
 
 
+def _asks_the_same(old: Any, new: Any) -> bool:
+    before, now = old.metadata, new.metadata
+    same = (before.generation, before.deletion_timestamp, before.labels, before.annotations, before.finalizers)
+    return same == (now.generation, now.deletion_timestamp, now.labels, now.annotations, now.finalizers)
+
+
 # ------------------------------------------------------------------------------------------------ doing
 
 
@@ -154,7 +160,10 @@ class Replicas(Controller[Key], Generic[S]):
     def _on_set(self, old: S | None, new: S | None) -> None:
         found = new or old
         assert found is not None
-        self.queue.add(key_of(found))
+        if old is not None and new is not None and _asks_the_same(old, new):  # its status: most often our own word
+            self.look_soon(key_of(new), self.pods.count(BY_CONTROLLER, new.metadata.uid or ""))
+        else:
+            self.queue.add(key_of(found))
 
     def _on_pod(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old

@@ -50,9 +50,15 @@ def pods_of(service: Service, pods: Informer[Pod]) -> list[Pod]:
     """The pods that a service selects, by name."""
     words = [_word(service.metadata.namespace, *item) for item in service.spec.selector.items()]
     rarest = min(words, key=lambda word: pods.count(BY_LABEL, word))
-    wanted = selectors.from_labels(service.spec.selector)
-    found = [pod for pod in pods.by_index(BY_LABEL, rarest) if wanted.matches(pod.metadata.labels)]
+    fits = selectors.from_labels(service.spec.selector).matcher()
+    found = [pod for pod in pods.by_index(BY_LABEL, rarest) if fits(pod.metadata.labels)]
     return sorted(found, key=lambda pod: pod.metadata.name or "")
+
+
+def count_of(service: Service | None, pods: Informer[Pod]) -> int:
+    """About how many pods a service selects: what a look at it costs is proportional to them."""
+    words = selector_words(service) if service is not None else []
+    return pods.count(BY_LABEL, words[0]) if words else 0
 
 
 def matters(old: Pod, new: Pod) -> bool:
