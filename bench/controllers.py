@@ -23,7 +23,8 @@ SERVICES = "/api/v1/namespaces/default/services"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 OF_WIDE = "kubernetes.io%2Fservice-name%3Dwide"
 PODS, DEPLOYMENTS, EACH, MANY_JOBS, ROLLED, ENDPOINTS = 10_000, 1_000, 10, 5_000, 1_000, 5_000
-CHANGES, IDLE_S, REST_MAX_S = 5, 10, 30
+#: The last: events have a pace, and a thousand that wait are written in fifty seconds.
+CHANGES, IDLE_S, REST_MAX_S = 5, 10, 90
 #: A kubelet that takes them all.
 KUBELET = "kind: KubeletConfiguration\napiVersion: kubelet.config.k8s.io/v1beta1\nmaxPods: 30000\n"
 Row = Callable[..., None]
