@@ -12,20 +12,18 @@ from math import inf
 
 from kaa.api.clock import parse_time
 from kaa.api.device_claims import actual_name, foreign_fault, is_reserved_for, tolerates
-from kaa.api.errors import NotFound
 from kaa.api.types.core_v1 import Pod
-from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
 from kaa.api.types.resource_v1 import (
     DeviceTaint,
     DeviceToleration,
     ResourceClaim,
     ResourceSlice,
 )
-from kaa.client.client import PatchType
 from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
+from .podcontrol import end_disrupted
 from .pods import is_finished
 
 #: The taints of a device: (driver, pool, device).
@@ -130,7 +128,8 @@ class DeviceTaintEviction(Controller[Key]):
             return due - now
         self._waiting.pop(uid, None)
         self.events.event(pod, "Normal", REASON, "Marking for deletion")
-        await self._evict(pod)
+        text = "Device Taint manager: deleting due to NoExecute taint"
+        await end_disrupted(self.client, pod, "DeletionByDeviceTaintManager", text, self.now())
         return None
 
     def _used(self, pod: Pod) -> list[ResourceClaim]:
@@ -147,24 +146,6 @@ class DeviceTaintEviction(Controller[Key]):
 
     def _taints(self, driver: str, pool: str, device: str) -> Sequence[DeviceTaint]:
         return newest_taints(self.slices.by_index(BY_POOL, _word(driver, pool)), device)
-
-    async def _evict(self, pod: Pod) -> None:
-        """Say on the pod why it is disrupted, then delete it with its own grace."""
-        name, namespace = pod.metadata.name or "", pod.metadata.namespace
-        condition = {
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "DeletionByDeviceTaintManager",
-            "message": "Device Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": self.now(),
-        }
-        patch = {"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}}
-        options = DeleteOptions(preconditions=Preconditions(uid=pod.metadata.uid))
-        try:
-            await self.client.patch(Pod, name, patch, namespace, type=PatchType.STRATEGIC, subresource="status")
-            await self.client.delete(Pod, name, namespace, options=options)
-        except NotFound:
-            return
 
 
 def _word(driver: str, pool: str) -> str:

@@ -86,3 +86,22 @@ class PodControl:
             return await self._client.patch(Pod, name, patch, pod.metadata.namespace, type=PatchType.STRATEGIC)
         except NotFound:
             return None
+
+
+async def end_disrupted(client: Client, pod: Pod, reason: str, message: str, now: str) -> None:
+    """Say on a pod why it is disrupted, then delete it with its own grace. One that is gone already is fine."""
+    name, namespace, uid = pod.metadata.name or "", pod.metadata.namespace, pod.metadata.uid
+    condition = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": now,
+    }
+    patch = {"metadata": {"uid": uid}, "status": {"conditions": [condition]}}
+    options = DeleteOptions(preconditions=Preconditions(uid=uid))
+    try:
+        await client.patch(Pod, name, patch, namespace, type=PatchType.STRATEGIC, subresource="status")
+        await client.delete(Pod, name, namespace, options=options)
+    except NotFound:
+        return

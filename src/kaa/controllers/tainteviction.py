@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from math import inf
 
 from kaa.api.clock import parse_time
-from kaa.api.errors import NotFound
 from kaa.api.placement import tolerates
 from kaa.api.types.core_v1 import Node, Pod, Taint
-from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
-from kaa.client.client import PatchType
 from kaa.client.informer import key_of
 from kaa.client.workqueue import Key
 
 from .controller import Context, Controller
+from .podcontrol import end_disrupted
 from .podgc import BY_NODE
 from .pods import condition_of, is_finished
 
@@ -100,26 +98,9 @@ class TaintEviction(Controller[Key]):
             self._waits.setdefault(uid, now)
             return left
         self.events.event(pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {name}")
-        await self._evict(pod)
+        text = "Taint manager: deleting due to NoExecute taint"
+        await end_disrupted(self.client, pod, "DeletionByTaintManager", text, self.now())
         return None
-
-    async def _evict(self, pod: Pod) -> None:
-        """Say on the pod why it is disrupted, then delete it with its own grace."""
-        name, namespace = pod.metadata.name or "", pod.metadata.namespace
-        condition = {
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": self.now(),
-        }
-        patch = {"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}}
-        options = DeleteOptions(preconditions=Preconditions(uid=pod.metadata.uid))
-        try:
-            await self.client.patch(Pod, name, patch, namespace, type=PatchType.STRATEGIC, subresource="status")
-            await self.client.delete(Pod, name, namespace, options=options)
-        except NotFound:
-            return
 
 
 def _drives_off(node: Node) -> bool:
