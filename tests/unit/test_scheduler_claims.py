@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from claim_bench import Bench, play
+from claims_lab import Bench, play
 from device_lab import DRIVER, asks, device, make_claim, make_class, make_node, make_slice, request
 from msgspec.structs import replace
 

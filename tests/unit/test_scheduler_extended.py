@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from claim_bench import Bench, play
+from claims_lab import Bench, play
 from device_lab import device, make_class, make_node, make_slice
 from msgspec.structs import replace
 
