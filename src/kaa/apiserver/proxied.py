@@ -49,9 +49,8 @@ _LINKS = {
     "source": ("src",),
     "video": ("poster", "src"),
 }
-_TEXTS = frozenset(
-    {"script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes"}
-)  #: hold no elements
+#: hold no elements
+_TEXTS = frozenset({"script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes"})
 #: a comment, or a start tag: its name and its attributes. Every ``<`` is looked at once, whatever is left open.
 _TAG = re.compile(
     r"<!--.*?(?:-->|\Z)|<([a-zA-Z][^\s/>]*+)((?:[^>\"']|\"[^\"]*+(?:\"|\Z)|'[^']*+(?:'|\Z))*+)(?:>|\Z)", re.DOTALL

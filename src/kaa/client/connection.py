@@ -20,9 +20,8 @@ import httptools
 
 CONNECT_S = 60.0
 IDLE_CONNECTIONS = 8  # kept open for the next request
-PATIENCE_S = (
-    0.05  # as many being busy and none coming free for so long, one more is opened: a handshake costs most of all
-)
+#: As many being busy and none coming free for so long, one more is opened: a handshake costs most of all.
+PATIENCE_S = 0.05
 HIGH_WATER = 1 << 20  # bytes of a stream that wait for their reader before the server is held up
 _SAFE = "/?&=%:@!$'()*+,;~"  # what stands in paths and queries as it is; what is quoted already stays so
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]  #: pairs where a name comes more than once

@@ -112,9 +112,8 @@ class Facts:
     busy: frozenset[str] = frozenset()
     stopping: Mapping[str, float] = field(default_factory=dict)
     held: frozenset[str] = frozenset()  #: those of ``stopping`` that get their signal only when it is their turn
-    again: frozenset[str] = (
-        frozenset()
-    )  #: ids of containers that were stopped for another run, whatever the policy says
+    #: ids of containers that were stopped for another run, whatever the policy says
+    again: frozenset[str] = frozenset()
     resizing: frozenset[str] = frozenset()  #: ids of containers that are being given other resources
     ending: Ending | None = None
     longest_backoff_s: float = BACKOFF_MAX_S  #: between two starts of a container that crashes

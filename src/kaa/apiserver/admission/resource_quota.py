@@ -53,9 +53,8 @@ class Sum:
         self.version = -1
         self._total: Amounts = {}
         self._counted: dict[str, Amounts] = {}  #: {name: what it counts for}
-        self._ending: dict[
-            str, Any
-        ] = {}  #: {name: an object whose end was asked for: what it counts for changes with time}
+        #: {name: an object whose end was asked for: what it counts for changes with time}
+        self._ending: dict[str, Any] = {}
 
     def follow(self, kind: Any, view: View) -> Sum:
         """Take in what changed since; ``kind`` as the View knows it."""
