@@ -119,6 +119,24 @@ def test_many_requests_take_turns_on_few_connections(monkeypatch: pytest.MonkeyP
     assert (server.connections, len(server.requests)) == (connection.IDLE_CONNECTIONS, 60)
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+def test_who_waits_for_room_is_told_of_every_end(monkeypatch: pytest.MonkeyPatch, reachable: bool) -> None:
+    """A server that ends each connection gives none back, and one that is gone never gives one."""
+    monkeypatch.setattr(connection, "PATIENCE_S", 60.0)
+
+    async def once(line: str, writer: asyncio.StreamWriter) -> bool:
+        if reachable:
+            writer.write(answer("200 OK", MAP).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        return False
+
+    async def use(client: HttpClient) -> None:
+        asked = (client.raw("POST", "/x", b"body") for _ in range(60))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(each, bytes) for each in answers] == [reachable] * 60
+
+    assert run(once, use).connections == 60
+
+
 def test_a_busy_server_is_not_given_more_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "PATIENCE_S", 0.1)
 

@@ -176,9 +176,10 @@ class Pool:
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._busy = 0  #: connections that will be given back before long
-        self._moves = 0  #: how often one was given back, or one more was opened
+        self._moves = 0  #: how often a request ended, or one more was opened
         self._promised = 0  #: of ``_idle``, to requests that waited for one and are about to take it
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        #: Those who wait for room are told whether one of ``_idle`` is theirs, or they may open one.
+        self._waiting: deque[asyncio.Future[bool]] = deque()
 
     @asynccontextmanager
     async def ask(
@@ -204,10 +205,11 @@ class Pool:
                 self._give_back(connection)
         finally:
             self._busy -= not lasting
+            self._wake_one()
 
     async def _for_one_given_back(self) -> None:
         """Until a connection is there; or until all seem stuck, then one request after the other has a new one."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         before = -1
         try:
@@ -216,21 +218,25 @@ class Pool:
                 await asyncio.wait((waiter,), timeout=PATIENCE_S)
         finally:
             if waiter.done():
-                self._promised -= 1
+                self._promised -= waiter.result()
             else:
                 self._waiting.remove(waiter)
                 self._moves += 1
 
     def _give_back(self, connection: Connection) -> None:
-        self._moves += 1
         if connection.taken and connection.reusable and len(self._idle) < IDLE_CONNECTIONS:
             self._idle.append(connection)
-            if self._waiting:
-                self._promised += 1
-                self._waiting.popleft().set_result(None)
         else:
             connection.close()
             self._open.discard(connection)
+
+    def _wake_one(self) -> None:
+        """A request has ended, well or not: there is a connection for the next, or room for one."""
+        self._moves += 1
+        kept = len(self._idle) > self._promised
+        if self._waiting and (kept or self._busy + self._promised < IDLE_CONNECTIONS):
+            self._promised += kept
+            self._waiting.popleft().set_result(kept)
 
     def _request(self, method: str, path: str, headers: Headers, body: bytes) -> bytes:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
