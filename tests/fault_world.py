@@ -1,4 +1,5 @@
-"""A world where everything goes wrong that may: conflicts, lost answers, cut and late watches, controllers that die.
+"""A world where everything goes wrong that may: conflicts, lost answers, cut and late watches, controllers that die, clocks
+that jump.
 
 All of it is drawn from one seed, so that what failed once fails again. ``calm`` ends the faults; what is declared must then
 come true.
@@ -31,8 +32,17 @@ from kaa.controllers.replicaset import ReplicaSets
 from kaa.controllers.served import Served
 from kaa.controllers.statefulset import StatefulSets
 
-#: How long a watch may hold an event back.
-LATE_S = 3.0
+#: How long a watch may hold an event back, and how far the time of day may jump, either way.
+LATE_S, JUMP_S = 3.0, 120.0
+
+
+class JumpyClock(VirtualClock):
+    """A virtual clock whose time of day may be set: what was measured goes on as before."""
+
+    offset = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.offset
 
 
 class FaultyApi(FakeApi):
@@ -99,7 +109,7 @@ class FaultWorld:
     def __init__(self, seed: int, controllers: Callable[[Context], list[Controller[Any]]] = workloads) -> None:
         self.controllers = controllers
         self.random = Random(seed)
-        self.clock = VirtualClock(seed=seed)
+        self.clock = JumpyClock(seed=seed)
         self.api = FaultyApi(self.clock, self.random)
         self.ends: Callable[[Pod], str | None] = lambda pod: None
         self.lives = 0  #: of the controllers
@@ -134,7 +144,7 @@ class FaultWorld:
                 await self._task
 
     async def pass_s(self, seconds: float, *, step_s: float = 0.5) -> None:
-        """Let time pass, a kubelet at work, and now and then the controllers' process dying."""
+        """Let time pass, a kubelet at work, and now and then the controllers' process dying or the clock being set."""
         for _ in range(int(seconds / step_s)):
             await self.clock.advance(step_s)
             if self._task is not None and self._task.done():
@@ -142,6 +152,8 @@ class FaultWorld:
             if self.api.faults and self.random.random() < 0.03:
                 await self._kill()
                 self._start()
+            if self.api.faults and self.random.random() < 0.03:
+                self.clock.offset += self.random.uniform(-JUMP_S, JUMP_S)
             self.kubelet()
             self.watcher()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_world import JumpyClock
 from kubelet_world import FakeClient, World, make_container, make_pod
 from msgspec.structs import replace
 
-from kaa.api.clock import VirtualClock
 from kaa.api.types.coordination_v1 import Lease
 from kaa.api.types.core_v1 import ExecAction, Lifecycle, LifecycleHandler, Pod, Probe
 from kaa.api.types.meta_v1 import ObjectMeta
@@ -23,15 +23,6 @@ from kaa.runtime.simulated import Latencies
 SIM = "simulated.kaa.dev/"
 HOUR = 3600.0
 Play = Callable[..., None]
-
-
-class JumpyClock(VirtualClock):
-    """A virtual clock whose time of day may be set: what was measured goes on as before."""
-
-    offset = 0.0
-
-    def now(self) -> float:
-        return super().now() + self.offset
 
 
 class Outages(FakeClient):
