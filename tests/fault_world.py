@@ -40,9 +40,14 @@ class JumpyClock(VirtualClock):
     """A virtual clock whose time of day may be set: what was measured goes on as before."""
 
     offset = 0.0
+    highest = 0.0  #: offset of any time before
 
     def now(self) -> float:
         return super().now() + self.offset
+
+    def jump(self, seconds: float) -> None:
+        self.offset += seconds
+        self.highest = max(self.highest, self.offset)
 
 
 class FaultyApi(FakeApi):
@@ -153,19 +158,23 @@ class FaultWorld:
                 await self._kill()
                 self._start()
             if self.api.faults and self.random.random() < 0.03:
-                self.clock.offset += self.random.uniform(-JUMP_S, JUMP_S)
+                self.clock.jump(self.random.uniform(-JUMP_S, JUMP_S))
             self.kubelet()
             self.watcher()
 
     async def calm(self, seconds: float = 1500) -> None:
-        """No more faults; wait as long as the longest backoff may take, or until nothing changes for a minute."""
+        """No more faults; wait as long as the longest backoff may take, or until nothing has changed for longer than one does.
+
+        What was stamped before the clock was set back is waited for from there, as upstream does.
+        """
         self.api.faults = False
+        quiet_s = 100 + self.clock.highest - self.clock.offset
         still = 0.0
         for _ in range(int(seconds / 5)):
             before = self.api.version
             await self.pass_s(5, step_s=2.5)
             still = still + 5 if self.api.version == before else 0.0
-            if still >= 100:
+            if still >= quiet_s:
                 return
 
     def kubelet(self) -> None:
