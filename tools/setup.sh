@@ -9,10 +9,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # command:package
-needed=(runc:runc conmon:conmon nft:nftables conntrack:conntrack)
+needed=(conmon:conmon nft:nftables conntrack:conntrack)
+command -v runc >/dev/null || needed+=(crun:crun)  # either will do; crun is the faster one
+if [ "$(id -u)" = 0 ]; then needed+=(crun:crun); fi
 if [ "${1:-}" = tests ]; then
   needed+=(ip:iproute2 dig:dnsutils docker-registry:docker-registry skopeo:skopeo containerd:containerd)
-  needed+=(dbus-daemon:dbus-daemon losetup:mount mkfs.ext4:e2fsprogs)
+  needed+=(crun:crun runc:runc dbus-daemon:dbus-daemon losetup:mount mkfs.ext4:e2fsprogs)
 fi
 export PATH="$PATH:/usr/sbin:/sbin"
 

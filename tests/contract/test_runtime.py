@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import containerd_lab
@@ -52,13 +53,13 @@ Factory = Callable[[Path], AbstractAsyncContextManager[Subject]]
 
 
 @asynccontextmanager
-async def oci(folder: Path) -> AsyncIterator[Subject]:
-    if os.geteuid() != 0 or not shutil.which("conmon") or not os.access("/bin/busybox", os.X_OK):
-        pytest.skip("needs root, conmon and busybox-static")
+async def oci(engine: str, folder: Path) -> AsyncIterator[Subject]:
+    if os.geteuid() != 0 or not all(map(shutil.which, ("conmon", engine))) or not os.access("/bin/busybox", os.X_OK):
+        pytest.skip(f"needs root, conmon, {engine} and busybox-static")
     from kaa.runtime.oci.build import busybox_archive
     from kaa.runtime.oci.runtime import OciRuntime
 
-    runtime = OciRuntime(folder / "root", folder / "run", SystemClock())
+    runtime = OciRuntime(folder / "root", folder / "run", SystemClock(), runtime_binary=engine)
     await runtime.start()
     await runtime.import_images(busybox_archive(folder / "busybox.tar"))
     try:
@@ -107,9 +108,9 @@ async def cri(folder: Path) -> AsyncIterator[Subject]:
 
 
 #: Add yours: {name: an async context manager that gives a Subject}.
-FACTORIES: dict[str, Factory] = {"cri": cri, "oci": oci}
+FACTORIES: dict[str, Factory] = {"cri": cri, "crun": partial(oci, "crun"), "runc": partial(oci, "runc")}
 
-NEED_ROOT = {"cri", "oci"}
+NEED_ROOT = {"cri", "crun", "runc"}
 
 
 @pytest.fixture(

@@ -129,7 +129,7 @@ from kaa.api.clock import SystemClock
 from kaa.runtime.base import ContainerConfig, Mount, SandboxConfig
 from kaa.runtime.oci import conmon, containers
 from kaa.runtime.oci.runtime import OciRuntime
-def shot(*given):
+def shot(*given, **more):
     os.kill(os.getpid(), signal.SIGKILL)
 def watch():
     while not os.path.exists({wait_for!r}):

@@ -38,7 +38,8 @@ def test_devices_are_made_and_guarded(run: Callable[[Body], None]) -> None:
     run(body)
 
 
-def test_devices_of_the_container_device_interface(tmp_path: Path, archive: Path, leftovers: None) -> None:
+@pytest.mark.parametrize("engine", ["runc", "crun"])
+def test_devices_of_the_container_device_interface(tmp_path: Path, archive: Path, leftovers: None, engine: str) -> None:
     """What a spec file says of a device is in the container: variables, nodes with their rules, mounts, hooks, groups."""
     folder, shared = tmp_path / "cdi", tmp_path / "shared"
     folder.mkdir()
@@ -48,7 +49,10 @@ def test_devices_of_the_container_device_interface(tmp_path: Path, archive: Path
         "env": ["ROOM=12"],
         "deviceNodes": [{"path": "/dev/theirs", "hostPath": CONTROL, "permissions": "w"}],
         "mounts": [{"hostPath": str(shared), "containerPath": "/opt/vendor", "options": ["ro", "rbind"]}],
-        "hooks": [{"hookName": "createRuntime", "path": "/bin/touch", "args": ["touch", str(tmp_path / "hooked")]}],
+        "hooks": [
+            {"hookName": name, "path": "/bin/touch", "args": ["touch", str(tmp_path / name)]}
+            for name in ("createRuntime", "poststart", "poststop")
+        ],
         "additionalGids": [4242],
     }
     spec = {"cdiVersion": "0.7.0", "kind": "test.com/room", "devices": [{"name": "12", "containerEdits": edits}]}
@@ -58,7 +62,7 @@ def test_devices_of_the_container_device_interface(tmp_path: Path, archive: Path
         runtime = OciRuntime(tmp_path / "root", tmp_path / "run", SystemClock(), cdi_folders=(str(folder),))
         await runtime.start()
         await runtime.import_images(archive)
-        sandbox_id = await sandbox(runtime)
+        sandbox_id = await sandbox(runtime, runtime_handler=engine)
         try:
             container_id = await started(runtime, sandbox_id, cdi_devices=("test.com/room=12",))
             assert await sh(runtime, container_id, "echo $ROOM; cat /opt/vendor/file") == "12\nfrom the vendor"
@@ -66,7 +70,12 @@ def test_devices_of_the_container_device_interface(tmp_path: Path, archive: Path
             assert await sh(runtime, container_id, ": > /dev/theirs && echo written") == "written\n"
             assert "Operation not permitted" in await sh(runtime, container_id, ": < /dev/theirs")
             assert "4242" in await sh(runtime, container_id, "id -G")
-            assert (tmp_path / "hooked").exists()
+            assert (tmp_path / "createRuntime").exists()
+            assert (tmp_path / "poststart").exists()
+            assert not (tmp_path / "poststop").exists()
+            await runtime.stop_container(container_id, 0)
+            await runtime.remove_container(container_id)
+            assert (tmp_path / "poststop").exists()
             with pytest.raises(RuntimeFailure, match="CDI device injection failed: unresolvable CDI devices test"):
                 await started(runtime, sandbox_id, name="other", cdi_devices=("test.com/room=13",))
         finally:

@@ -25,10 +25,10 @@ from kaa.runtime.base import (
     SandboxState,
     Security,
 )
+from kaa.runtime.oci.execs import exec_folder
 from kaa.runtime.oci.linux import MS_BIND, mount, start_time, unmount
 from kaa.runtime.oci.runtime import OciRuntime
 from kaa.runtime.oci.state import ProcessRecord
-from kaa.runtime.oci.streams import exec_folder
 
 pytestmark = NEEDED
 

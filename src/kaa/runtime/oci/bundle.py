@@ -260,13 +260,13 @@ def _bind(mount: Mount, read_only_root: bool, added: bool) -> Spec:
 
 
 def resources_spec(resources: Resources, *, v2: bool, hugetlb: bool = True) -> Spec:
-    """The ``linux.resources`` part; what is None is left to the kernel.
+    """The ``linux.resources`` part; what is None, and a quota below zero, is left to the kernel.
 
     Args: hugetlb: whether the machine can limit huge pages; one that cannot does without, as with containerd.
     """
     cpu = {
         "shares": resources.cpu_shares,
-        "quota": resources.cpu_quota_us,
+        "quota": None if (resources.cpu_quota_us or 0) < 0 else resources.cpu_quota_us,
         "period": resources.cpu_period_us,
         "cpus": resources.cpuset_cpus or None,
         "mems": resources.cpuset_mems or None,

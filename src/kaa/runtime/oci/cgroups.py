@@ -90,6 +90,11 @@ class Cgroups:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "cgroup.procs").write_text(str(pid))
 
+    def lift_quota(self, path: str) -> None:
+        """Let a cgroup use whole CPUs. The OCI runtimes do not agree on how they are told. Raises OSError."""
+        name, value = ("cpu.max", "max") if self.unified else ("cpu.cfs_quota_us", "-1")
+        (self.folder(path, "cpu") / name).write_text(value)
+
     def oom_kills(self, path: str) -> int:
         """How often the kernel killed something here because memory ran out."""
         name = "memory.events" if self.unified else "memory.oom_control"

@@ -19,13 +19,13 @@ from pathlib import Path
 from ...api.clock import format_time
 from ..base import RuntimeFailure
 from ..files import remove_tree
-from . import conmon
+from .engines import Engine
 from .state import ContainerRecord
 from .work import run_command
 
 
 def take(
-    engine: conmon.Engine,
+    engine: Engine,
     record: ContainerRecord,
     bundle: Path,
     upper: Path,

@@ -14,12 +14,13 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..base import RuntimeFailure
+from .engines import Engine, as_runc_says
 from .files import remove_tree
 from .work import complaint, run_command
 
@@ -28,23 +29,6 @@ _START_TIMEOUT_S = 60.0
 _FIFO_TIMEOUT_MS = 2000
 _KILL_TIMEOUT_S = 10.0
 _PATIENCE_S = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """The OCI runtime (runc or crun) with its state folder, and conmon."""
-
-    binary: str
-    state: Path
-    conmon: str
-    shelter: Callable[[int], None]  #: moves a conmon, named by its pid, to where it survives us
-
-    @property
-    def is_runc(self) -> bool:
-        return Path(self.binary).name == "runc"
-
-    def command(self, *words: str) -> list[str]:
-        return [self.binary, "--root", str(self.state), *words]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +119,8 @@ def launch(engine: Engine, what: Launch) -> Launched:
             noise = process.stderr.read() if not answer else b""
     pid, message = _outcome(answer, noise)
     if pid <= 0:
-        raise RuntimeFailure(f"OCI runtime create failed: {message}")
+        args = json.loads((what.bundle / "config.json").read_bytes())["process"]["args"]
+        raise RuntimeFailure(f"OCI runtime create failed: {as_runc_says(message, args[0])}")
     return Launched(pid, int((what.bundle / "conmon.pid").read_text()))
 
 
@@ -180,14 +165,16 @@ def _outcome(answer: bytes, noise: bytes) -> tuple[int, str]:
     return int(found.get("data", found.get("pid", -1))), message or "no reason was given"
 
 
-def start(engine: Engine, container_id: str) -> None:
+def start(engine: Engine, container_id: str, *, hooks: bool = False) -> None:
     """Let a created container go. Raises RuntimeFailure.
 
-    The container's init waits until someone reads its ``exec.fifo``: ``runc start`` does nothing else, so with runc we read it
-    ourselves and save a process. Source: runc libcontainer/container_linux.go ``exec``.
+    The container's init waits at its ``exec.fifo``: runc's until someone reads from it, crun's until someone writes to it.
+    ``start`` does nothing else where there are no hooks, so we do it ourselves and save a process. Sources: runc
+    libcontainer/container_linux.go ``exec``; crun libcrun/status.c ``libcrun_status_write_exec_fifo``.
     """
     fifo = engine.state / container_id / "exec.fifo"
-    if engine.is_runc and fifo.exists() and _read_fifo(fifo):
+    pass_on = {"runc": _read_fifo, "crun": _write_fifo}.get(engine.name)
+    if not hooks and pass_on is not None and fifo.exists() and pass_on(fifo):
         fifo.unlink(missing_ok=True)
         return
     try:
@@ -203,6 +190,18 @@ def _read_fifo(path: Path) -> bool:
         waiting = select.poll()
         waiting.register(fd, select.POLLIN)
         return bool(waiting.poll(_FIFO_TIMEOUT_MS)) and bool(os.read(fd, 16))
+    finally:
+        os.close(fd)
+
+
+def _write_fifo(path: Path) -> bool:
+    """Whether init was there to read; False leaves it to ``crun start`` to find out why not."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.write(fd, b"x") == 1
     finally:
         os.close(fd)
 
@@ -294,7 +293,7 @@ def _runs_its_command(engine: Engine, pid: int) -> bool:
         name = Path(f"/proc/{pid}/comm").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return not name.startswith(("runc:[", Path(engine.binary).name))
+    return not name.startswith(("runc:[", engine.name))
 
 
 def forget(engine: Engine, container_id: str) -> None:

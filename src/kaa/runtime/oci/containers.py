@@ -39,6 +39,7 @@ from . import conmon
 from .bundle import Facts, resources_spec
 from .cgroups import Cgroups
 from .detect import kernel
+from .engines import Engine, Engines
 from .files import remove_tree, write_atomic
 from .grouped import Grouped
 from .images import ImageRecord
@@ -78,7 +79,7 @@ class Containers:
         root: Path,
         run_dir: Path,
         clock: Clock,
-        engine: conmon.Engine,
+        engines: Engines,
         snapshots: Snapshots,
         events: Events,
         threads: Threads,
@@ -87,7 +88,7 @@ class Containers:
         self.folder = Folder(root / "containers", ContainerRecord, trash)
         self.trash = trash
         self.bundles = run_dir / "containers"
-        self.clock, self.engine, self.snapshots, self.events, self.threads = clock, engine, snapshots, events, threads
+        self.clock, self.engines, self.snapshots, self.events, self.threads = clock, engines, snapshots, events, threads
         self.cgroups = Cgroups()
         #: Where sandboxes go whose maker names no cgroup for them: this runtime's alone, so that it can be removed.
         self.own_cgroup = f"/kaa-runtime-{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:12]}"
@@ -105,6 +106,9 @@ class Containers:
         if len(close) != 1:
             raise NotFoundError(f"container {container_id!r} not found")
         return close[0]
+
+    def _engine(self, record: ContainerRecord) -> Engine:
+        return self.engines.of(record.engine)
 
     def running(self, container_id: str) -> Live:
         live = self.get(container_id)
@@ -124,7 +128,7 @@ class Containers:
     async def adopt(self, sandboxes: set[str]) -> None:
         """Take up what an earlier process left: watch what runs, note what ended, sweep what was half made."""
         self.bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.engines.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         for record in await self.threads.run(lambda: list(self.folder.load())):
             self.live[record.id] = live = Live(record)
             try:
@@ -142,7 +146,7 @@ class Containers:
     async def _finish_start(self, live: Live) -> None:
         """The agent was killed while it started this container: go on where it was, or begin again from creation."""
         record = live.record
-        found = await self.threads.run(conmon.started, self.engine, self.bundle(record.id), record.id)
+        found = await self.threads.run(conmon.started, self._engine(record), self.bundle(record.id), record.id)
         if found is None:
             await self.threads.run(self._abandon, record)
             record.launched = False
@@ -163,7 +167,7 @@ class Containers:
             for entry in folder.iterdir():
                 if entry.name not in known:
                     try:
-                        conmon.delete(self.engine, entry.name)
+                        conmon.delete(self.engines.maker(entry.name), entry.name)
                         self.snapshots.release(entry.name)
                         drop_staged(self.bundles / entry.name)
                         remove_tree(self.bundles / entry.name)
@@ -192,6 +196,7 @@ class Containers:
             sandbox_id=sandbox.id,
             config=config,
             created_at=self.clock.now(),
+            engine=sandbox.config.runtime_handler or self.engines.default.name,
             image_id=image.id,
             image_ref=image.digests[0] if image.digests else image.id,
             chain=image.chain,
@@ -269,24 +274,24 @@ class Containers:
     def _launch(self, record: ContainerRecord) -> tuple[ProcessRecord, ProcessRecord]:
         """Both steps in one thread: each hop through the event loop would cost as much as the start itself."""
         self.folder.save(record)
-        config = record.config
+        config, engine = record.config, self._engine(record)
         launch = conmon.Launch(
             record.id, self.bundle(record.id), record.log_path, config.tty, config.stdin, config.stdin_once
         )
         try:
-            made = conmon.launch(self.engine, launch)
+            made = conmon.launch(engine, launch)
         finally:
             drop_staged(launch.bundle)
         if record.stdio_owner is not None and not config.tty:
             give_stdio(made.pid, record.stdio_owner)
         launched = _processes(made)
-        conmon.start(self.engine, record.id)
+        conmon.start(engine, record.id, hooks=bool(config.cdi_devices))
         return launched
 
     def _abandon(self, record: ContainerRecord) -> None:
         """Take back all of a start that came to nothing, lest it comes to something later."""
         self.cgroups.kill(record.cgroup_path)
-        conmon.abandon(self.engine, record.id)
+        conmon.abandon(self._engine(record), record.id)
         self.cgroups.kill(record.cgroup_path)
         for name in ("pid", "conmon.pid"):
             (self.bundle(record.id) / name).unlink(missing_ok=True)
@@ -405,10 +410,11 @@ class Containers:
 
     def _clear(self, record: ContainerRecord) -> None:
         ended = record.state is ContainerState.EXITED
-        if self.reap(record) and ended and self.engine.is_runc:
-            conmon.forget(self.engine, record.id)
+        engine, hooks = self._engine(record), bool(record.config.cdi_devices)  # which may be for its end
+        if self.reap(record) and ended and not hooks:
+            conmon.forget(engine, record.id)
         else:
-            conmon.delete(self.engine, record.id)
+            conmon.delete(engine, record.id)
         self.snapshots.release(record.id)
         drop_staged(self.bundle(record.id))
         self.trash.put(self.bundle(record.id), root=self.bundles)
@@ -432,8 +438,10 @@ class Containers:
             path = self.bundle(record.id) / "update.json"
             if record.state is ContainerState.RUNNING:
                 await self.threads.run(write_atomic, path, msgspec.json.encode(spec))
-                command = self.engine.command("update", "--resources", str(path), record.id)
+                command = self._engine(record).command("update", "--resources", str(path), record.id)
                 await self.threads.run(run_command, command)
+                if resources.cpu_quota_us == -1:
+                    await self.threads.run(self.cgroups.lift_quota, record.cgroup_path)
             elif record.state is ContainerState.CREATED:
                 await self.threads.run(rewrite_resources, self.bundle(record.id) / "config.json", spec)
             record.config = replace(record.config, resources=resources)

@@ -75,8 +75,8 @@ def _has_user_namespaces() -> bool:
 _NUMBERS = {name: number for number, name in enumerate(ALL_CAPABILITIES)}
 
 
-def find_engine(wanted: str | None = None, *, cgroup_v2: bool | None = None) -> str:
-    """The path of runc or crun. crun is smaller and faster, but refuses cgroups v1, where runc is the only choice.
+def find_engines(wanted: str | None = None) -> list[str]:
+    """The paths of crun and runc, as far as they work here, the first to be preferred: crun is smaller and twice as fast.
 
     Raises RuntimeFailure when there is none.
     """
@@ -84,12 +84,11 @@ def find_engine(wanted: str | None = None, *, cgroup_v2: bool | None = None) -> 
         found = shutil.which(wanted)
         if found is None or not os.access(found, os.X_OK):
             raise RuntimeFailure(f"container runtime {wanted} is not installed")
-        return found
-    unified = has_cgroup_v2() if cgroup_v2 is None else cgroup_v2
-    for name in ("crun", "runc") if unified else ("runc",):
-        if found := shutil.which(name):
-            return found
-    raise RuntimeFailure("no container runtime is installed: install runc" + (" or crun" if unified else ""))
+        return [found]
+    paths = [found for name in ("crun", "runc") if (found := shutil.which(name))]
+    if not paths:
+        raise RuntimeFailure("no container runtime is installed: install crun or runc")
+    return paths
 
 
 def find_conmon() -> str:

@@ -53,9 +53,10 @@ from . import sandbox as namespaces
 from .apparmor import AppArmor
 from .archive import import_archive
 from .bundle import Facts, User
-from .conmon import Engine
 from .containers import Containers, is_alive
-from .detect import find_conmon, find_engine, kernel
+from .detect import kernel
+from .engines import Engines
+from .execs import exec_folder, exec_streams, exec_to_end
 from .files import write_atomic
 from .grouped import Grouped
 from .images import ImageRecord, ImageStore
@@ -64,7 +65,7 @@ from .prepare import IMAGE_VOLUME_FAILED
 from .registry import Puller
 from .snapshots import Snapshots
 from .state import Folder, ProcessRecord, SandboxRecord
-from .streams import attach_streams, exec_folder, exec_streams, exec_to_end, forward_streams
+from .streams import attach_streams, forward_streams
 from .users import reachable
 from .work import Threads, to_its_end
 
@@ -99,18 +100,15 @@ class OciRuntime:
 
         Raises RuntimeFailure when runc (or crun) or conmon is not installed."""
         self.root, self.run_dir, self.clock, self.network = root.absolute(), run_dir.absolute(), clock, network
-        self.engine = Engine(find_engine(runtime_binary), self.run_dir / "engine", find_conmon(), self._shelter)
+        self.engines = Engines(self.run_dir, self._shelter, runtime_binary)
         self.trash = Trash(self.root / "trash")
         self.snapshots = Snapshots(self.root, self.trash)
         self.images = ImageStore(self.root / "images", self.snapshots)
         self.threads, self._events = Threads(), Events()
         self.containers = Containers(
-            self.root, self.run_dir, clock, self.engine, self.snapshots, self._events, self.threads, self.trash
+            self.root, self.run_dir, clock, self.engines, self.snapshots, self._events, self.threads, self.trash
         )
-        self._handlers = (
-            "",
-            Path(self.engine.binary).name,
-        )  #: what a RuntimeClass may ask for: the one there is, by name
+        self._handlers = ("", *self.engines)  #: what a RuntimeClass may ask for
         self._monitors = f"{self.containers.own_cgroup}/monitors"  #: the cgroup of every conmon
         self.sandboxes: Grouped[_LiveSandbox] = Grouped(lambda live: live.record.config.uid)
         self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord, self.trash)
@@ -401,18 +399,21 @@ class OciRuntime:
         record = self.containers.running(container_id).record
         bundle, upper = self.containers.bundle(record.id), self.snapshots.upper(record.id)
         now = self.clock.now()
-        await self.threads.run(checkpoint.take, self.engine, record, bundle, upper, Path(location), timeout_s, now)
+        await self.threads.run(
+            checkpoint.take, self.engines.of(record.engine), record, bundle, upper, Path(location), timeout_s, now
+        )
 
     async def exec_sync(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> ExecResult:
         live = self.containers.running(container_id)
-        return await exec_to_end(
-            self.engine, self.threads, self.clock, live.record.id, command, timeout_s, live.record.stdio_owner
-        )
+        bundle, engine = self.containers.bundle(live.record.id), self.engines.of(live.record.engine)
+        owner = live.record.stdio_owner
+        return await exec_to_end(engine, self.threads, self.clock, bundle, command, timeout_s, owner)
 
     async def exec(self, container_id: str, command: tuple[str, ...], *, stdin: bool, tty: bool) -> Streams:
         live = self.containers.running(container_id)
-        owner = live.record.stdio_owner
-        return await exec_streams(self.engine, self.threads, live.record.id, command, stdin=stdin, tty=tty, owner=owner)
+        engine, owner = self.engines.of(live.record.engine), live.record.stdio_owner
+        bundle = self.containers.bundle(live.record.id)
+        return await exec_streams(engine, self.threads, bundle, command, stdin=stdin, tty=tty, owner=owner)
 
     async def attach(self, container_id: str, *, stdin: bool, tty: bool) -> Streams:
         live = self.containers.running(container_id)

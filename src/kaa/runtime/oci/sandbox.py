@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..base import RuntimeFailure, SandboxConfig
-from . import users
+from . import elf, users
 from .files import remove_tree
 from .linux import (
     CLONE_FS,
@@ -189,12 +189,7 @@ def pause_program(machine: str = "") -> bytes:
         raise RuntimeFailure(f"a shared pid namespace is not supported on {machine or platform.machine()}")
     number, text = known
     code = text + bytes(-len(text) % 8) + _SIG_IGN
-    base, header = 0x400000, 64 + 56
-    elf = struct.pack(
-        "<4sBBBB8xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 0, 2, number, 1, base + header, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )
-    size = header + len(code)
-    return elf + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
+    return elf.program(number, code)
 
 
 def kill_pause(pid: int, started: int) -> None:

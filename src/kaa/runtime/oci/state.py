@@ -65,6 +65,7 @@ class ContainerRecord(msgspec.Struct):
     sandbox_id: str
     config: ContainerConfig
     created_at: float
+    engine: str = ""  #: the OCI runtime that makes it
     image_id: str = ""
     image_ref: str = ""
     chain: tuple[str, ...] = ()

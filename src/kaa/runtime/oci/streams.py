@@ -11,23 +11,20 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import pty
-import secrets
 import signal
 import socket
 import struct
 import subprocess
 import termios
-import tty as terminal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from ...api.clock import Clock
-from ..base import ExecResult, RuntimeFailure
+from ..base import RuntimeFailure
 from . import conmon
+from .engines import as_runc_says
 from .linux import CLONE_NEWNET, in_own_thread, setns
-from .work import Threads, complaint, ended
+from .work import complaint, ended
 
 Channel = Literal["stdout", "stderr"]
 _CHUNK = 1 << 16
@@ -91,6 +88,7 @@ class ExecStreams:
         self, process: subprocess.Popen[bytes], pid_file: Path, outputs: dict[int, Channel], stdin: int
     ) -> None:
         self.process, self.pid_file, self._outputs, self._stdin = process, pid_file, outputs, stdin
+        self.program = ""  #: that is executed
         self._all = {*outputs, *([stdin] if stdin >= 0 else [])}
         self._reader, self._tail, self._reaped = _Reader(), b"", False
         for fd in self._all:
@@ -150,7 +148,7 @@ class ExecStreams:
         with contextlib.suppress(FileNotFoundError):
             self.pid_file.unlink()
         if code and not started and not self._killed:
-            raise RuntimeFailure(complaint(self._tail) or "exec failed")
+            raise RuntimeFailure(as_runc_says(complaint(self._tail), self.program) or "exec failed")
         return 128 - code if code < 0 else code
 
     _killed = False
@@ -231,133 +229,6 @@ def _descendants(pid: int) -> set[int]:
             found.add(child)
             waiting.append(child)
     return found
-
-
-def exec_folder(run_dir: Path) -> Path:
-    """Where the OCI runtime writes the pids of what is executed, a file each, gone with its exec."""
-    return run_dir / "execs"
-
-
-async def exec_streams(
-    engine: conmon.Engine,
-    threads: Threads,
-    container_id: str,
-    command: tuple[str, ...],
-    *,
-    stdin: bool,
-    tty: bool,
-    owner: int | None = None,
-) -> ExecStreams:
-    """Start a command in a running container. Raises RuntimeFailure when the OCI runtime cannot even be started.
-
-    Args: owner: who may open its pipes by name (``/dev/stderr``), where the OCI runtime cannot see to it.
-    """
-    if not command:
-        raise RuntimeFailure("no command given to exec")
-    folder = exec_folder(engine.state.parent)
-    pid_file = folder / secrets.token_hex(8)
-    words = ["exec", "--pid-file", str(pid_file), *(["--tty"] if tty else []), container_id, *command]
-    folder.mkdir(parents=True, exist_ok=True)
-    spawn = _spawn_on_terminal if tty else _spawn_on_pipes
-    try:
-        streams: ExecStreams = await threads.run(spawn, engine.command(*words), pid_file, stdin)
-    except OSError as err:
-        raise RuntimeFailure(f"{engine.binary}: {err}") from err
-    if owner is not None and not tty:
-        streams.give_to(owner)
-    return streams
-
-
-def _spawn_on_pipes(words: list[str], pid_file: Path, stdin: bool) -> ExecStreams:
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        bufsize=0,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    outputs: dict[int, Channel] = {os.dup(process.stdout.fileno()): "stdout", os.dup(process.stderr.fileno()): "stderr"}
-    entry = os.dup(process.stdin.fileno()) if process.stdin else -1
-    for file in (process.stdin, process.stdout, process.stderr):
-        if file:
-            file.close()
-    return ExecStreams(process, pid_file, outputs, entry)
-
-
-def _spawn_on_terminal(words: list[str], pid_file: Path, stdin: bool) -> ExecStreams:
-    """The OCI runtime copies between our pty and the container's; SIGWINCH tells it to copy the size as well."""
-    del stdin
-    master, slave = pty.openpty()
-    try:
-        terminal.setraw(slave)
-        process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-    except BaseException:
-        os.close(master)
-        raise
-    finally:
-        os.close(slave)
-    return ExecStreams(process, pid_file, {master: "stdout"}, master)
-
-
-async def exec_to_end(
-    engine: conmon.Engine,
-    threads: Threads,
-    clock: Clock,
-    container_id: str,
-    command: tuple[str, ...],
-    timeout_s: float,
-    owner: int | None = None,
-) -> ExecResult:
-    """Run a command and collect what it says, at most 16 MiB a stream. Raises TimeoutError."""
-    streams = await exec_streams(engine, threads, container_id, command, stdin=False, tty=False, owner=owner)
-    collected: dict[Channel, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-
-    async def collect() -> None:
-        async for channel, data in streams.output():
-            room = _MAX_SYNC_OUTPUT_BYTES - len(collected[channel])
-            collected[channel] += data[: max(0, room)]
-
-    async def work() -> int:
-        reading = asyncio.create_task(collect(), name="runtime/exec-output")
-        try:
-            code = await streams.wait()
-            await asyncio.wait([reading], timeout=_DRAIN_S)  # a daemon it left behind may hold the pipes for ever
-            return code
-        except RuntimeFailure as err:
-            await asyncio.wait([reading], timeout=_DRAIN_S)
-            raise RuntimeFailure(complaint(bytes(collected["stderr"])) or str(err)) from err
-        finally:
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
-
-    try:
-        code = await _within(work(), timeout_s, clock)
-    finally:
-        await streams.close()
-    return ExecResult(code, bytes(collected["stdout"]), bytes(collected["stderr"]))
-
-
-async def _within(work: Awaitable[int], timeout_s: float, clock: Clock) -> int:
-    """Await ``work`` for so long by the injected clock. Raises TimeoutError."""
-    task = asyncio.ensure_future(work)
-    if timeout_s <= 0:
-        return await task
-    alarm = asyncio.create_task(clock.sleep(timeout_s), name="runtime/exec-timeout")
-    try:
-        await asyncio.wait([task, alarm], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise TimeoutError(f"command timed out after {timeout_s:g}s")
-        return task.result()
-    finally:
-        alarm.cancel()
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
 
 class SocketStreams:
