@@ -78,3 +78,21 @@ def test_many_of_a_kind_are_combined_and_a_flood_is_dropped() -> None:
         assert recorder.dropped == 15
 
     recorded(play)
+
+
+def test_late_events_come_once() -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        api = FakeApi(clock)
+        recorder = EventRecorder(api, clock, "kubelet", late_s=1.0)
+        writing = asyncio.create_task(recorder.run())
+        for _ in range(2):
+            recorder.event(make_pod("a"), "Warning", "BackOff", "Back-off")
+            await clock.advance(0.4)
+        assert api.all(Event) == []
+        await clock.advance(0.3)
+        (event,) = api.all(Event)
+        assert event.count == 2
+        writing.cancel()
+
+    asyncio.run(main())

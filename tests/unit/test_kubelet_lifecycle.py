@@ -32,6 +32,7 @@ from kaa.api.types.core_v1 import (
 )
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.kubelet.pod_worker import PodWorker
+from kaa.kubelet.status_writer import PATIENCE_S
 from kaa.runtime.base import ContainerState
 
 SIM = "simulated.kaa.dev/"
@@ -266,6 +267,8 @@ def test_missing_volume_waits(play: Play) -> None:
         volume = Volume(name="v", config_map=ConfigMapVolumeSource(name="conf"))
         world.client.put(make_pod(volumes=(volume,)))
         await world.rest()
+        assert world.pod().status.phase is None, "it may have started at once"
+        await world.advance(PATIENCE_S)
         assert world.pod().status.phase == "Pending"
         assert (
             "web",
@@ -365,8 +368,7 @@ def test_a_restart_counts_once_it_has_started(play: Play) -> None:
         seen = set()
         for _ in range(40):
             await world.advance(0.2)
-            (status,) = world.pod().status.container_statuses
-            seen.add((status.restart_count, status.ready))
+            seen |= {(status.restart_count, status.ready) for status in world.pod().status.container_statuses}
         assert seen == {(0, False), (0, True), (1, True)}
 
     play(story)

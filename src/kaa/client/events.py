@@ -8,6 +8,9 @@ repetition at once and leaves writing to ``run``. The idea is upstream's correla
   ``(combined from similar events): …``;
 - more than 25 events about one object in a burst, then more than one in five minutes, are dropped;
 - what does not fit in the queue is dropped.
+
+Ours: a cluster's components write their events ``LATE_S`` late. They are for people, who do not notice, while in a burst what
+they tell of comes first; and what is said twice meanwhile is written once.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from .client import Client, PatchType
 log = structlog.get_logger(__name__)
 
 QUEUE_LIMIT = 1000
+LATE_S = 1.0
 CACHE_LIMIT = 4096
 SIMILAR_LIMIT, SIMILAR_WINDOW_S = 10, 600.0
 COMBINED = "(combined from similar events): "
@@ -101,6 +105,7 @@ class _Said:
     count: int = 1
     name: str = ""  #: empty until the server has it
     queued: bool = False
+    due: float = 0.0  #: when it is to be written, by the monotonic clock
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -108,10 +113,21 @@ class EventRecorder:
     """The events of one component. ``run`` writes them; ``host`` is the node's name where the component has one."""
 
     def __init__(
-        self, client: Client, clock: Clock, component: str, *, host: str = "", pace: tuple[int, int] = (0, 0)
+        self,
+        client: Client,
+        clock: Clock,
+        component: str,
+        *,
+        host: str = "",
+        pace: tuple[int, int] = (0, 0),
+        late_s: float = 0.0,
     ) -> None:
-        """``pace``: how many requests a second may be made, and how many at once after a rest; 0: as many as there are."""
+        """``pace``: how many requests a second may be made, and how many at once after a rest; 0: as many as there are.
+
+        ``late_s``: how long each is kept back.
+        """
         self._pace, self._burst = pace
+        self._late_s = late_s
         self._tokens, self._filled = float(self._burst), clock.monotonic()
         self._client, self._clock = client, clock
         self._component, self._host = component, host
@@ -178,7 +194,7 @@ class EventRecorder:
         if len(self._queue) >= QUEUE_LIMIT:
             self.dropped += 1
             return
-        said.queued = True
+        said.queued, said.due = True, self._clock.monotonic() + self._late_s
         self._queue.append(said)
         self._wake.set()
 
@@ -186,6 +202,8 @@ class EventRecorder:
         """Write what was recorded, until cancelled."""
         while True:
             while self._queue:
+                if (wait_s := self._queue[0].due - self._clock.monotonic()) > 0:
+                    await self._clock.sleep(wait_s)
                 said = self._queue.popleft()
                 said.queued = False
                 await self._keep_pace()

@@ -13,7 +13,7 @@ from kaa.apiserver.discovery import VERSION
 from kaa.apiserver.serving import serving_of
 from kaa.client.candidates import Candidacy
 from kaa.client.client import Client
-from kaa.client.events import EventRecorder
+from kaa.client.events import LATE_S, EventRecorder
 from kaa.client.informer import Informers
 from kaa.client.leases import LeaderElector, lead_forever
 from kaa.client.pipeline import User
@@ -78,13 +78,14 @@ async def run_components(
             authority=authority,
             pod_ranges=((config.pod_cidr, config.node_mask),),
             serving=served.resources,
+            events_late_s=LATE_S,
         )
         known["controller-manager"] = lambda: manager.informers.behind
         await manager.run()
 
     async def schedule() -> None:
         client = client_of(SCHEDULER, "kube-scheduler")
-        recorder = EventRecorder(client, clock, "default-scheduler", pace=EVENTS_PACE)
+        recorder = EventRecorder(client, clock, "default-scheduler", pace=EVENTS_PACE, late_s=LATE_S)
         informers = Informers(client, clock)
         known["scheduler"] = lambda: informers.behind
         scheduler = Scheduler(client, clock, recorder, informers=informers)

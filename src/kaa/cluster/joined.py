@@ -23,7 +23,7 @@ import structlog
 
 from kaa.api.clock import Clock, SystemClock
 from kaa.client.access import Session
-from kaa.client.events import EventRecorder
+from kaa.client.events import LATE_S, EventRecorder
 from kaa.client.informer import Informers
 from kaa.kubelet import bootstrap
 from kaa.kubelet.bootstrap import CLIENT_SIGNER, Pair, Rotation, Store, node_identity
@@ -207,7 +207,7 @@ async def _run(config: JoinConfig, told: KubeletConfig, session: Session, clock:
     made = await runtime_of(config, clock)
     write_config(config)
     pace = told.event_qps, told.event_burst
-    recorder = EventRecorder(client, clock, "kubelet", host=config.node_name, pace=pace)
+    recorder = EventRecorder(client, clock, "kubelet", host=config.node_name, pace=pace, late_s=LATE_S)
     kubelet = Kubelet(client, made.runtime, clock, told, recorder)
     try:
         _can_listen(told)

@@ -16,7 +16,7 @@ from kaa import __version__
 from kaa.api.clock import Clock, SystemClock
 from kaa.api.errors import ApiError
 from kaa.api.types.core_v1 import Pod
-from kaa.client.events import EventRecorder
+from kaa.client.events import LATE_S, EventRecorder
 from kaa.client.http import HttpClient
 from kaa.client.informer import Informers
 from kaa.kubelet.cgroups import CgroupManager
@@ -71,7 +71,7 @@ async def serve(config: ClusterConfig) -> None:
         try:
             told = kubelet_config(config, clock)
             events = (told.event_qps, told.event_burst)
-            recorder = EventRecorder(client, clock, "kubelet", host=config.node_name, pace=events)
+            recorder = EventRecorder(client, clock, "kubelet", host=config.node_name, pace=events, late_s=LATE_S)
             kubelet = Kubelet(client, runtime, clock, told, recorder)
             tls = serving_context(pki, told, clock)
             tasks.create_task(servers.serve(kubelet, client, tls), name="kubelet/servers")

@@ -46,6 +46,7 @@ class Context:
     client_for: Callable[[str], Client]
     informers: Informers
     clock: Clock
+    events_late_s: float = 0.0  #: how long events are kept back
 
 
 class Controller(Generic[K]):
@@ -61,7 +62,13 @@ class Controller(Generic[K]):
         self.client = context.client_for(self.identity or self.name)
         self.clock = context.clock
         self.informers = context.informers
-        self.events = EventRecorder(self.client, context.clock, self.component or self.name, pace=EVENTS_PACE)
+        self.events = EventRecorder(
+            self.client,
+            context.clock,
+            self.component or self.name,
+            pace=EVENTS_PACE,
+            late_s=context.events_late_s,
+        )
         self.queue: WorkQueue[K] = WorkQueue(context.clock)
         self._reads: list[Informer[Any]] = []
 

@@ -80,9 +80,10 @@ class ControllerManager:
         pod_ranges: tuple[tuple[str, int], ...] = (),
         load_balancers: LoadBalancers | None = None,
         serving: Sequence[Resource[Any]] = RESOURCES,
+        events_late_s: float = 0.0,
     ) -> None:
         self.informers = Informers(client_for(SHARED), clock)
-        context = Context(client_for, self.informers, clock)
+        context = Context(client_for, self.informers, clock, events_late_s)
         served = Served(client_for("namespace-controller"), self.informers, serving)
         self.controllers: list[Controller[Any]] = [
             *([Tokens(context, root_ca, issue_legacy)] if issue_legacy is not None else ()),

@@ -1,4 +1,8 @@
-"""Pod statuses on their way to the API server: the newest of each pod, a few at once, again after failures."""
+"""Pod statuses on their way to the API server: the newest of each pod, a few at once, again after failures.
+
+A status that is no news to anyone waits a little, for the one that follows mostly comes soon: of a pod that starts or ends at
+once, the API server hears once.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,15 @@ from msgspec.structs import replace
 
 from kaa.api.clock import Clock
 from kaa.api.errors import ApiError, Conflict, NotFound
-from kaa.api.types.core_v1 import Pod, PodCondition, PodStatus
+from kaa.api.types.core_v1 import ContainerStatus, Pod, PodCondition, PodStatus
 from kaa.client.client import Client, PatchType
 from kaa.client.workqueue import WorkQueue
 
 from .status import OWNED, status_patch
 
 log = structlog.get_logger(__name__)
+PATIENCE_S = 1.0  #: how long a status waits for the next when it is no news
+_STARTING = frozenset(("ContainerCreating", "PodInitializing"))
 
 
 @dataclass(slots=True)
@@ -60,7 +66,10 @@ class StatusWriter:
         if held.settled.is_set() or not held.since:
             held.since = self._clock.monotonic()
         held.settled.clear()
-        self._queue.add(uid)
+        if _is_news(pod, held.sent, status):
+            self._queue.add(uid)
+        else:
+            self._queue.add_after(uid, PATIENCE_S)
 
     def made(self, pod: Pod) -> bool:
         """Whether this version of a pod is what our last patch of its status made of it."""
@@ -119,6 +128,45 @@ class StatusWriter:
             self._synced(self._clock.monotonic() - held.since)
         else:
             self._queue.add(uid)
+
+
+def _is_news(pod: Pod, sent: PodStatus, status: PodStatus) -> bool:
+    """Whether someone may be waiting for a status: not while nothing has run yet and nothing is wrong; nor once everything of
+    a deleted pod has ended, before its last word; nor for numbers and addresses alone."""
+    states = [each.state for each in _containers(status)]
+    starting = all(s is None or (s.waiting is not None and s.waiting.reason in _STARTING) for s in states)
+    if status.phase == "Pending" and starting:
+        return False
+    ended = all(s is not None and s.terminated is not None for s in states)
+    if pod.metadata.deletion_timestamp and ended and status.phase not in ("Succeeded", "Failed"):
+        return False
+    return _essence(sent) != _essence(status)
+
+
+def _containers(status: PodStatus) -> tuple[ContainerStatus, ...]:
+    return (*status.init_container_statuses, *status.container_statuses, *status.ephemeral_container_statuses)
+
+
+def _essence(status: PodStatus) -> PodStatus:
+    """A status without what follows from the rest, or is told only to be complete."""
+
+    def plain(containers: tuple[ContainerStatus, ...]) -> tuple[ContainerStatus, ...]:
+        return tuple(replace(each, container_id=None) for each in containers)
+
+    return replace(
+        status,
+        observed_generation=None,
+        pod_ip=None,
+        pod_ips=(),
+        conditions=tuple(
+            replace(each, observed_generation=None)
+            for each in status.conditions
+            if each.type in OWNED and each.type != "PodReadyToStartContainers"
+        ),
+        init_container_statuses=plain(status.init_container_statuses),
+        container_statuses=plain(status.container_statuses),
+        ephemeral_container_statuses=plain(status.ephemeral_container_statuses),
+    )
 
 
 def with_status(pod: Pod, status: PodStatus | None) -> Pod:
