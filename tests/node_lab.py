@@ -208,9 +208,9 @@ class Node:
     def records(self, kind: str = "containers") -> list[Any]:
         """What the runtime has written down of its containers or sandboxes."""
         found = []
-        for file in (self.root / "containers" / kind).glob("*/state.json"):
+        for file in (self.root / "containers" / kind).iterdir():
             with suppress(FileNotFoundError):
-                found.append(json.loads(file.read_bytes()))
+                found.append(json.loads(file.read_bytes().rpartition(b"\n")[2]))
         return found
 
     def reboot(self) -> None:
@@ -226,8 +226,9 @@ class Node:
             self.lab.run("ip", "link", "del", link)
         self.lab.run("nft", "flush", "ruleset")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        for file in (self.root / "containers").glob("*/*/state.json"):
-            file.write_text(file.read_text().replace(boot, "b" * len(boot)))
+        for kind in ("sandboxes", "containers"):
+            for file in (self.root / "containers" / kind).iterdir():
+                file.write_text(file.read_text().replace(boot, "b" * len(boot)))
 
 
 def settled(lab: Lab, before: set[str], timeout_s: float = 20) -> None:

@@ -85,7 +85,7 @@ class Containers:
         threads: Threads,
         trash: Trash,
     ) -> None:
-        self.folder = Folder(root / "containers", ContainerRecord, trash)
+        self.folder = Folder(root / "containers", ContainerRecord)
         self.trash = trash
         self.bundles = run_dir / "containers"
         self.clock, self.engines, self.snapshots, self.events, self.threads = clock, engines, snapshots, events, threads

@@ -111,7 +111,7 @@ class OciRuntime:
         self._handlers = ("", *self.engines)  #: what a RuntimeClass may ask for
         self._monitors = f"{self.containers.own_cgroup}/monitors"  #: the cgroup of every conmon
         self.sandboxes: Grouped[_LiveSandbox] = Grouped(lambda live: live.record.config.uid)
-        self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord, self.trash)
+        self._sandbox_folder = Folder(self.root / "sandboxes", SandboxRecord)
         self._images_lock = asyncio.Lock()
         self._disk: dict[str, tuple[float, tuple[int, int]]] = {}
         self._warned_shelter = False

@@ -1,10 +1,13 @@
-"""What the runtime remembers on disk: a folder a sandbox or container with a ``state.json``, written whole.
+"""What the runtime remembers on disk: a file a sandbox or container.
 
 A record is evidence, not truth: a pid counts only while the boot id and the process's start time agree with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -13,8 +16,6 @@ import msgspec
 import structlog
 
 from ..base import Container, ContainerConfig, ContainerState, Identity, Sandbox, SandboxConfig, SandboxState
-from ..files import Trash
-from .files import remove_tree, write_atomic
 
 log = structlog.get_logger(__name__)
 
@@ -117,29 +118,43 @@ Record = TypeVar("Record", SandboxRecord, ContainerRecord)
 
 
 class Folder(Generic[Record]):
-    """Records of one kind below a folder."""
+    """Records of one kind: a file each, to which every version of the record is added as a line. The last whole line counts.
 
-    def __init__(self, path: Path, kind: type[Record], trash: Trash) -> None:
-        self.path, self._trash = path, trash
+    Adding makes no new file, as replacing one would: file systems are slow at that once many were removed.
+    """
+
+    def __init__(self, path: Path, kind: type[Record]) -> None:
+        self.path = path
         self._decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(kind)
 
     def save(self, record: Record) -> None:
-        folder, content = self.path / record.id, msgspec.json.encode(record)
+        """Raises OSError; what was saved before still counts then."""
+        line = b"\n" + msgspec.json.encode(record)  # what comes first ends a line that a full disk cut off
+        fd = os.open(
+            self.path / record.id, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
         try:
-            write_atomic(folder / "state.json", content)
-        except FileNotFoundError:  # its first
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / "state.json", content)
+            if os.write(fd, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / record.id))
+        finally:
+            os.close(fd)
 
     def load(self) -> Iterator[Record]:
-        """All that can be read; what a crash of the machine garbled is removed."""
+        """All that can be read; what a crash of the machine garbled is removed. Makes the folder."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in sorted(self.path.iterdir()):
-            try:
-                yield self._decoder.decode((folder / "state.json").read_bytes())
-            except (FileNotFoundError, msgspec.DecodeError) as err:
-                log.warning("state is unreadable and dropped", folder=str(folder), error=str(err))
-                remove_tree(folder)
+        for file in sorted(self.path.iterdir()):
+            record = self._last(file)
+            if record is not None:
+                yield record
+            else:
+                log.warning("state is unreadable and dropped", file=str(file))
+                file.unlink()
+
+    def _last(self, file: Path) -> Record | None:
+        for line in reversed(file.read_bytes().split(b"\n")):
+            with contextlib.suppress(msgspec.DecodeError):
+                return self._decoder.decode(line)
+        return None
 
     def forget(self, record_id: str) -> None:
-        self._trash.put(self.path / record_id, root=self.path, mounted=False)
+        (self.path / record_id).unlink(missing_ok=True)
