@@ -35,7 +35,7 @@ from ..base import (
 )
 from ..events import Events
 from ..files import Trash
-from . import conmon
+from . import conmon, mountpoints
 from .bundle import Facts, resources_spec
 from .cgroups import Cgroups
 from .detect import kernel
@@ -191,6 +191,7 @@ class Containers:
         container_id = f"{self.clock.random.getrandbits(256):064x}"
         parent = sandbox.config.cgroup_parent or f"{self.own_cgroup}/{sandbox.id}"
         log_folder = sandbox.config.log_directory
+        points = mountpoints.places((*facts.mounts, *config.mounts))
         record = ContainerRecord(
             id=container_id,
             sandbox_id=sandbox.id,
@@ -199,7 +200,7 @@ class Containers:
             engine=sandbox.config.runtime_handler or self.engines.default.name,
             image_id=image.id,
             image_ref=image.digests[0] if image.digests else image.id,
-            chain=image.chain,
+            chain=(mountpoints.identity(points), *image.chain),
             volumes=volumes,
             stop_signal=config.stop_signal or image.config.stop_signal or "SIGTERM",
             cgroup_path=f"{parent.rstrip('/')}/{container_id}",
@@ -208,7 +209,7 @@ class Containers:
         self.live[container_id] = live = Live(record)
         try:
             async with live.lock:
-                await to_its_end(self._make(live, image, facts), f"runtime/create {container_id[:12]}")
+                await to_its_end(self._make(live, image, facts, points), f"runtime/create {container_id[:12]}")
         except BaseException:
             del self.live[container_id]
             await to_its_end(self._destroy(live), f"runtime/undo {container_id[:12]}")
@@ -216,13 +217,15 @@ class Containers:
         self._publish(EventKind.CREATED, record)
         return container_id
 
-    async def _make(self, live: Live, image: ImageRecord, facts: Facts) -> None:
+    async def _make(self, live: Live, image: ImageRecord, facts: Facts, points: mountpoints.Places) -> None:
         record = live.record
         self._warn_of_oom(record.config.resources)
         self.folder.save(record)
 
         def build() -> None:
             namespace = facts.namespaces.get("user")
+            if not self.snapshots.has(record.chain[0]):
+                self.snapshots.lay(record.chain[0], lambda layer: mountpoints.fill(layer, points))
             rootfs = self.snapshots.prepare(record.id, record.chain, facts.users, namespace)
             shown = {
                 image_id: self.snapshots.show(record.id, str(number), chain, namespace)

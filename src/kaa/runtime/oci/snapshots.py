@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,11 +101,18 @@ class Snapshots:
 
     def unpack(self, chain_id: str, source: ByteSource, *, digest: str = "", diff_id: str = "") -> None:
         """Unpack a layer under its chain id, checked. Raises LayerError. Doing it twice at once is harmless."""
+        self.lay(
+            chain_id,
+            lambda folder: unpack_layer(source, folder, digest=digest, diff_id=diff_id, limits=self._limits()),
+        )
+
+    def lay(self, chain_id: str, fill: Callable[[Path], object]) -> None:
+        """Make a layer, its folder filled by ``fill``, whole or not at all. Raises LayerError."""
         part = self.layers / f".{secrets.token_hex(8)}"
         (part / "fs").mkdir(parents=True)
         (part / "fs").chmod(0o755)
         try:
-            unpack_layer(source, part / "fs", digest=digest, diff_id=diff_id, limits=self._limits())
+            fill(part / "fs")
             write_atomic(part / "chain", chain_id.encode())
             size, inodes = tree_usage(part / "fs")
             write_atomic(part / "size", f"{size} {inodes}".encode())
