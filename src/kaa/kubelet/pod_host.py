@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from kaa.api.clock import Clock
@@ -58,6 +59,8 @@ class PodHost:
     closing: Callable[[], str]  #: why no pod may begin any more; empty while they may
     users: UserNamespaces
     memory: Rules
+    #: A few at once remove what is left of pods that are gone: those that end, for whom others wait, come first.
+    clearing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     info: RuntimeInfo | None = None  #: what the runtime said of itself, once it was asked
 
 

@@ -377,9 +377,6 @@ class PodWorker:
             finally:
                 waiting.cancel()
                 removed.cancel()
-        for sandbox in self.view.sandboxes:
-            await self.host.runtime.remove_sandbox(sandbox.id)
-        await asyncio.to_thread(remove_logs, self.host.config, log_directory(self.host.config, self.pod).name)
         while not self.removed:
             try:
                 await self._delete()
@@ -389,6 +386,10 @@ class PodWorker:
                 await self._sleep_until(self.host.clock.now() + self._backed_off("delete"))
                 self._wake.clear()
         self.host.statuses.forget(self.uid)
+        async with self.host.clearing:
+            for sandbox in self.view.sandboxes:
+                await self.host.runtime.remove_sandbox(sandbox.id)
+            await asyncio.to_thread(remove_logs, self.host.config, log_directory(self.host.config, self.pod).name)
 
     async def _until_removed(self) -> None:
         while not self.removed:

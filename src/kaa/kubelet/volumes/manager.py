@@ -230,7 +230,7 @@ class Volumes:
         folder, used = self.pod_dir(uid), disks.used_by(self._root, uid)
         self._mounter.unmount_below(folder)
         with self._disks_lock:
-            self._trash.put(folder, root=self._root / "pods")
+            self._trash.put(folder, root=self._root / "pods", mounted=False)  # what was is not any more
             disks.release(self._root, used, self._mounter)
 
     def known_uids(self) -> list[str]:

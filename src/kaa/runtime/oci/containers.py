@@ -420,7 +420,7 @@ class Containers:
             conmon.delete(engine, record.id)
         self.snapshots.release(record.id)
         drop_staged(self.bundle(record.id))
-        self.trash.put(self.bundle(record.id), root=self.bundles)
+        self.trash.put(self.bundle(record.id), root=self.bundles, mounted=False)
         self.folder.forget(record.id)
 
     def reap(self, record: ContainerRecord) -> bool:
