@@ -1,7 +1,7 @@
 """What a node's containers leave behind, counted; and ways to harm a node at a chosen moment.
 
 ``census`` names every mount, cgroup, link, lease, folder, socket and process that belongs to some folder and cgroup roots, so
-that a test can compare before and after. ``slow_runc`` writes an OCI runtime that does as it is told by files: it hangs, dies
+that a test can compare before and after. ``slow_engine`` writes an OCI runtime that does as it is told by files: it hangs, dies
 or refuses instead of creating.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -142,11 +143,12 @@ def census(lab: Lab, name: str = "") -> set[str]:
     )
 
 
-def slow_runc(folder: Path) -> Path:
-    """An OCI runtime that is runc, but for its ``create``: while a file ``hang`` lies beside it, it never ends; with ``die`` it
-    kills itself before it begins, with ``die-after`` once the container is made. It writes ``create`` when asked to create."""
+def slow_engine(folder: Path, name: str) -> Path:
+    """An OCI runtime that is runc or crun, but for its ``create``: while a file ``hang`` lies beside it, it never ends; with
+    ``die`` it kills itself before it begins, with ``die-after`` once the container is made. It writes ``create`` when asked to
+    create."""
     folder.mkdir(parents=True, exist_ok=True)
-    program = folder / "runc"
+    program, real = folder / name, shutil.which(name)
     program.write_text(
         textwrap.dedent(f"""\
             #!/bin/sh
@@ -154,23 +156,25 @@ def slow_runc(folder: Path) -> Path:
               echo "$*" >> {folder}/create
               [ -e {folder}/hang ] && read forever < {folder}/never
               [ -e {folder}/die ] && kill -9 $$
-              if [ -e {folder}/die-after ]; then /usr/sbin/runc "$@"; kill -9 $$; fi
+              if [ -e {folder}/die-after ]; then {real} "$@"; kill -9 $$; fi
             esac
-            exec /usr/sbin/runc "$@"
+            exec {real} "$@"
             """)
     )
     program.chmod(0o755)
-    os.mkfifo(folder / "never")
+    if not (folder / "never").exists():
+        os.mkfifo(folder / "never")
     return program
 
 
 class Node:
-    """A lab's cluster whose agent can be harmed; its runc is ``slow_runc``'s."""
+    """A lab's cluster whose agent can be harmed; its OCI runtimes are ``slow_engine``'s."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.bin = lab.home / "bin"
-        slow_runc(self.bin)
+        for name in ("crun", "runc"):
+            slow_engine(self.bin, name)
         self.root = lab.home / lab.name
         self.env = {"PATH": f"{self.bin}:{os.environ['PATH']}"}
         self.up()

@@ -41,8 +41,12 @@ def test_an_image_is_read_but_not_written_nor_run(kube: Kubectl) -> None:
     assert kube.sh("whole", "mount -o remount,rw /data 2>&1 || echo refused").strip().endswith("refused")
     assert "Permission denied" in kube.sh("whole", "/data/run.sh 2>&1 || true")
     assert "noexec" in kube.sh("whole", "grep ' /data ' /proc/mounts")
-    reasons = [text for reason, text in kube.events("whole") if reason == "Pulled" and DATA in text]
-    assert reasons == [f'Container image "{DATA}" already present on machine and can be accessed by the pod']
+
+    def pulled() -> list[str]:
+        return [text for reason, text in kube.events("whole") if reason == "Pulled" and DATA in text]
+
+    until(pulled, "an event of its image")
+    assert pulled() == [f'Container image "{DATA}" already present on machine and can be accessed by the pod']
 
 
 @pytest.mark.parametrize(
@@ -79,9 +83,8 @@ def test_an_image_that_does_not_come(kube: Kubectl) -> None:
     )
     backed_off = kube.waiting("nowhere", "ImagePullBackOff")
     assert backed_off["message"] == f'Back-off pulling image "{NOWHERE}": ErrImagePull: {waiting["message"]}'
-    said = kube.events("nowhere")
-    assert ("Failed", "Error: ErrImagePull") in said
-    assert ("Failed", f'Failed to pull image "{NOWHERE}": {waiting["message"]}') in said
+    wanted = {"Error: ErrImagePull", f'Failed to pull image "{NOWHERE}": {waiting["message"]}'}
+    until(lambda: wanted <= {text for reason, text in kube.events("nowhere") if reason == "Failed"}, "both events")
     assert kube.container("nowhere")["imageID"] == ""
 
 

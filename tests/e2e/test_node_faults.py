@@ -112,7 +112,7 @@ def test_an_agent_killed_while_an_image_comes(node: node_lab.Node, kube: Kubectl
         first.close()
         node.up()
         second, _ = registry.accept()
-        assert kube.container("web")["state"]["waiting"]["reason"] == "ContainerCreating"
+        kube.waiting("web", "ContainerCreating")
         kube("delete pod web --grace-period=1 --wait")
         second.close()
 
@@ -179,19 +179,19 @@ def test_a_pod_whose_conmon_is_killed_is_restarted(node: node_lab.Node, kube: Ku
 
 
 @pytest.mark.parametrize("how", ["hang", "die-after"])
-def test_runc_killed_while_it_creates(node: node_lab.Node, kube: Kubectl, how: str) -> None:
+def test_an_oci_runtime_killed_while_it_creates(node: node_lab.Node, kube: Kubectl, how: str) -> None:
     (node.bin / "create").unlink(missing_ok=True)
     (node.bin / how).touch()
     kube.apply(living())
-    until((node.bin / "create").exists, "runc was asked")
+    until((node.bin / "create").exists, "it was asked")
     if how == "hang":
-        (runc,) = [
+        (engine,) = [
             pid
             for pid, line in node.lab.processes().items()
-            if f"{node.bin}/runc" in line and " create " in line and "--cid" not in line
+            if f"{node.bin}/crun" in line and " create " in line and "--cid" not in line
         ]
         (node.bin / how).unlink()  # before the next attempt, which follows at once
-        os.kill(runc, signal.SIGKILL)
+        os.kill(engine, signal.SIGKILL)
     until(
         lambda: (
             kube.container("web").get("lastState", {}).get("terminated")

@@ -181,7 +181,7 @@ def test_an_agent_killed_while_it_starts_a_container(node: Path, archive: Path, 
 
 def test_an_agent_killed_while_runc_creates(node: Path, archive: Path, tmp_path: Path) -> None:
     """conmon and runc live on, and would make the container later: the next agent ends them first."""
-    binary = node_lab.slow_runc(tmp_path / "bin")
+    binary = node_lab.slow_engine(tmp_path / "bin", "runc")
     (tmp_path / "bin/hang").touch()
     die(node, archive, "", binary=str(binary), wait_for=str(tmp_path / "bin/create"))
     (tmp_path / "bin/hang").unlink()
@@ -279,7 +279,7 @@ def test_runc_that_hangs_or_dies_while_it_creates(
     node: Path, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(conmon, "_START_TIMEOUT_S", 1.0)
-    binary = node_lab.slow_runc(tmp_path / "bin")
+    binary = node_lab.slow_engine(tmp_path / "bin", "runc")
 
     async def main() -> None:
         async with alive(node, archive, binary=binary) as made:

@@ -133,8 +133,8 @@ def test_an_image_that_does_not_come(kube: Kubectl) -> None:
     assert "refused" in message
     waiting = kube.waiting("web", "ImagePullBackOff")
     assert waiting["message"].startswith(f'Back-off pulling image "{NOWHERE}"')
-    reasons = {reason for reason, _ in kube.events("web")}
-    assert {"Scheduled", "Pulling", "Failed", "BackOff"} <= reasons
+    wanted = {"Scheduled", "Pulling", "Failed", "BackOff"}
+    until(lambda: wanted <= {reason for reason, _ in kube.events("web")}, "its events")
     assert kube.read("pods/web")["status"]["phase"] == "Pending"
 
 
@@ -237,7 +237,7 @@ def test_a_pod_that_fits_nowhere_says_why(kube: Kubectl) -> None:
         condition = until(lambda name=name: unscheduled(name), "a condition that tells")  # type: ignore[misc]
         assert (condition["status"], condition["reason"]) == ("False", "Unschedulable")
         assert condition["message"].startswith(f"0/1 nodes are available: {why}.")
-        assert any(reason == "FailedScheduling" for reason, _ in kube.events(name))
+        until(lambda name=name: "FailedScheduling" in dict(kube.events(name)), "its event")  # type: ignore[misc]
 
 
 def test_a_job_runs_to_completion(kube: Kubectl) -> None:

@@ -50,7 +50,7 @@ def test_devices_of_the_container_device_interface(tmp_path: Path, archive: Path
         "deviceNodes": [{"path": "/dev/theirs", "hostPath": CONTROL, "permissions": "w"}],
         "mounts": [{"hostPath": str(shared), "containerPath": "/opt/vendor", "options": ["ro", "rbind"]}],
         "hooks": [
-            {"hookName": name, "path": "/bin/touch", "args": ["touch", str(tmp_path / name)]}
+            {"hookName": name, "path": "/bin/sh", "args": ["sh", "-c", f"cat > /dev/null; touch {tmp_path / name}"]}
             for name in ("createRuntime", "poststart", "poststop")
         ],
         "additionalGids": [4242],

@@ -22,6 +22,7 @@ def test_files_and_folders_where_they_will_be_mounted(tmp_path: Path) -> None:
         Mount("/nowhere", "/will/be/made"),
         Mount("tmpfs", "/scratch"),
         Mount("", "/picture", image="sha256:1"),
+        Mount("", "/part", image="sha256:1", image_sub_path="a/b"),
         Mount(str(tmp_path), "/dev/shm"),
         Mount(str(tmp_path), "/"),
         Mount(str(tmp_path), "/../up"),

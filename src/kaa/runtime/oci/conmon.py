@@ -114,7 +114,7 @@ def launch(engine: Engine, what: Launch) -> Launched:
             engine.shelter(process.pid)
             os.write(start_gate.writer, b"go")
             start_gate.close_writer()
-            answer = _read_answer(sync.reader, what.container_id)
+            answer = _read_answer(sync.reader, what)
             assert process.stderr is not None
             noise = process.stderr.read() if not answer else b""
     pid, message = _outcome(answer, noise)
@@ -138,7 +138,7 @@ class _Pipe:
             self.writer = -1
 
 
-def _read_answer(fd: int, container_id: str) -> bytes:
+def _read_answer(fd: int, what: Launch) -> bytes:
     """conmon's one line of JSON; empty when it died without a word, or has nothing more to wait for.
 
     It says nothing when the OCI runtime was killed once the container's first process was there: that holds the pipe open on
@@ -148,13 +148,24 @@ def _read_answer(fd: int, container_id: str) -> bytes:
     deadline = time.monotonic() + _START_TIMEOUT_S  # a thread's wait on the kernel, not the cluster's time
     while time.monotonic() < deadline and idle < _PATIENCE_S:
         if not select.select([fd], [], [], 1.0)[0]:
-            idle = 0 if any(b"create" in words for _, words in _at_work(container_id)) else idle + 1
+            idle = 0 if _is_creating(what) else idle + 1
             continue
         data = os.read(fd, 65536)
         parts.append(data)
         if not data or data.endswith(b"\n"):
             break
     return b"".join(parts)
+
+
+def _is_creating(what: Launch) -> bool:
+    """Whether the OCI runtime is still at work. What crun has forked to become the container bears crun's command line, too."""
+    known, ours = what.bundle / "pid", os.readlink("/proc/self/ns/pid")
+    made = known.read_text() if known.exists() else ""
+    for pid, words in _at_work(what.container_id):
+        with contextlib.suppress(OSError):
+            if b"create" in words and str(pid) != made and os.readlink(f"/proc/{pid}/ns/pid") == ours:
+                return True
+    return False
 
 
 def _outcome(answer: bytes, noise: bytes) -> tuple[int, str]:

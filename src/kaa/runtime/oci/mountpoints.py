@@ -29,6 +29,8 @@ def places(mounts: Iterable[Mount]) -> Places:
         above = [str(parent) for parent in PurePosixPath(place).parents]
         if not place or any(parent in found for parent in above) or _too_long(place):
             continue
+        if asked[place].image_sub_path:  # nobody knows yet what it is
+            continue
         found.setdefault(place, _shows_folder(asked[place]))
     return found
 

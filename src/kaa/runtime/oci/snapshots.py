@@ -227,7 +227,7 @@ class Snapshots:
                 unmount(str(place))
         for layer in base.glob("layer*"):  # of a crash while they were being mapped
             unmount(str(layer))
-        self._trash.put(base, root=self.writable, mounted=False)
+        self._trash.put(base, root=self.writable)
 
     def sweep_layers(self, keep: Iterable[str]) -> None:
         """Remove every layer that is not named by its chain id."""
