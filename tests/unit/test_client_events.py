@@ -10,7 +10,7 @@ from world import make_pod
 
 from kaa.api.clock import VirtualClock
 from kaa.api.types.core_v1 import Event
-from kaa.client.events import EventRecorder
+from kaa.client.events import AT_ONCE, LATE_S, EventRecorder
 
 Play = Callable[[FakeApi, VirtualClock, EventRecorder], Awaitable[None]]
 
@@ -80,19 +80,22 @@ def test_many_of_a_kind_are_combined_and_a_flood_is_dropped() -> None:
     recorded(play)
 
 
-def test_late_events_come_once() -> None:
+def test_in_a_burst_events_wait_and_come_once() -> None:
     async def main() -> None:
         clock = VirtualClock()
         api = FakeApi(clock)
-        recorder = EventRecorder(api, clock, "kubelet", late_s=1.0)
+        recorder = EventRecorder(api, clock, "kubelet", late_s=LATE_S)
         writing = asyncio.create_task(recorder.run())
-        for _ in range(2):
-            recorder.event(make_pod("a"), "Warning", "BackOff", "Back-off")
-            await clock.advance(0.4)
-        assert api.all(Event) == []
-        await clock.advance(0.3)
-        (event,) = api.all(Event)
-        assert event.count == 2
+        for n in range(3 * AT_ONCE):
+            recorder.event(make_pod(f"p{n}"), "Normal", "Started", "Container started")
+        await clock.advance(0.01)
+        assert len(api.all(Event)) == AT_ONCE
+        recorder.event(make_pod(f"p{AT_ONCE}"), "Normal", "Started", "Container started")
+        await clock.advance(LATE_S)
+        assert [event.count for event in api.all(Event)] == [1] * AT_ONCE + [2] + [1] * (2 * AT_ONCE - 1)
+        recorder.event(make_pod("last"), "Normal", "Started", "Container started")
+        await clock.advance(0.01)
+        assert len(api.all(Event)) == 3 * AT_ONCE + 1, "it is quiet again"
         writing.cancel()
 
     asyncio.run(main())

@@ -9,8 +9,8 @@ repetition at once and leaves writing to ``run``. The idea is upstream's correla
 - more than 25 events about one object in a burst, then more than one in five minutes, are dropped;
 - what does not fit in the queue is dropped.
 
-Ours: a cluster's components write their events ``LATE_S`` late. They are for people, who do not notice, while in a burst what
-they tell of comes first; and what is said twice meanwhile is written once.
+Ours: in a burst, a cluster's components write their events ``LATE_S`` late, all but the first ``AT_ONCE`` a second. They are for
+people, who do not notice, while what they tell of comes first; and what is said twice meanwhile is written once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .client import Client, PatchType
 log = structlog.get_logger(__name__)
 
 QUEUE_LIMIT = 1000
-LATE_S = 1.0
+LATE_S, AT_ONCE = 1.0, 10
 CACHE_LIMIT = 4096
 SIMILAR_LIMIT, SIMILAR_WINDOW_S = 10, 600.0
 COMBINED = "(combined from similar events): "
@@ -124,10 +124,11 @@ class EventRecorder:
     ) -> None:
         """``pace``: how many requests a second may be made, and how many at once after a rest; 0: as many as there are.
 
-        ``late_s``: how long each is kept back.
+        ``late_s``: how long each is kept back in a burst.
         """
         self._pace, self._burst = pace
         self._late_s = late_s
+        self._unhurried, self._calmed = float(AT_ONCE), clock.monotonic()
         self._tokens, self._filled = float(self._burst), clock.monotonic()
         self._client, self._clock = client, clock
         self._component, self._host = component, host
@@ -194,9 +195,18 @@ class EventRecorder:
         if len(self._queue) >= QUEUE_LIMIT:
             self.dropped += 1
             return
-        said.queued, said.due = True, self._clock.monotonic() + self._late_s
+        said.queued, said.due = True, self._due()
         self._queue.append(said)
         self._wake.set()
+
+    def _due(self) -> float:
+        now = self._clock.monotonic()
+        self._unhurried = min(AT_ONCE, self._unhurried + (now - self._calmed) * AT_ONCE)
+        self._calmed = now
+        if self._unhurried < 1:
+            return now + self._late_s
+        self._unhurried -= 1
+        return now
 
     async def run(self) -> None:
         """Write what was recorded, until cancelled."""
