@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kaa.runtime.files import RefusedError, Trash, mount_points, remove_tree, tree_usage
+from kaa.runtime.files import RefusedError, Trash, mount_points, remove_tree, scatter, tree_usage
 
 
 @pytest.fixture
@@ -187,3 +187,13 @@ def test_a_tree_is_counted_as_du_does(tmp_path: Path) -> None:
     ]
     assert tree_usage(tmp_path) == tuple(map(int, said))
     assert tree_usage(tmp_path / "nothing") == (0, 0)
+
+
+def test_scattered_trees_are_folders_like_others(tmp_path: Path) -> None:
+    """Whatever file system lies below: it is told, or does not know what it is told."""
+    for _ in range(2):
+        scatter(tmp_path / "a/b")
+    (tmp_path / "a/b/c").mkdir()
+    (tmp_path / "a/b/c/file").write_text("x")
+    remove_tree(tmp_path / "a/b", root=tmp_path)
+    assert list((tmp_path / "a").iterdir()) == []

@@ -22,6 +22,7 @@ from kaa.api.types.core_v1 import Pod, Service
 from kaa.client.client import Client
 from kaa.client.informer import Informer
 from kaa.runtime.base import Runtime, RuntimeFailure
+from kaa.runtime.files import scatter
 
 from .admission import HostPort
 from .config import KubeletConfig, Recorder
@@ -165,6 +166,8 @@ class Kubelet:
     async def run(self) -> None:
         if self.config.fail_swap_on:
             check_swap()
+        scatter(self.config.root / "pods")
+        scatter(self.config.pod_log_root)
         self.pods.add_handler(self._pod_changed)
         try:
             async with asyncio.TaskGroup() as tasks:

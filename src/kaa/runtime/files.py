@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -56,6 +57,29 @@ def _parent(path: Path, root: Path) -> Iterator[tuple[int, str, int]]:
         yield here, parts[-1], mount
     finally:
         os.close(here)
+
+
+def scatter(folder: Path) -> None:
+    """Make a folder whose sub-folders are trees that have nothing to do with each other, and tell the file system so.
+
+    ext4 puts them into different places of the disk then. Otherwise all lie in one, where each new file is looked for among all
+    that were removed lately (it does not use those again for a minute): 2 ms a pod instead of 0.2. Others need no telling.
+    Source: chattr(1), ``T``; fs/ext4/ialloc.c ``recently_deleted``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        here = os.open(folder, _OPEN_DIR)
+        try:
+            flags = bytearray(8)
+            fcntl.ioctl(here, _GET_FLAGS, flags)
+            (known,) = struct.unpack_from("=I", flags)
+            if not known & _TOP_OF_TREES:
+                fcntl.ioctl(here, _SET_FLAGS, struct.pack("=Q", known | _TOP_OF_TREES))
+        finally:
+            os.close(here)
+
+
+_GET_FLAGS, _SET_FLAGS, _TOP_OF_TREES = 0x80086601, 0x40086602, 0x20000
 
 
 class Trash:

@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from ..base import IdMap
-from ..files import Trash, tree_usage
+from ..files import Trash, scatter, tree_usage
 from .files import remove_tree, write_atomic
 from .linux import CLONE_FS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, unmount, unshare
 from .unpack import ByteSource, LayerError, Limits, unpack_layer
@@ -54,6 +54,7 @@ class Snapshots:
         """Make the folders, drop what a crash left half unpacked, and find out whether overlayfs works here."""
         for folder in (self.layers, self.writable):
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        scatter(self.writable)
         for part in self.layers.glob(".*"):
             remove_tree(part)
         try:
