@@ -1,8 +1,8 @@
 """Bytes to and from containers: exec, attach, port-forward.
 
 All of them read straight from file descriptors when the reader asks, so a slow reader slows the writer down and nothing
-is buffered here. An exec is one ``runc exec`` process with our pipes or our pty; attach is conmon's packet socket;
-port-forward a socket made inside the sandbox's network namespace.
+is buffered here. An exec is one process of the OCI runtime (``execs``); attach is conmon's packet socket; port-forward a socket
+made inside the sandbox's network namespace.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from .work import complaint, ended
 Channel = Literal["stdout", "stderr"]
 _CHUNK = 1 << 16
 _PACKET = 8192  # what conmon reads at once
-_MAX_SYNC_OUTPUT_BYTES = 16 << 20  # as containerd limits ExecSync
 _CONNECT_TIMEOUT_S = 10.0
 _DRAIN_S = 0.5
 _KILL_TRIES = 3
