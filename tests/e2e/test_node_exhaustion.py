@@ -135,7 +135,7 @@ def test_a_pod_waits_for_an_address() -> None:
         text = until(said, "it says why it waits")
         assert text.startswith("Failed to create pod sandbox: ")
         assert "no IP addresses available in range set: 10.244.0.2-10.244.0.6" in text
-        assert kube.container("late")["state"]["waiting"]["reason"] == "ContainerCreating"
+        kube.waiting("late", "ContainerCreating")
         conditions = {c["type"]: c["status"] for c in kube.read("pods/late")["status"]["conditions"]}
         assert conditions["PodReadyToStartContainers"] == "False"
         freed = kube.read("pods/web-0")["status"]["podIP"]
