@@ -214,7 +214,8 @@ class Node:
         found = []
         for file in (self.root / "containers" / kind).iterdir():
             with suppress(FileNotFoundError):
-                found.append(json.loads(file.read_bytes().rpartition(b"\n")[2]))
+                if last := file.read_bytes().rpartition(b"\n")[2]:  # one that is being made is still empty
+                    found.append(json.loads(last))
         return found
 
     def reboot(self) -> None:
