@@ -8,15 +8,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+export PATH="$PATH:/usr/sbin:/sbin"
+
 # command:package
 needed=(conmon:conmon nft:nftables conntrack:conntrack)
-command -v runc >/dev/null || needed+=(crun:crun)  # either will do; crun is the faster one
-if [ "$(id -u)" = 0 ]; then needed+=(crun:crun); fi
+# either OCI runtime will do; crun is the faster one
+if [ "$(id -u)" = 0 ] || ! command -v runc >/dev/null; then needed+=(crun:crun); fi
 if [ "${1:-}" = tests ]; then
   needed+=(ip:iproute2 dig:dnsutils docker-registry:docker-registry skopeo:skopeo containerd:containerd)
-  needed+=(crun:crun runc:runc dbus-daemon:dbus-daemon losetup:mount mkfs.ext4:e2fsprogs)
+  needed+=(runc:runc dbus-daemon:dbus-daemon losetup:mount mkfs.ext4:e2fsprogs)
 fi
-export PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()
 for entry in "${needed[@]}"; do
