@@ -124,6 +124,19 @@ def test_what_is_news_of_a_deleted_pod(after: PodStatus, news: bool) -> None:
     play(story)
 
 
+def test_what_somebody_waits_for_goes_at_once() -> None:
+    async def story(world: World) -> None:
+        world.say(status("Succeeded", ENDED))
+        assert await world.writes() == 1
+        world.say(status("Succeeded", ENDED, generation=2))
+        assert await world.writes() == 0
+        flushed = asyncio.create_task(world.writer.flushed(world.pod().metadata.uid or ""))
+        assert await world.writes() == 1
+        assert flushed.done()
+
+    play(story)
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_the_newest_arrives_in_any_case(seed: int) -> None:
     async def story(world: World) -> None:

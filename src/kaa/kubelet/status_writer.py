@@ -82,7 +82,8 @@ class StatusWriter:
 
     async def flushed(self, uid: str) -> None:
         held = self._wanted.get(uid)
-        if held is not None:
+        if held is not None and not held.settled.is_set():
+            self._queue.add(uid)  # somebody waits for it, news or not
             await held.settled.wait()
 
     def forget(self, uid: str) -> None:
