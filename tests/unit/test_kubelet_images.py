@@ -17,7 +17,7 @@ from kaa.api.types.core_v1 import Pod, PodSpec, Secret
 from kaa.api.types.meta_v1 import ObjectMeta
 from kaa.kubelet.images import ImageError, Images
 from kaa.kubelet.images.keyring import Keyring, add_files, add_secrets, matches
-from kaa.kubelet.images.manager import Rate, named
+from kaa.kubelet.images.manager import named
 from kaa.kubelet.images.names import go_seconds, pull_policy, repository, with_tag
 from kaa.kubelet.images.records import POLICIES, Verification, check_pattern
 from kaa.runtime.base import Image, ImageAuth, ImagePullError
@@ -344,21 +344,6 @@ def test_how_many_pull_at_once(tmp_path: Path, options: dict[str, Any], most: in
     assert seen == most
     if most == 1:
         assert "in 1s (5s including waiting)" in node.last
-
-
-def test_pulls_have_a_rate() -> None:
-    clock = VirtualClock()
-    rate = Rate(clock, 2, 3)
-
-    async def go() -> None:
-        assert [rate.take() for _ in range(4)] == [True, True, True, False]
-        await clock.advance(0.5)
-        assert [rate.take(), rate.take()] == [True, False]
-        await clock.advance(100)
-        assert [rate.take() for _ in range(4)] == [True, True, True, False]
-
-    asyncio.run(go())
-    assert all(Rate(clock, 0, 0).take() for _ in range(9))
 
 
 def test_pulls_beyond_the_rate_fail(tmp_path: Path) -> None:

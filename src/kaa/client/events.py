@@ -28,6 +28,7 @@ from kaa.api.types.core_v1 import Event, EventSource, ObjectReference
 from kaa.api.types.meta_v1 import ObjectMeta
 
 from .client import Client, PatchType
+from .rate import Rate
 
 log = structlog.get_logger(__name__)
 
@@ -87,12 +88,6 @@ class _Similar:
 
 
 @dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    filled: float
-
-
-@dataclass(slots=True)
 class _Said:
     """One event as it stands, or will once written."""
 
@@ -126,17 +121,16 @@ class EventRecorder:
 
         ``late_s``: how long each is kept back in a burst.
         """
-        self._pace, self._burst = pace
-        self._late_s = late_s
-        self._unhurried, self._calmed = float(AT_ONCE), clock.monotonic()
-        self._tokens, self._filled = float(self._burst), clock.monotonic()
+        per_second, burst = pace
+        self._pace = Rate(clock, per_second, max(burst, 1))
+        self._late_s, self._unhurried = late_s, Rate(clock, AT_ONCE, AT_ONCE)
         self._client, self._clock = client, clock
         self._component, self._host = component, host
         self._queue: deque[_Said] = deque()
         self._wake = asyncio.Event()
         self._similar: _Recent[tuple[str, ...], _Similar] = _Recent()
         self._said: _Recent[tuple[str, ...], _Said] = _Recent()
-        self._buckets: _Recent[tuple[str, ...], _Bucket] = _Recent()
+        self._spam: _Recent[tuple[str, ...], Rate] = _Recent()
         self._written = 0
         self.dropped = 0
 
@@ -157,7 +151,8 @@ class EventRecorder:
             )
         )
         message = self._combined((*about, type, reason), message, now)
-        if not self._allowed(about, now):
+        allowed = self._spam.get(about) or self._spam.put(about, Rate(self._clock, SPAM_PER_S, SPAM_BURST))
+        if not allowed.take():
             self.dropped += 1
             return
         key = (*about, type, reason, message[: len(COMBINED)] if message.startswith(COMBINED) else message)
@@ -180,33 +175,16 @@ class EventRecorder:
         similar.messages.pop()
         return COMBINED + message
 
-    def _allowed(self, key: tuple[str, ...], now: float) -> bool:
-        bucket = self._buckets.get(key) or self._buckets.put(key, _Bucket(SPAM_BURST, now))
-        bucket.tokens = min(SPAM_BURST, bucket.tokens + (now - bucket.filled) * SPAM_PER_S)
-        bucket.filled = now
-        if bucket.tokens < 1:
-            return False
-        bucket.tokens -= 1
-        return True
-
     def _enqueue(self, said: _Said) -> None:
         if said.queued:
             return
         if len(self._queue) >= QUEUE_LIMIT:
             self.dropped += 1
             return
-        said.queued, said.due = True, self._due()
+        said.queued = True
+        said.due = self._clock.monotonic() + (0.0 if self._unhurried.take() else self._late_s)
         self._queue.append(said)
         self._wake.set()
-
-    def _due(self) -> float:
-        now = self._clock.monotonic()
-        self._unhurried = min(AT_ONCE, self._unhurried + (now - self._calmed) * AT_ONCE)
-        self._calmed = now
-        if self._unhurried < 1:
-            return now + self._late_s
-        self._unhurried -= 1
-        return now
 
     async def run(self) -> None:
         """Write what was recorded, until cancelled."""
@@ -216,19 +194,11 @@ class EventRecorder:
                     await self._clock.sleep(wait_s)
                 said = self._queue.popleft()
                 said.queued = False
-                await self._keep_pace()
+                if (wait_s := self._pace.wait_s()) > 0:
+                    await self._clock.sleep(wait_s)
                 await self._write_surely(said)
             self._wake.clear()
             await self._wake.wait()
-
-    async def _keep_pace(self) -> None:
-        if not self._pace:
-            return
-        now = self._clock.monotonic()
-        self._tokens = min(max(self._burst, 1), self._tokens + (now - self._filled) * self._pace) - 1
-        self._filled = now
-        if self._tokens < 0:
-            await self._clock.sleep(-self._tokens / self._pace)
 
     async def flush(self) -> None:
         """Write what waits, once: for the end of a component."""

@@ -14,6 +14,7 @@ import structlog
 
 from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import Pod, Secret
+from kaa.client.rate import Rate
 from kaa.runtime.base import Image, Runtime, RuntimeFailure
 
 from ..metrics.images import ImageMetrics
@@ -49,25 +50,6 @@ class Providers(Protocol):
     async def add(self, ring: Keyring, repository: str, pod: Pod) -> None:
         """Add what they give for an image of a pod. Never fails: one that says no gives nothing."""
         ...
-
-
-class Rate:
-    """So many pulls a second, and a burst of some: a bucket of tokens. Source: registryPullQPS, registryBurst."""
-
-    def __init__(self, clock: Clock, per_second: float, burst: int) -> None:
-        self._clock, self._per_second, self._burst = clock, per_second, float(burst)
-        self._left, self._at = float(burst), clock.monotonic()
-
-    def take(self) -> bool:
-        """Whether a pull may begin now."""
-        if self._per_second <= 0:
-            return True
-        now = self._clock.monotonic()
-        self._left, self._at = min(self._burst, self._left + (now - self._at) * self._per_second), now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class _Backoff:
