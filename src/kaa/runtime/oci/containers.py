@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -94,6 +95,7 @@ class Containers:
         self.own_cgroup = f"/kaa-runtime-{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:12]}"
         self.live: Grouped[Live] = Grouped(lambda live: live.record.sandbox_id)
         self._warned_oom = False
+        self._laying = threading.Lock()
 
     def bundle(self, container_id: str) -> Path:
         return self.bundles / container_id
@@ -224,8 +226,9 @@ class Containers:
 
         def build() -> None:
             namespace = facts.namespaces.get("user")
-            if not self.snapshots.has(record.chain[0]):
-                self.snapshots.lay(record.chain[0], lambda layer: mountpoints.fill(layer, points))
+            with self._laying:  # containers that start together wait for one layer rather than lay it each
+                if not self.snapshots.has(record.chain[0]):
+                    self.snapshots.lay(record.chain[0], lambda layer: mountpoints.fill(layer, points))
             rootfs = self.snapshots.prepare(record.id, record.chain, facts.users, namespace)
             shown = {
                 image_id: self.snapshots.show(record.id, str(number), chain, namespace)
