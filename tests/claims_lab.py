@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fake_api import FakeApi
+from fake_api import FakeApi, running
 
 from kaa.api.clock import VirtualClock
 from kaa.api.types.core_v1 import Pod
@@ -70,12 +70,9 @@ class Bench:
 def play(story: Callable[[Bench], Awaitable[None]]) -> None:
     async def body() -> None:
         bench = Bench()
-        async with asyncio.TaskGroup() as tasks:
-            parts = (bench.informers.run, bench.scheduler.run, bench.controller.run, bench.recorder.run)
-            running = [tasks.create_task(part()) for part in parts]
-            await bench.clock.settle()
+        async with running(
+            bench.clock, bench.informers.run, bench.scheduler.run, bench.controller.run, bench.recorder.run
+        ):
             await story(bench)
-            for task in running:
-                task.cancel()
 
     asyncio.run(body())

@@ -7,15 +7,16 @@ selectors and watches. It defaults and validates nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from kaa.api import scheme, selectors
-from kaa.api.clock import Clock, format_time
+from kaa.api.clock import Clock, VirtualClock, format_time
 from kaa.api.custom import CustomObject, from_document
 from kaa.api.errors import AlreadyExists, Conflict, Forbidden, NotFound
 from kaa.api.names import generate_name
@@ -395,3 +396,14 @@ def _merge_by(name: str, old: list[Any], patch: list[Any]) -> list[Any]:
     changes = {entry[name]: entry for entry in patch}
     kept = [{**entry, **changes.pop(entry[name], {})} for entry in old]
     return [entry for entry in [*kept, *changes.values()] if entry.get("$patch") != "delete"]
+
+
+@contextlib.asynccontextmanager
+async def running(clock: VirtualClock, *parts: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Components at work beside the body, settled before it begins."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(part()) for part in parts]
+        await clock.settle()
+        yield
+        for task in tasks:
+            task.cancel()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from device_lab import asks, device, make_class, make_node, make_slice, request
-from fake_api import FakeApi
+from fake_api import FakeApi, running
 
 from kaa.api.clock import VirtualClock
 from kaa.api.errors import Conflict, InternalError
@@ -143,9 +143,7 @@ async def play(seed: int) -> None:
         history.api.put(make_node(f"n{n}"))
         history.publish(n)
         history.api.put(make_template(n + 1))
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(part()) for part in (informers.run, scheduler.run, controller.run, recorder.run)]
-        await history.clock.settle()
+    async with running(history.clock, informers.run, scheduler.run, controller.run, recorder.run):
         history.faulty = True
         for _ in range(40):
             await history.step()
@@ -155,8 +153,6 @@ async def play(seed: int) -> None:
             await history.collect()
             history.check()
         history.settled()
-        for task in running:
-            task.cancel()
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kaa.runtime import files
 from kaa.runtime.files import RefusedError, Trash, mount_points, remove_tree, scatter, tree_usage
 
 
@@ -197,3 +198,12 @@ def test_scattered_trees_are_folders_like_others(tmp_path: Path) -> None:
     (tmp_path / "a/b/c/file").write_text("x")
     remove_tree(tmp_path / "a/b", root=tmp_path)
     assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["/", "/proc", "/dev", "/sys"])
+def test_both_ways_to_a_mounts_number_agree(place: str) -> None:
+    folder = os.open(place, os.O_PATH | os.O_DIRECTORY)
+    try:
+        assert files.mount_id(folder) == files._mount_id_by_proc(folder)
+    finally:
+        os.close(folder)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
-from fake_api import FakeApi
+from fake_api import FakeApi, running
 from msgspec.structs import replace
 
 from kaa.api.clock import VirtualClock
@@ -95,13 +95,8 @@ class Bench:
 def play(story: Callable[[Bench], Awaitable[None]]) -> None:
     async def body() -> None:
         bench = Bench()
-        async with asyncio.TaskGroup() as tasks:
-            parts = (bench.informers.run, bench.scheduler.run, bench.binder.run)
-            running = [tasks.create_task(part()) for part in parts]
-            await bench.clock.settle()
+        async with running(bench.clock, bench.informers.run, bench.scheduler.run, bench.binder.run):
             await story(bench)
-            for task in running:
-                task.cancel()
 
     asyncio.run(body())
 
