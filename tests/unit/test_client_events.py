@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from random import Random
 
+import pytest
 from fake_api import FakeApi
 from world import make_pod
 
 from kaa.api.clock import VirtualClock
 from kaa.api.types.core_v1 import Event
-from kaa.client.events import AT_ONCE, LATE_S, EventRecorder
+from kaa.client.events import AT_ONCE, LATE_S, QUIET_S, EventRecorder
 
 Play = Callable[[FakeApi, VirtualClock, EventRecorder], Awaitable[None]]
 
@@ -80,7 +82,7 @@ def test_many_of_a_kind_are_combined_and_a_flood_is_dropped() -> None:
     recorded(play)
 
 
-def test_in_a_burst_events_wait_and_come_once() -> None:
+def test_in_a_burst_events_wait_until_it_is_quiet_and_come_once() -> None:
     async def main() -> None:
         clock = VirtualClock()
         api = FakeApi(clock)
@@ -88,14 +90,38 @@ def test_in_a_burst_events_wait_and_come_once() -> None:
         writing = asyncio.create_task(recorder.run())
         for n in range(3 * AT_ONCE):
             recorder.event(make_pod(f"p{n}"), "Normal", "Started", "Container started")
-        await clock.advance(0.01)
+        await clock.advance(QUIET_S - 0.01)
         assert len(api.all(Event)) == AT_ONCE
         recorder.event(make_pod(f"p{AT_ONCE}"), "Normal", "Started", "Container started")
-        await clock.advance(LATE_S)
+        await clock.advance(QUIET_S - 0.01)
+        assert len(api.all(Event)) == AT_ONCE, "it was not quiet"
+        await clock.advance(0.02)
         assert [event.count for event in api.all(Event)] == [1] * AT_ONCE + [2] + [1] * (2 * AT_ONCE - 1)
         recorder.event(make_pod("last"), "Normal", "Started", "Container started")
         await clock.advance(0.01)
-        assert len(api.all(Event)) == 3 * AT_ONCE + 1, "it is quiet again"
+        assert len(api.all(Event)) == 3 * AT_ONCE + 1, "the burst is over"
+        writing.cancel()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_event_is_later_than_it_may_be(seed: int) -> None:
+    async def main() -> None:
+        random = Random(seed)
+        clock = VirtualClock()
+        api = FakeApi(clock)
+        recorder = EventRecorder(api, clock, "kubelet", late_s=LATE_S)
+        writing = asyncio.create_task(recorder.run())
+        said: dict[str, float] = {}
+        for n in range(150):
+            said[f"p{n}"] = clock.monotonic()
+            recorder.event(make_pod(f"p{n}"), "Normal", "Started", "Container started")
+            await clock.advance(random.choice((0.0, 0.01, 0.1, 0.3)))
+            there = {event.involved_object.name for event in api.all(Event)}
+            assert {name for name, at in said.items() if at + LATE_S < clock.monotonic()} <= there
+        await clock.advance(QUIET_S)
+        assert len(api.all(Event)) == 150
         writing.cancel()
 
     asyncio.run(main())

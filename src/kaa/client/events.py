@@ -9,8 +9,9 @@ repetition at once and leaves writing to ``run``. The idea is upstream's correla
 - more than 25 events about one object in a burst, then more than one in five minutes, are dropped;
 - what does not fit in the queue is dropped.
 
-Ours: in a burst, a cluster's components write their events ``LATE_S`` late, all but the first ``AT_ONCE`` a second. They are for
-people, who do not notice, while what they tell of comes first; and what is said twice meanwhile is written once.
+Ours: in a burst, a cluster's components write their events, all but the first ``AT_ONCE`` a second, once they have been quiet for
+``QUIET_S``, and ``LATE_S`` late at most, which is what upstream's limit of requests makes of such a burst. Events are for people:
+what they tell of comes first, and what is said twice meanwhile is written once.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .rate import Rate
 log = structlog.get_logger(__name__)
 
 QUEUE_LIMIT = 1000
-LATE_S, AT_ONCE = 1.0, 10
+LATE_S, QUIET_S, AT_ONCE = 3.0, 0.5, 10
 CACHE_LIMIT = 4096
 SIMILAR_LIMIT, SIMILAR_WINDOW_S = 10, 600.0
 COMBINED = "(combined from similar events): "
@@ -100,7 +101,7 @@ class _Said:
     count: int = 1
     name: str = ""  #: empty until the server has it
     queued: bool = False
-    due: float = 0.0  #: when it is to be written, by the monotonic clock
+    due: float = 0.0  #: when it is to be written at the latest, by the monotonic clock
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -119,11 +120,11 @@ class EventRecorder:
     ) -> None:
         """``pace``: how many requests a second may be made, and how many at once after a rest; 0: as many as there are.
 
-        ``late_s``: how long each is kept back in a burst.
+        ``late_s``: how long each may be kept back in a burst.
         """
         per_second, burst = pace
         self._pace = Rate(clock, per_second, max(burst, 1))
-        self._late_s, self._unhurried = late_s, Rate(clock, AT_ONCE, AT_ONCE)
+        self._late_s, self._unhurried, self._quiet_at = late_s, Rate(clock, AT_ONCE, AT_ONCE), 0.0
         self._client, self._clock = client, clock
         self._component, self._host = component, host
         self._queue: deque[_Said] = deque()
@@ -176,13 +177,14 @@ class EventRecorder:
         return COMBINED + message
 
     def _enqueue(self, said: _Said) -> None:
+        now = self._clock.monotonic()
+        self._quiet_at = now + QUIET_S
         if said.queued:
             return
         if len(self._queue) >= QUEUE_LIMIT:
             self.dropped += 1
             return
-        said.queued = True
-        said.due = self._clock.monotonic() + (0.0 if self._unhurried.take() else self._late_s)
+        said.queued, said.due = True, now + (0.0 if self._unhurried.take() else self._late_s)
         self._queue.append(said)
         self._wake.set()
 
@@ -190,8 +192,9 @@ class EventRecorder:
         """Write what was recorded, until cancelled."""
         while True:
             while self._queue:
-                if (wait_s := self._queue[0].due - self._clock.monotonic()) > 0:
+                if (wait_s := min(self._queue[0].due, self._quiet_at) - self._clock.monotonic()) > 0:
                     await self._clock.sleep(wait_s)
+                    continue  # more may have been said meanwhile
                 said = self._queue.popleft()
                 said.queued = False
                 if (wait_s := self._pace.wait_s()) > 0:

@@ -46,7 +46,7 @@ class Context:
     client_for: Callable[[str], Client]
     informers: Informers
     clock: Clock
-    events_late_s: float = 0.0  #: how long events are kept back in a burst
+    events_late_s: float = 0.0  #: how long events may be kept back in a burst
 
 
 class Controller(Generic[K]):
