@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 
 import pytest
@@ -83,6 +84,21 @@ def test_text_that_is_no_utf8_is_read_as_go_reads_it(method: str, path: str, kin
         answer = await lab.ask(method, path, body % (b"b" if method == "POST" else b"a"), content_type=kind)
         assert answer.status in (200, 201), answer.body
         assert json.loads(answer.body)["data"] == {"k": "\ufffd"}
+
+    run(use, http=True)
+
+
+def test_a_pull_secret_that_is_no_utf8_is_one_nevertheless() -> None:
+    content = base64.b64encode(b'{"auths":{"reg.io":{"username":"\xff"}}}').decode()
+    body = {
+        "metadata": {"name": "s"},
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": content},
+    }
+
+    async def use(lab: Lab) -> None:
+        answer = await lab.ask("POST", "/api/v1/namespaces/default/secrets", body)
+        assert answer.status == 201, answer.body
 
     run(use, http=True)
 

@@ -230,6 +230,18 @@ def test_yaml_and_protobuf_are_shown_as_json(tmp_path: Path) -> None:
     assert event["responseObject"]["metadata"]["namespace"] == "default"
 
 
+def test_text_that_is_no_utf8_is_shown_as_go_reads_it(tmp_path: Path) -> None:
+    body = b'{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","managedFields":[]},"data":{"k":"\xff"}}'
+
+    async def test(lab: Lab) -> None:
+        assert (await lab.ask("POST", MAPS, body)).status == 201
+
+    rules = "omitManagedFields: true\nrules: [{level: RequestResponse, resources: [{resources: [configmaps]}]}]\n"
+    *_, complete = run(tmp_path, rules, test)
+    assert complete["requestObject"]["data"] == complete["responseObject"]["data"] == {"k": "\ufffd"}
+    assert complete["objectRef"]["name"] == "a"
+
+
 # -------------------------------------------------------------------------------------------------------- the file
 
 

@@ -131,6 +131,13 @@ def test_entries_that_hold_nothing(entry: Any) -> None:
     assert found("reg.io/a", pull_secret({"auths": {"reg.io": entry, "[": login("a")}})) == []
 
 
+@pytest.mark.parametrize("key", [".dockerconfigjson", ".dockercfg"])
+def test_a_secret_that_is_no_text_holds_nothing(key: str) -> None:
+    content = base64.b64encode(b'{"auths":{"reg.io":{"username":"\xff"}}}').decode()
+    secret = Secret(metadata=ObjectMeta(name="p", namespace="n", uid="u"), data={key: content})
+    assert found("reg.io/a", secret) == []
+
+
 def test_an_auth_without_padding_is_read() -> None:
     auth = base64.b64encode(b"u:pw").decode().rstrip("=")
     assert found("reg.io/a", pull_secret({"auths": {"reg.io": {"auth": auth}}})) == [ImageAuth("u", "pw")]

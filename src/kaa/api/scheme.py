@@ -157,8 +157,15 @@ def decode(kind: type[T], data: bytes | bytearray | memoryview) -> T:
         return found
     except msgspec.ValidationError:
         return convert(kind, _plain(data))
+    except UnicodeDecodeError:
+        return decode(kind, repaired(data))
     except msgspec.DecodeError as err:
         raise DecodeError(str(err)) from err
+
+
+def repaired(data: bytes | bytearray | memoryview) -> bytes:
+    """Text as Go reads it: with a replacement character for what is no UTF-8."""
+    return bytes(data).decode("utf-8", "replace").encode()
 
 
 def convert(kind: type[T], value: Any) -> T:
@@ -176,6 +183,8 @@ def convert(kind: type[T], value: Any) -> T:
 def _plain(data: bytes | bytearray | memoryview) -> Any:
     try:
         return msgspec.json.decode(data)
+    except UnicodeDecodeError:
+        return _plain(repaired(data))
     except msgspec.DecodeError as err:
         raise DecodeError(str(err)) from err
 

@@ -163,12 +163,7 @@ def read(
     try:
         return _read(request, resource, kind, bytes(request.body), unknown)
     except UnicodeDecodeError:
-        return _read(request, resource, kind, as_go_reads(bytes(request.body)), unknown)
-
-
-def as_go_reads(data: bytes) -> bytes:
-    """Text with a replacement character for what is no UTF-8."""
-    return data.decode("utf-8", "replace").encode()
+        return _read(request, resource, kind, scheme.repaired(bytes(request.body)), unknown)
 
 
 def json_value(data: bytes) -> Any:
@@ -176,7 +171,7 @@ def json_value(data: bytes) -> Any:
     try:
         return _DOCUMENT.decode(data)
     except UnicodeDecodeError:
-        return _DOCUMENT.decode(as_go_reads(data))
+        return _DOCUMENT.decode(scheme.repaired(data))
 
 
 def _read(request: Request, resource: Resource[Any], kind: type | None, data: bytes, unknown: Unknown | None) -> Body:

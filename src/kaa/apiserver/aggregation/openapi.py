@@ -86,7 +86,7 @@ class RemoteOpenAPI:
             ):
                 body = await answer.body()
                 found = msgspec.json.decode(body) if answer.status == 200 else {}
-        except (OSError, BadTrust, msgspec.DecodeError) as err:
+        except (OSError, BadTrust, msgspec.DecodeError, UnicodeDecodeError) as err:
             log.warning("no OpenAPI from behind an APIService", name=name, path=path, error=str(err))
             return held.document
         held.document = found if isinstance(found, dict) else {}

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from kaa.api import scheme
 from kaa.api.errors import ApiError
 from kaa.client.client import WatchEvent
 from kaa.client.pipeline import Answer as CallAnswer
@@ -83,6 +84,7 @@ def as_json(body: bytes, content_type: str) -> bytes:
     if kind.endswith("+cbor"):
         kind = bodies.CBOR
     if kind not in (bodies.YAML, bodies.PROTOBUF, bodies.CBOR):
+        body = scheme.repaired(body)
         return body if _is_json(body) else b""
     try:
         return msgspec.json.encode(bodies.plain_document(body, kind, "Object"))

@@ -143,7 +143,7 @@ def _config_entries(content: bytes) -> Mapping[str, Any] | None:
 def _entries(content: bytes) -> Mapping[str, Any] | None:
     try:
         return _dict(msgspec.json.decode(content))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

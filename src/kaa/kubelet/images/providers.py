@@ -217,7 +217,7 @@ class _Program:
         wanted = self._provider.api_version
         try:
             answer = msgspec.json.decode(output[:_MAX_ANSWER], type=_Answer)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             raise _Refused("error decoding credential provider plugin response from stdout") from None
         if answer.api_version != wanted:
             raise _Refused(

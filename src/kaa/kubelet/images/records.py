@@ -269,7 +269,7 @@ def _read(folder: Path, kind: Callable[..., R]) -> list[R]:
     for path in sorted(folder.iterdir()):
         try:
             found.append(msgspec.json.decode(path.read_bytes(), type=kind))
-        except (msgspec.DecodeError, OSError) as err:
+        except (msgspec.DecodeError, UnicodeDecodeError, OSError) as err:
             log.warning("record of an image pull is unreadable and dropped", path=str(path), error=str(err))
             path.unlink(missing_ok=True)
     return found

@@ -119,7 +119,7 @@ def _seccomp_profile(name: str) -> dict[str, object] | None:
     except OSError as err:
         why = (err.strerror or str(err)).lower()
         raise RuntimeFailure(f'cannot load seccomp profile "{name}": open {name}: {why}') from err
-    except msgspec.DecodeError as err:
+    except (msgspec.DecodeError, UnicodeDecodeError) as err:
         raise RuntimeFailure(f'cannot load seccomp profile "{name}": {err}') from err
     return found
 

@@ -17,6 +17,7 @@ from kaa.api import fields, names
 from kaa.api.fields import FieldError, Path
 from kaa.api.types.core_v1 import Secret
 
+from ...bodies import json_value
 from ..strategy import Strategy
 from ..tables import age, shape
 from .configmaps import LIMIT_BYTES, locked
@@ -93,7 +94,7 @@ def _json_key(obj: Secret, key: str) -> Iterator[FieldError]:
         yield fields.required(_DATA.key(key))
         return
     try:
-        msgspec.json.decode(base64.b64decode(obj.data[key]), type=dict[str, Any])
+        msgspec.convert(json_value(base64.b64decode(obj.data[key])), dict[str, Any])
     except (binascii.Error, msgspec.DecodeError) as err:
         yield fields.invalid(_DATA.key(key), "<secret contents redacted>", str(err))
 
