@@ -24,7 +24,7 @@ from kaa.apiserver.authn import token_request
 from kaa.apiserver.authn.base import ANONYMOUS, Credentials
 from kaa.apiserver.authn.chain import DefaultAuthenticator
 from kaa.apiserver.authn.impersonation import impersonate, read_headers
-from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey
+from kaa.apiserver.authn.jwt import SigningKey, VerifyingKey, b64
 from kaa.apiserver.authn.token_review import token_review
 from kaa.apiserver.authn.tokens import ISSUER, TokenIssuer
 from kaa.apiserver.authz.union import DefaultAuthorizer
@@ -127,7 +127,9 @@ def test_wrong_tokens_are_refused_and_silence_is_anonymous(issuer: TokenIssuer, 
     token = requested(issuer, view)
     head, body, signature = token.split(".")
     forged = "A" + signature[1:] if signature[0] != "A" else "B" + signature[1:]
-    for wrong in ("nonsense", f"{head}.{body}.{forged}", requested(issuer, view, audiences=("other",))):
+    no_text = b64(b'{"alg":"ES256","iss":"\xff"}')
+    other = requested(issuer, view, audiences=("other",))
+    for wrong in ("nonsense", f"{head}.{body}.{forged}", f"{no_text}.{no_text}.{signature}", other):
         with pytest.raises(Unauthorized):
             authenticator.authenticate(bearer(wrong), view)
     assert authenticator.authenticate(Credentials(), view) is ANONYMOUS

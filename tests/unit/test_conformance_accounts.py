@@ -16,7 +16,7 @@ def test_whoever_verifies_tokens_in_a_pod_reaches_the_keys() -> None:
         found = (await lab.ask("GET", "/.well-known/openid-configuration")).json()
         assert found["issuer"] == "https://kubernetes.default.svc.cluster.local"
         assert found["jwks_uri"] == "https://192.0.2.10:6443/openid/v1/jwks"  # the node's address: a pod has no other
-        assert found["id_token_signing_alg_values_supported"] == ["RS256"]
+        assert found["id_token_signing_alg_values_supported"] == ["ES256"]
         keys = (await lab.ask("GET", "/openid/v1/jwks")).json()["keys"]
         assert {key["use"] for key in keys} == {"sig"}
 

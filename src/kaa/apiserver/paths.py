@@ -52,7 +52,7 @@ class Paths:
             "/": self._root,
             KEYS_PATH: lambda http, user, options: HttpResponse(200, key_set([self._key]), KEYS_TYPE),
             "/.well-known/openid-configuration": lambda http, user, options: HttpResponse(
-                200, configuration(ISSUER, self._server_url), CONFIGURATION_TYPE
+                200, configuration(ISSUER, self._server_url, [self._key]), CONFIGURATION_TYPE
             ),
         }
         for word in ("healthz", "livez", "readyz"):

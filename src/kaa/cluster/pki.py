@@ -197,10 +197,10 @@ class Pki:
         write_private(self.cert(name), certificate.public_bytes(Encoding.PEM))
 
     def _make_token_key(self) -> None:
-        from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+        from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-        key = generate_private_key(public_exponent=65537, key_size=2048)
+        key = generate_private_key(SECP256R1())
         write_private(self.token_key, key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         write_private(self.token_public_key, public)

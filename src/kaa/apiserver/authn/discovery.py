@@ -17,7 +17,7 @@ CONFIGURATION_TYPE = "application/json"
 KEYS_TYPE = "application/jwk-set+json"
 
 
-def configuration(issuer: str, server: str) -> bytes:
+def configuration(issuer: str, server: str, keys: Sequence[VerifyingKey]) -> bytes:
     """``server``: where the API server is reached from outside, ``https://10.0.0.1:6443``."""
     return msgspec.json.encode(
         {
@@ -25,7 +25,7 @@ def configuration(issuer: str, server: str) -> bytes:
             "jwks_uri": f"{server}{KEYS_PATH}",
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["RS256"],
+            "id_token_signing_alg_values_supported": sorted({key.algorithm for key in keys}),
         }
     )
 
