@@ -159,7 +159,8 @@ def read(path: str) -> str:
     return Path(path).read_text()
 
 
-def test_a_sandbox_lives_and_ends(run: Callable[..., None]) -> None:
+@pytest.mark.parametrize("leaving", [False, True])
+def test_a_sandbox_lives_and_ends(run: Callable[..., None], leaving: bool) -> None:
     async def body(subject: Subject) -> None:
         runtime = subject.runtime
         config = sandbox_config(subject)
@@ -171,7 +172,7 @@ def test_a_sandbox_lives_and_ends(run: Callable[..., None]) -> None:
         assert await runtime.list_sandboxes(uid="u2") == await runtime.list_sandboxes(uid="") == []
         assert (found.labels, found.annotations, found.state) == ({"a": "b"}, {"c": "d"}, SandboxState.READY)
         for _ in range(2):
-            await runtime.stop_sandbox(sandbox_id)
+            await runtime.stop_sandbox(sandbox_id, leaving=leaving)
         (found,) = await runtime.list_sandboxes()
         assert found.state is SandboxState.NOT_READY
         for _ in range(2):
@@ -212,13 +213,14 @@ def test_a_container_lives_and_ends(run: Callable[..., None]) -> None:
     run(body)
 
 
-def test_removing_a_sandbox_takes_its_containers(run: Callable[..., None]) -> None:
+@pytest.mark.parametrize("leaving", [False, True])
+def test_removing_a_sandbox_takes_its_containers(run: Callable[..., None], leaving: bool) -> None:
     async def body(subject: Subject) -> None:
         runtime = subject.runtime
         sandbox_id = await runtime.run_sandbox(sandbox_config(subject))
         container_id = await runtime.create_container(sandbox_id, container_config())
         await runtime.start_container(container_id)
-        await runtime.stop_sandbox(sandbox_id)
+        await runtime.stop_sandbox(sandbox_id, leaving=leaving)
         assert (await runtime.container(container_id)).state is ContainerState.EXITED
         await runtime.remove_sandbox(sandbox_id)
         assert await runtime.list_containers() == []

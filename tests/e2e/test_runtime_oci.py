@@ -364,7 +364,8 @@ def test_the_network_is_attached_and_detached(tmp_path: Path, archive: Path, lef
     asyncio.run(main())
 
 
-def test_a_sandbox_is_taken_down_once(tmp_path: Path, archive: Path, leftovers: None) -> None:
+@pytest.mark.parametrize("leaving", [False, True])
+def test_a_sandbox_is_taken_down_once(tmp_path: Path, archive: Path, leftovers: None, leaving: bool) -> None:
     async def main() -> None:
         async with runtime_in(tmp_path, archive) as runtime:
             network = runtime.network = FakeNetwork()
@@ -372,11 +373,14 @@ def test_a_sandbox_is_taken_down_once(tmp_path: Path, archive: Path, leftovers: 
             await started(runtime, sandbox_id)
             parent = runtime.containers.cgroups.folder(f"{runtime.containers.own_cgroup}/{sandbox_id}", "pids")
             assert parent.is_dir()
-            await runtime.stop_sandbox(sandbox_id)
-            await runtime.stop_sandbox(sandbox_id)
+            await runtime.stop_sandbox(sandbox_id, leaving=leaving)
+            await runtime.stop_sandbox(sandbox_id, leaving=leaving)
+            assert network.detached == [sandbox_id]
+            assert parent.exists() == leaving
             await runtime.remove_sandbox(sandbox_id)
             assert network.detached == [sandbox_id]
             assert not parent.exists()
+            assert not os.listdir(runtime.run_dir / "sandboxes")
             at_once = await sandbox(runtime, name="at-once")
             await runtime.remove_sandbox(at_once)
             assert network.detached == [sandbox_id, at_once]

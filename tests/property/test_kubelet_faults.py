@@ -84,8 +84,8 @@ class FaultyRuntime(SimulatedRuntime):
     async def start_container(self, container_id: str) -> None:
         await self._unsure(lambda: self._begin(container_id))
 
-    async def stop_sandbox(self, sandbox_id: str) -> None:
-        await self._unsure(lambda: super(FaultyRuntime, self).stop_sandbox(sandbox_id))
+    async def stop_sandbox(self, sandbox_id: str, *, leaving: bool = False) -> None:
+        await self._unsure(lambda: super(FaultyRuntime, self).stop_sandbox(sandbox_id, leaving=leaving))
 
     async def remove_container(self, container_id: str) -> None:
         await self._unsure(lambda: super(FaultyRuntime, self).remove_container(container_id))

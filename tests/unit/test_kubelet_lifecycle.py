@@ -31,6 +31,7 @@ from kaa.api.types.core_v1 import (
     VolumeMount,
 )
 from kaa.api.types.meta_v1 import ObjectMeta
+from kaa.kubelet.pod_host import QUIET_S
 from kaa.kubelet.pod_worker import PodWorker
 from kaa.kubelet.status_writer import PATIENCE_S
 from kaa.runtime.base import ContainerState
@@ -169,6 +170,7 @@ def test_job_pod_succeeds_and_is_deleted(play: Play) -> None:
         world.client.ask_delete("web", world.clock.now())
         await world.rest()
         assert not world.exists()
+        await world.advance(QUIET_S)
         assert await world.runtime.list_sandboxes() == []
 
     play(story)
@@ -462,6 +464,7 @@ def test_force_deleted_pod_ends(play: Play) -> None:
         await world.rest()
         await world.client.delete(type(world.pod()), "web", "default")
         await world.rest()
+        await world.advance(QUIET_S)
         assert await world.runtime.list_sandboxes() == []
         assert not world.kubelet.workers
 

@@ -19,6 +19,7 @@ from kaa.api.types.core_v1 import (
     TCPSocketAction,
 )
 from kaa.kubelet.log_rotation import LogRotation
+from kaa.kubelet.pod_host import QUIET_S
 from kaa.kubelet.probing.hooks import HookFailed, run_hook
 from kaa.runtime.base import ContainerState, ExecResult
 
@@ -327,6 +328,7 @@ def test_logs_go_with_their_pod(play: Play) -> None:
         assert left == ["default_web_uid-web", "something-else"]
         world.client.ask_delete("web", world.clock.now())
         await world.rest()
+        await world.advance(QUIET_S)
         assert await asyncio.to_thread(lambda: [p.name for p in root.iterdir()]) == ["something-else"]
 
     play(story)

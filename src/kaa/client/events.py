@@ -29,7 +29,7 @@ from kaa.api.types.core_v1 import Event, EventSource, ObjectReference
 from kaa.api.types.meta_v1 import ObjectMeta
 
 from .client import Client, PatchType
-from .rate import Rate
+from .pace import Lull, Rate
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,8 @@ class _Said:
     count: int = 1
     name: str = ""  #: empty until the server has it
     queued: bool = False
-    due: float = 0.0  #: when it is to be written at the latest, by the monotonic clock
+    late: bool = False  #: comes in a burst
+    since: float = 0.0  #: when it was queued, by the monotonic clock
     annotations: dict[str, str] = field(default_factory=dict)
 
 
@@ -124,7 +125,7 @@ class EventRecorder:
         """
         per_second, burst = pace
         self._pace = Rate(clock, per_second, max(burst, 1))
-        self._late_s, self._unhurried, self._quiet_at = late_s, Rate(clock, AT_ONCE, AT_ONCE), 0.0
+        self._at_once, self._lull = Rate(clock, AT_ONCE if late_s else 0, AT_ONCE), Lull(clock, QUIET_S, late_s)
         self._client, self._clock = client, clock
         self._component, self._host = component, host
         self._queue: deque[_Said] = deque()
@@ -177,14 +178,13 @@ class EventRecorder:
         return COMBINED + message
 
     def _enqueue(self, said: _Said) -> None:
-        now = self._clock.monotonic()
-        self._quiet_at = now + QUIET_S
+        self._lull.stir()
         if said.queued:
             return
         if len(self._queue) >= QUEUE_LIMIT:
             self.dropped += 1
             return
-        said.queued, said.due = True, now + (0.0 if self._unhurried.take() else self._late_s)
+        said.queued, said.late, said.since = True, not self._at_once.take(), self._clock.monotonic()
         self._queue.append(said)
         self._wake.set()
 
@@ -192,9 +192,8 @@ class EventRecorder:
         """Write what was recorded, until cancelled."""
         while True:
             while self._queue:
-                if (wait_s := min(self._queue[0].due, self._quiet_at) - self._clock.monotonic()) > 0:
-                    await self._clock.sleep(wait_s)
-                    continue  # more may have been said meanwhile
+                if self._queue[0].late:
+                    await self._lull.wait(self._queue[0].since)
                 said = self._queue.popleft()
                 said.queued = False
                 if (wait_s := self._pace.wait_s()) > 0:

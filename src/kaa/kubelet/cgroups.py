@@ -7,9 +7,11 @@ Source: pkg/kubelet/cm (qos_container_manager_linux, helpers_linux), pkg/kubelet
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -357,15 +359,21 @@ class CgroupManager:
             folder = folder / part
             folder.mkdir(exist_ok=True)
 
+    @cached_property
+    def _tops(self) -> list[str]:
+        """The hierarchies of cgroups; of version 1's, ``memory``, by which a pod's is found again, comes last."""
+        if self.v2:
+            return [str(self._mount)]
+        found = [entry.path for entry in os.scandir(self._mount) if not entry.is_symlink()]
+        return sorted(found, key=lambda path: path.endswith("/memory"))
+
     def remove_pod(self, pod_path: str) -> None:
         """Remove a pod's cgroup and what is left below it. Processes in it make this fail with OSError.
 
-        In version 1 the OCI runtime makes it in every hierarchy; ``memory``, by which it is found again, goes last.
+        In version 1 the OCI runtime makes it in every hierarchy.
         """
-        tops = [self._mount] if self.v2 else sorted(self._mount.iterdir(), key=lambda top: top.name == "memory")
-        for top in tops:
-            if not top.is_symlink():
-                remove_folders(top / pod_path[1:])
+        for top in self._tops:
+            remove_folders(f"{top}{pod_path}")
         self._class_changed(pod_path, 0)
         self._keep(pod_path, 0)
 

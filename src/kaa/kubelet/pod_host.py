@@ -12,6 +12,7 @@ from kaa.api.types.core_v1 import ConfigMap, Pod, Secret, Service
 from kaa.api.types.node_v1 import RuntimeClass
 from kaa.client.client import Client
 from kaa.client.informer import Lister
+from kaa.client.pace import Lull
 from kaa.runtime.base import HandlerFeatures, IdMap, Runtime, RuntimeFailure, RuntimeInfo
 
 from .admission import HostPort
@@ -30,6 +31,7 @@ from .topology.hardware import Hardware
 from .userns import UserNamespaces
 from .volumes import Volumes
 
+QUIET_S, PATIENCE_S = 0.3, 2.0
 T = TypeVar("T")
 
 
@@ -59,9 +61,13 @@ class PodHost:
     closing: Callable[[], str]  #: why no pod may begin any more; empty while they may
     users: UserNamespaces
     memory: Rules
-    #: A few at once remove what is left of pods that are gone: those that end, for whom others wait, come first.
+    #: What is left of pods that are gone is removed by a few at once, when no more of them go: others wait for those.
     clearing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    leaving: Lull = field(init=False)
     info: RuntimeInfo | None = None  #: what the runtime said of itself, once it was asked
+
+    def __post_init__(self) -> None:
+        self.leaving = Lull(self.clock, QUIET_S, PATIENCE_S)
 
 
 # ------------------------------------------------------------------------------------------------ its runtime

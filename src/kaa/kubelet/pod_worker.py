@@ -200,7 +200,7 @@ class PodWorker:
                     log.warning("pod turn failed", pod=self._name, error=str(err))
                     again_at = self.host.clock.now() + self._backed_off("turn")
                 self.host.metrics.pod_worker_duration_seconds.observe(self.host.clock.monotonic() - began, "sync")
-                if self._gone and (self.removed or self.pod.metadata.deletion_timestamp):
+                if self._gone and self._leaves:
                     await self._bury()
                     return
                 await self._sleep_until(again_at)
@@ -209,6 +209,11 @@ class PodWorker:
             await self._tasks.close()
             for container in self.view.containers:
                 self.host.prober.forget(container.id)
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether the pod is to be deleted, or is already."""
+        return self.removed or bool(self.pod.metadata.deletion_timestamp)
 
     @property
     def _name(self) -> str:
@@ -360,6 +365,10 @@ class PodWorker:
         self._volumes = None
         self.host.objects.release(self.uid)
         self.host.images.release(self.uid)
+        if not self._leaves:
+            await self._remove_cgroup()
+
+    async def _remove_cgroup(self) -> None:
         cgroups = self.host.config.cgroups
         if cgroups is not None:
             try:
@@ -386,9 +395,12 @@ class PodWorker:
                 await self._sleep_until(self.host.clock.now() + self._backed_off("delete"))
                 self._wake.clear()
         self.host.statuses.forget(self.uid)
+        self.host.leaving.stir()
+        await self.host.leaving.wait()
         async with self.host.clearing:
             for sandbox in self.view.sandboxes:
                 await self.host.runtime.remove_sandbox(sandbox.id)
+            await self._remove_cgroup()
             await asyncio.to_thread(remove_logs, self.host.config, log_directory(self.host.config, self.pod).name)
 
     async def _until_removed(self) -> None:
@@ -490,7 +502,7 @@ class PodWorker:
                 if action.remove:
                     await self.host.runtime.remove_sandbox(action.sandbox_id)
                 else:
-                    await self.host.runtime.stop_sandbox(action.sandbox_id)
+                    await self.host.runtime.stop_sandbox(action.sandbox_id, leaving=self._leaves)
                 self._wake.set()
             case Finish():
                 pass

@@ -399,8 +399,11 @@ class Runtime(Protocol):
         """Make a sandbox, its network included; returns its id."""
         ...
 
-    async def stop_sandbox(self, sandbox_id: str) -> None:
-        """Kill what still runs in it and take its network down. Unknown ids are fine."""
+    async def stop_sandbox(self, sandbox_id: str, *, leaving: bool = False) -> None:
+        """Kill what still runs in it and take its network down. Unknown ids are fine.
+
+        ``leaving``: it is removed soon; what others need not wait for may stay until then.
+        """
         ...
 
     async def remove_sandbox(self, sandbox_id: str) -> None:

@@ -250,7 +250,7 @@ def mount_points(path: Path) -> list[Path]:
     table = Path("/proc/self/mountinfo").read_bytes()
     if b" %s" % wanted not in table:
         return []
-    points = (line.split(b" ", 5)[4] for line in table.splitlines())
+    points = (line.split(b" ", 5)[4] for line in table.splitlines() if wanted in line)
     return [_unescaped(point) for point in points if point == wanted or point.startswith(wanted + b"/")]
 
 

@@ -138,7 +138,7 @@ class SimulatedRuntime:
         self._tell(EventKind.STARTED, sandbox_id)
         return sandbox_id
 
-    async def stop_sandbox(self, sandbox_id: str) -> None:
+    async def stop_sandbox(self, sandbox_id: str, *, leaving: bool = False) -> None:
         sandbox = self._sandboxes.get(sandbox_id)
         if sandbox is None:
             return

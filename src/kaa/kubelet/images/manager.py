@@ -14,7 +14,7 @@ import structlog
 
 from kaa.api.clock import Clock
 from kaa.api.types.core_v1 import Pod, Secret
-from kaa.client.rate import Rate
+from kaa.client.pace import Rate
 from kaa.runtime.base import Image, Runtime, RuntimeFailure
 
 from ..metrics.images import ImageMetrics

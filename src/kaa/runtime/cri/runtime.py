@@ -202,7 +202,7 @@ class CriRuntime:
         self._saw(Key(made.id), RUNNING)
         return made.id
 
-    async def stop_sandbox(self, sandbox_id: str) -> None:
+    async def stop_sandbox(self, sandbox_id: str, *, leaving: bool = False) -> None:
         await _unless_gone(self._channel.do("StopPodSandbox", cri.Id(sandbox_id)))
         self._ips.pop(sandbox_id, None)
         for key in self._tracker.members(sandbox_id):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..base import ContainerUsage
@@ -14,26 +14,29 @@ from ..folders import remove_folders
 from .detect import CGROUP_ROOT
 
 
-@dataclass(frozen=True, slots=True)
 class Cgroups:
-    """The hierarchy below ``root``; cgroups are named by their path in it, ``/kaa/pod…/id``."""
+    """The hierarchy below ``root``, which stays as it is; cgroups are named by their path in it, ``/kaa/pod…/id``."""
 
-    root: Path = CGROUP_ROOT
+    def __init__(self, root: Path = CGROUP_ROOT) -> None:
+        self.root = root
 
-    @property
+    @cached_property
     def unified(self) -> bool:
         return (self.root / "cgroup.controllers").exists()
 
+    @cached_property
+    def _tops(self) -> list[str]:
+        """The folders of version 1's hierarchies."""
+        if not self.root.is_dir():
+            return []
+        return sorted(entry.path for entry in os.scandir(self.root) if not entry.is_symlink())
+
     def folder(self, path: str, controller: str) -> Path:
-        return self.root / path.lstrip("/") if self.unified else self.root / controller / path.lstrip("/")
+        return Path(f"{self.root}/{path}" if self.unified else f"{self.root}/{controller}/{path}")
 
     def folders(self, path: str) -> list[Path]:
         """Every folder that stands for a cgroup: one in version 2, one per hierarchy in version 1."""
-        if self.unified:
-            return [self.folder(path, "")]
-        with contextlib.suppress(FileNotFoundError):
-            return [place / path.lstrip("/") for place in sorted(self.root.iterdir()) if not place.is_symlink()]
-        return []
+        return [self.folder(path, "")] if self.unified else [Path(f"{top}/{path}") for top in self._tops]
 
     def processes(self, path: str) -> list[int]:
         """Pids in the cgroup itself."""

@@ -426,15 +426,16 @@ class Containers:
         self.trash.put(self.bundle(record.id), root=self.bundles, mounted=False)
         self.folder.forget(record.id)
 
-    def reap(self, record: ContainerRecord) -> bool:
-        """Kill what a container's first process left behind (it can, in a shared pid namespace), then its cgroups.
-
-        Returns whether the cgroups are gone.
-        """
+    def kill_rest(self, record: ContainerRecord) -> bool:
+        """Kill what a container's first process left behind: it can, in a shared pid namespace. False while it runs."""
         if not record.cgroup_path or record.state is ContainerState.RUNNING:
             return False
         self.cgroups.kill(record.cgroup_path)
-        return self.cgroups.remove(record.cgroup_path)
+        return True
+
+    def reap(self, record: ContainerRecord) -> bool:
+        """Remove the cgroups of a container that has ended, and whoever is left in them. Returns whether they are gone."""
+        return self.kill_rest(record) and self.cgroups.remove(record.cgroup_path)
 
     async def update_resources(self, container_id: str, resources: Resources) -> None:
         live = self.get(container_id)

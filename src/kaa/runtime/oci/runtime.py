@@ -79,7 +79,8 @@ _DISK_USAGE_S = 10.0
 class _LiveSandbox:
     record: SandboxRecord
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    released: bool = False  #: this process let go of its network and namespaces: removing need not do so again
+    stopped: bool = False  #: this process took its network down, and whatever ran in it: removing need not do so again
+    released: bool = False  #: and let go of its namespaces and cgroups
 
 
 class OciRuntime:
@@ -232,32 +233,39 @@ class OciRuntime:
         record.made = record.ready = True
         self._sandbox_folder.save(record)
 
-    async def stop_sandbox(self, sandbox_id: str) -> None:
+    async def stop_sandbox(self, sandbox_id: str, *, leaving: bool = False) -> None:
         live = self.sandboxes.get(sandbox_id)
         if live is None:
             return
         async with live.lock:
-            await self._stop_sandbox(live)
+            await self._stop_sandbox(live, leaving)
 
-    async def _stop_sandbox(self, live: _LiveSandbox) -> None:
+    async def _stop_sandbox(self, live: _LiveSandbox, leaving: bool) -> None:
         record = live.record
         await asyncio.gather(*(self.containers.stop(live.record.id, 0) for live in self.containers.within(record.id)))
-        if live.released:
-            return
-        if self.network and record.config.namespaces.network != "node":
-            await self.network.detach(record.id)
-        await self.threads.run(self._release_sandbox, record)
-        live.released = True
+        if not live.stopped:
+            if self.network and record.config.namespaces.network != "node":
+                await self.network.detach(record.id)
+            await self.threads.run(self._kill_rest, record)
+            live.stopped = True
+        if not live.released and not leaving:
+            await self.threads.run(self._release_sandbox, record)
+            live.released = True
         if record.ready:
             self._not_ready(record)
             self._publish(EventKind.STOPPED, record.id)
+
+    def _kill_rest(self, record: SandboxRecord) -> None:
+        """What the containers' first processes left behind, and whoever reaped for them."""
+        for live in self.containers.within(record.id):
+            self.containers.kill_rest(live.record)
+        if record.pause.pid and record.pause.boot == boot_id():
+            namespaces.kill_pause(record.pause.pid, record.pause.started)
 
     def _release_sandbox(self, record: SandboxRecord) -> None:
         """Cgroups of ended containers go first, so that the caller can remove the sandbox's own."""
         for live in self.containers.within(record.id):
             self.containers.reap(live.record)
-        if record.pause.pid and record.pause.boot == boot_id():
-            namespaces.kill_pause(record.pause.pid, record.pause.started)
         namespaces.drop_namespaces(self._folder(record.id))
         self._remove_cgroup(record)
 
@@ -277,7 +285,7 @@ class OciRuntime:
         async with live.lock:
             if sandbox_id not in self.sandboxes:
                 return
-            await self._stop_sandbox(live)
+            await self._stop_sandbox(live, leaving=False)
             await asyncio.gather(*(self.containers.remove(c.record.id) for c in self.containers.within(sandbox_id)))
             await self.threads.run(self._forget_sandbox, live.record)
             self.sandboxes.pop(sandbox_id, None)
@@ -288,6 +296,7 @@ class OciRuntime:
         if self.network and record.config.namespaces.network != "node":
             with contextlib.suppress(RuntimeFailure):
                 await self.network.detach(record.id)
+        await self.threads.run(self._kill_rest, record)
         await self.threads.run(self._release_sandbox, record)
         await self.threads.run(self._forget_sandbox, record)
         self.sandboxes.pop(record.id, None)

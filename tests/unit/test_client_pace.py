@@ -1,4 +1,4 @@
-"""So many a second, and a burst of some."""
+"""So much a second, or once it is quiet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from kaa.api.clock import VirtualClock
-from kaa.client.rate import Rate
+from kaa.client.pace import Lull, Rate
 
 ROUNDING = 1e-4  #: the clock counts from 1970
 
@@ -52,3 +52,32 @@ def test_who_waits_for_a_turn_keeps_the_rate(seed: int) -> None:
     for first in range(40):
         for last in range(first, 40):
             assert last - first + 1 <= burst + (went[last] - went[first]) * per_second + ROUNDING
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_can_wait_comes_when_it_is_quiet_or_patience_ends(seed: int) -> None:
+    quiet_s, patience_s = 0.5, 2.0
+    random = Random(seed)
+    clock = VirtualClock()
+    lull = Lull(clock, quiet_s, patience_s)
+    stirred, came = [-10.0], []
+
+    async def later() -> None:
+        await lull.wait()
+        came.append(clock.monotonic())
+
+    async def go() -> None:
+        begin = clock.monotonic()
+        waiting = asyncio.create_task(later())
+        await clock.settle()
+        for _ in range(20):
+            if random.random() < 0.6:
+                lull.stir()
+                stirred.append(clock.monotonic())
+            await clock.advance(random.choice((0.1, 0.3, 0.6)))
+        await waiting
+        (at,) = came
+        last = max(moment for moment in stirred if moment < at or moment == begin)
+        assert at == pytest.approx(begin) or at == pytest.approx(min(max(last, begin) + quiet_s, begin + patience_s))
+
+    asyncio.run(go())
