@@ -263,6 +263,7 @@ def test_events_tell_of_each_step(run: Callable[..., None]) -> None:
                 break
         assert [event.kind for event in seen] == ["created", "started", "stopped", "deleted"]
         assert {(event.sandbox_id, event.container_id) for event in seen} == {(sandbox_id, container_id)}
+        assert {event.uid for event in seen} <= {"", "u1"}, "the pod's, or nothing"
 
     run(body)
 

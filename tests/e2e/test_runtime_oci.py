@@ -364,6 +364,24 @@ def test_the_network_is_attached_and_detached(tmp_path: Path, archive: Path, lef
     asyncio.run(main())
 
 
+def test_events_tell_whose_they_are(run: Callable[[Body], None]) -> None:
+    async def body(runtime: OciRuntime) -> None:
+        events = runtime.events()
+        sandbox_id = await sandbox(runtime)
+        container_id = await started(runtime, sandbox_id)
+        await runtime.remove_sandbox(sandbox_id)
+        seen = []
+        async for event in events:
+            seen.append((event.kind, event.container_id))
+            assert (event.sandbox_id, event.uid) == (sandbox_id, "1")
+            if seen[-1] == (EventKind.DELETED, ""):
+                break
+        kinds = [EventKind.CREATED, EventKind.STARTED, EventKind.STOPPED, EventKind.DELETED]
+        assert [kind for kind, container in seen if container == container_id] == kinds
+
+    run(body)
+
+
 @pytest.mark.parametrize("leaving", [False, True])
 def test_a_sandbox_is_taken_down_once(tmp_path: Path, archive: Path, leftovers: None, leaving: bool) -> None:
     async def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
@@ -34,6 +35,13 @@ class _Wanted:
     since: float = 0.0  #: when the first change that is not known there was seen, by the monotonic clock
     version: int = 0  #: the resource version that our last patch made
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    made: tuple[PodStatus, PodStatus, dict[str, Any] | None] | None = None  #: the patch from the one to the other
+
+    def patch(self) -> dict[str, Any] | None:
+        """What the server is to be told; None when it knows."""
+        if self.made is None or self.made[0] is not self.sent or self.made[1] is not self.status:
+            self.made = self.sent, self.status, status_patch(self.pod, self.sent, self.status)
+        return self.made[2]
 
 
 class StatusWriter:
@@ -60,7 +68,7 @@ class StatusWriter:
         held.pod, held.status = pod, status
         if int(pod.metadata.resource_version or "0") >= held.version:
             held.sent = pod.status
-        if status_patch(pod, held.sent, status) is None:
+        if held.patch() is None:
             held.settled.set()
             return
         if held.settled.is_set() or not held.since:
@@ -112,7 +120,7 @@ class StatusWriter:
         if held is None:
             return
         wanted = held.status
-        patch = status_patch(held.pod, held.sent, wanted)
+        patch = held.patch()
         if patch is not None:
             meta = held.pod.metadata
             try:

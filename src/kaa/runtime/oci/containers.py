@@ -17,6 +17,7 @@ import hashlib
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,10 +32,8 @@ from ..base import (
     EventKind,
     NotFoundError,
     Resources,
-    RuntimeEvent,
     RuntimeFailure,
 )
-from ..events import Events
 from ..files import Trash
 from . import conmon, mountpoints
 from .bundle import Facts, resources_spec
@@ -82,14 +81,15 @@ class Containers:
         clock: Clock,
         engines: Engines,
         snapshots: Snapshots,
-        events: Events,
+        publish: Callable[[EventKind, str, str], None],
         threads: Threads,
         trash: Trash,
     ) -> None:
         self.folder = Folder(root / "containers", ContainerRecord)
         self.trash = trash
         self.bundles = run_dir / "containers"
-        self.clock, self.engines, self.snapshots, self.events, self.threads = clock, engines, snapshots, events, threads
+        self.clock, self.engines, self.snapshots, self.threads = clock, engines, snapshots, threads
+        self._publish = publish  #: (what happened, sandbox id, container id)
         self.cgroups = Cgroups()
         #: Where sandboxes go whose maker names no cgroup for them: this runtime's alone, so that it can be removed.
         self.own_cgroup = f"/kaa-runtime-{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:12]}"
@@ -216,7 +216,7 @@ class Containers:
             del self.live[container_id]
             await to_its_end(self._destroy(live), f"runtime/undo {container_id[:12]}")
             raise
-        self._publish(EventKind.CREATED, record)
+        self._tell(EventKind.CREATED, record)
         return container_id
 
     async def _make(self, live: Live, image: ImageRecord, facts: Facts, points: mountpoints.Places) -> None:
@@ -307,7 +307,7 @@ class Containers:
         record.process, record.conmon = launched
         record.state, record.started_at = ContainerState.RUNNING, at or self.clock.now()
         self._save(record)
-        self._publish(EventKind.STARTED, record)
+        self._tell(EventKind.STARTED, record)
         self._watch(live)
 
     def _save(self, record: ContainerRecord) -> None:
@@ -360,7 +360,7 @@ class Containers:
         record.finished_at = max(at, record.started_at) or self.clock.now()
         self._save(record)
         live.exited.set()
-        self._publish(EventKind.STOPPED, record)
+        self._tell(EventKind.STOPPED, record)
 
     async def stop(self, container_id: str, grace_s: float) -> None:
         try:
@@ -407,7 +407,7 @@ class Containers:
                 await self._stop(live, 0)
             await self._destroy(live)
             del self.live[live.record.id]
-        self._publish(EventKind.DELETED, live.record)
+        self._tell(EventKind.DELETED, live.record)
 
     async def _destroy(self, live: Live) -> None:
         if live.watch:
@@ -463,8 +463,8 @@ class Containers:
             if live.watch:
                 live.watch.close()
 
-    def _publish(self, kind: EventKind, record: ContainerRecord) -> None:
-        self.events.publish(RuntimeEvent(kind, record.sandbox_id, record.id, self.clock.now()))
+    def _tell(self, kind: EventKind, record: ContainerRecord) -> None:
+        self._publish(kind, record.sandbox_id, record.id)
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers

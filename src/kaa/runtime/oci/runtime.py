@@ -107,7 +107,7 @@ class OciRuntime:
         self.images = ImageStore(self.root / "images", self.snapshots)
         self.threads, self._events = Threads(), Events()
         self.containers = Containers(
-            self.root, self.run_dir, clock, self.engines, self.snapshots, self._events, self.threads, self.trash
+            self.root, self.run_dir, clock, self.engines, self.snapshots, self._publish, self.threads, self.trash
         )
         self._handlers = ("", *self.engines)  #: what a RuntimeClass may ask for
         self._monitors = f"{self.containers.own_cgroup}/monitors"  #: the cgroup of every conmon
@@ -288,8 +288,8 @@ class OciRuntime:
             await self._stop_sandbox(live, leaving=False)
             await asyncio.gather(*(self.containers.remove(c.record.id) for c in self.containers.within(sandbox_id)))
             await self.threads.run(self._forget_sandbox, live.record)
+            self._publish(EventKind.DELETED, sandbox_id)
             self.sandboxes.pop(sandbox_id, None)
-        self._publish(EventKind.DELETED, sandbox_id)
 
     async def _destroy_sandbox(self, record: SandboxRecord) -> None:
         """Undo what was half made."""
@@ -493,8 +493,10 @@ class OciRuntime:
         used = [layer for one in records for chain in (one.chain, *one.volumes.values()) for layer in chain]
         await self.threads.run(self.images.sweep, used)
 
-    def _publish(self, kind: EventKind, sandbox_id: str) -> None:
-        self._events.publish(RuntimeEvent(kind, sandbox_id, "", self.clock.now()))
+    def _publish(self, kind: EventKind, sandbox_id: str, container_id: str = "") -> None:
+        live = self.sandboxes.get(sandbox_id)
+        uid = live.record.config.uid if live is not None else ""
+        self._events.publish(RuntimeEvent(kind, sandbox_id, container_id, self.clock.now(), uid))
 
 
 def _identity(config: SandboxConfig) -> tuple[str, str, str, int]:
