@@ -10,6 +10,7 @@ from pathlib import Path
 from ..base import RuntimeFailure
 from .detect import find_conmon, find_engines
 from .hybrid import can_hide, hiding, is_hybrid
+from .sealed import sealed, sealed_copy
 
 #: {runtime: the file below a container's state that it writes}.
 _NOTES = {"runc": "state.json", "crun": "status"}
@@ -53,10 +54,12 @@ class Engines(Mapping[str, Engine]):
         self._known: dict[str, Engine] = {}
         for path in find_engines(wanted):
             name, binary = Path(path).name, path
-            if name == "crun" and is_hybrid():
-                if not can_hide():
+            if name == "crun":
+                if is_hybrid() and not can_hide():
                     continue
-                binary = hiding(path, run_dir / "programs")
+                binary = sealed_copy(path)
+                if is_hybrid():
+                    binary = sealed(hiding(binary), "crun")
             self._known[name] = Engine(name, binary, self.state, monitor, shelter)
         if not self._known:
             raise RuntimeFailure("crun refuses this machine's cgroups, of both versions: install runc")

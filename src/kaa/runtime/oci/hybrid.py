@@ -71,19 +71,8 @@ def can_hide() -> bool:
     return platform.machine() == "x86_64"
 
 
-def hiding(crun: str, folder: Path) -> str:
-    """Make the program that becomes ``crun``, below ``folder``, where programs may be run; its path, which ends in ``/crun``."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    made, content = folder / "crun", _program(crun)
-    if not made.exists() or made.read_bytes() != content:  # a full disk does not hinder the next start
-        fresh = folder / ".crun"
-        fresh.write_bytes(content)
-        fresh.chmod(0o700)
-        fresh.replace(made)
-    return str(made)
-
-
-def _program(crun: str) -> bytes:
+def hiding(crun: str) -> bytes:
+    """The program that becomes ``crun``, which is a path."""
     strings = {"top": str(CGROUP_ROOT), "unified": f"{CGROUP_ROOT}/unified", "crun": crun}
     places, data = {}, b""
     for name, value in strings.items():
