@@ -35,6 +35,7 @@ from kaa.kubelet.pod_host import QUIET_S
 from kaa.kubelet.pod_worker import PodWorker
 from kaa.kubelet.status_writer import PATIENCE_S
 from kaa.runtime.base import ContainerState
+from kaa.runtime.simulated import SimulatedRuntime
 
 SIM = "simulated.kaa.dev/"
 
@@ -172,6 +173,37 @@ def test_job_pod_succeeds_and_is_deleted(play: Play) -> None:
         assert not world.exists()
         await world.advance(QUIET_S)
         assert await world.runtime.list_sandboxes() == []
+
+    play(story)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_what_nobody_waits_for_is_let_go_of_a_little_later(
+    play: Play, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    stopped: list[bool] = []
+    stop = SimulatedRuntime.stop_sandbox
+
+    async def noted(self: SimulatedRuntime, sandbox_id: str, *, leaving: bool = False) -> None:
+        stopped.append(leaving)
+        await stop(self, sandbox_id, leaving=leaving)
+
+    monkeypatch.setattr(SimulatedRuntime, "stop_sandbox", noted)
+
+    async def story(world: World) -> None:
+        world.client.put(make_pod(restart_policy="Never", annotations={SIM + "exit-after": "1s"}))
+        await world.rest()
+        if deleted:
+            world.client.ask_delete("web", world.clock.now())
+            await world.rest()
+            assert not world.exists()
+        else:
+            await world.advance(1)
+            assert world.pod().status.phase == "Succeeded"
+        assert stopped == [True]
+        await world.advance(QUIET_S)
+        assert stopped == [True, False]
+        assert bool(await world.runtime.list_sandboxes()) != deleted
 
     play(story)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -61,13 +62,21 @@ class PodHost:
     closing: Callable[[], str]  #: why no pod may begin any more; empty while they may
     users: UserNamespaces
     memory: Rules
-    #: What is left of pods that are gone is removed by a few at once, when no more of them go: others wait for those.
-    clearing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    leaving: Lull = field(init=False)
+    _clearing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    _leaving: Lull = field(init=False)
     info: RuntimeInfo | None = None  #: what the runtime said of itself, once it was asked
 
     def __post_init__(self) -> None:
-        self.leaving = Lull(self.clock, QUIET_S, PATIENCE_S)
+        self._leaving = Lull(self.clock, QUIET_S, PATIENCE_S)
+
+    @asynccontextmanager
+    async def clearing(self) -> AsyncIterator[None]:
+        """The time to let go of what is left of a pod that has ended: when no more of them end, for others wait for those.
+        A few do it at once."""
+        self._leaving.stir()
+        await self._leaving.wait()
+        async with self._clearing:
+            yield
 
 
 # ------------------------------------------------------------------------------------------------ its runtime

@@ -145,10 +145,11 @@ class CreateSandbox:
 
 @dataclass(frozen=True, slots=True)
 class KillSandbox:
-    """Stop a sandbox; ``remove`` also forgets it."""
+    """Stop a sandbox; ``remove`` also forgets it. ``ending``: its pod has ended, and what it has can be let go of later."""
 
     sandbox_id: str
     remove: bool = False
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -615,7 +616,7 @@ def _end(facts: Facts, ending: Ending) -> Plan:
     elif not facts.busy:
         for sandbox in facts.view.sandboxes:
             if sandbox.state is SandboxState.READY:
-                actions.append(KillSandbox(sandbox.id))
+                actions.append(KillSandbox(sandbox.id, ending=True))
         if not actions:
             actions.append(Finish())
     return Plan(tuple(actions))

@@ -366,6 +366,16 @@ class PodWorker:
         self.host.objects.release(self.uid)
         self.host.images.release(self.uid)
         if not self._leaves:
+            self._tasks.start("tidy", self._tidy())
+
+    async def _tidy(self) -> None:
+        """Let go of what a pod has that has ended and stays."""
+        async with self.host.clearing():
+            try:
+                for sandbox in self.view.sandboxes:
+                    await self.host.runtime.stop_sandbox(sandbox.id)
+            except (RuntimeFailure, OSError) as err:  # removing it will try again
+                log.info("sandbox not released yet", pod=self._name, error=str(err))
             await self._remove_cgroup()
 
     async def _remove_cgroup(self) -> None:
@@ -395,9 +405,7 @@ class PodWorker:
                 await self._sleep_until(self.host.clock.now() + self._backed_off("delete"))
                 self._wake.clear()
         self.host.statuses.forget(self.uid)
-        self.host.leaving.stir()
-        await self.host.leaving.wait()
-        async with self.host.clearing:
+        async with self.host.clearing():
             for sandbox in self.view.sandboxes:
                 await self.host.runtime.remove_sandbox(sandbox.id)
             await self._remove_cgroup()
@@ -502,7 +510,7 @@ class PodWorker:
                 if action.remove:
                     await self.host.runtime.remove_sandbox(action.sandbox_id)
                 else:
-                    await self.host.runtime.stop_sandbox(action.sandbox_id, leaving=self._leaves)
+                    await self.host.runtime.stop_sandbox(action.sandbox_id, leaving=action.ending)
                 self._wake.set()
             case Finish():
                 pass

@@ -402,7 +402,7 @@ class Runtime(Protocol):
     async def stop_sandbox(self, sandbox_id: str, *, leaving: bool = False) -> None:
         """Kill what still runs in it and take its network down. Unknown ids are fine.
 
-        ``leaving``: it is removed soon; what others need not wait for may stay until then.
+        ``leaving``: it is removed soon, or stopped again without this; what others need not wait for may stay until then.
         """
         ...
 
