@@ -27,6 +27,7 @@ from ...api.clock import Clock
 from ..base import (
     Container,
     ContainerConfig,
+    ContainerState,
     ContainerUsage,
     EventKind,
     ExecResult,
@@ -242,11 +243,13 @@ class OciRuntime:
 
     async def _stop_sandbox(self, live: _LiveSandbox, leaving: bool) -> None:
         record = live.record
-        await asyncio.gather(*(self.containers.stop(live.record.id, 0) for live in self.containers.within(record.id)))
+        left = [c.record.id for c in self.containers.within(record.id) if c.record.state is not ContainerState.EXITED]
+        await asyncio.gather(*(self.containers.stop(container_id, 0) for container_id in left))
         if not live.stopped:
             if self.network and record.config.namespaces.network != "node":
                 await self.network.detach(record.id)
-            await self.threads.run(self._kill_rest, record)
+            if record.config.namespaces.pid != "container":  # the end of its first process ends such a one
+                await self.threads.run(self._kill_rest, record)
             live.stopped = True
         if not live.released and not leaving:
             await self.threads.run(self._release_sandbox, record)
