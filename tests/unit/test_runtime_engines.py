@@ -21,6 +21,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return have
 
 
+def refuse(*_: object) -> str:
+    raise PermissionError("no programs in memory here")
+
+
 def make(folder: Path) -> Engines:
     return Engines(folder, lambda pid: None)
 
@@ -57,6 +61,9 @@ def test_crun_does_not_see_the_other_hierarchy(
     assert content.endswith(b"/sys/fs/cgroup\0/sys/fs/cgroup/unified\0%s\0" % installed["crun"].encode())
     assert make(tmp_path)["crun"].binary == program
     assert list(tmp_path.iterdir()) == [tmp_path / "crun"], "no file is needed: the disk may be full"
+    with monkeypatch.context() as refused:
+        refused.setattr(engines, "sealed", refuse)
+        assert list(make(tmp_path)) == ["runc"]
     monkeypatch.setattr(engines, "can_hide", lambda: False)
     assert list(make(tmp_path)) == ["runc"]
     del installed["runc"]

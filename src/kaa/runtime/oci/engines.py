@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from ..base import RuntimeFailure
 from .detect import find_conmon, find_engines
 from .hybrid import can_hide, hiding, is_hybrid
 from .sealed import sealed, sealed_copy
 
+log = structlog.get_logger(__name__)
 #: {runtime: the file below a container's state that it writes}.
 _NOTES = {"runc": "state.json", "crun": "status"}
 
@@ -44,6 +47,18 @@ def as_runc_says(message: str, program: str) -> str:
 _NOT_FOUND = re.compile(r"executable file `(.*)` not found in \$PATH")
 
 
+def _crun(path: str) -> str:
+    """What to start in its place; nothing where it would refuse to work."""
+    copy = sealed_copy(path)
+    if not is_hybrid():
+        return copy
+    try:
+        return sealed(hiding(copy), "crun") if can_hide() else ""
+    except OSError as err:  # vm.memfd_noexec
+        log.warning("crun is not used: this machine runs no programs from memory", error=str(err))
+        return ""
+
+
 class Engines(Mapping[str, Engine]):
     """Those there are, by name; ``default`` is what containers are made with when nobody asks for another."""
 
@@ -53,14 +68,10 @@ class Engines(Mapping[str, Engine]):
         self.state = run_dir / "engine"
         self._known: dict[str, Engine] = {}
         for path in find_engines(wanted):
-            name, binary = Path(path).name, path
-            if name == "crun":
-                if is_hybrid() and not can_hide():
-                    continue
-                binary = sealed_copy(path)
-                if is_hybrid():
-                    binary = sealed(hiding(binary), "crun")
-            self._known[name] = Engine(name, binary, self.state, monitor, shelter)
+            name = Path(path).name
+            binary = _crun(path) if name == "crun" else path
+            if binary:
+                self._known[name] = Engine(name, binary, self.state, monitor, shelter)
         if not self._known:
             raise RuntimeFailure("crun refuses this machine's cgroups, of both versions: install runc")
         self.default = next(iter(self._known.values()))
