@@ -299,12 +299,13 @@ def _mentions(path: str, word: str) -> bool:
 
 
 def _runs_its_command(engine: Engine, pid: int) -> bool:
-    """Whether a container's first process has become what it was made for. runc's own is called ``runc:[2:INIT]``."""
+    """Whether a container's first process has become what it was made for. runc's own is called ``runc:[2:INIT]``; crun's is
+    ``crun``, or a copy of it in memory, whose process may have any name."""
     try:
-        name = Path(f"/proc/{pid}/comm").read_text()
+        name, program = Path(f"/proc/{pid}/comm").read_text(), os.readlink(f"/proc/{pid}/exe")
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return not name.startswith(("runc:[", engine.name))
+    return not (name.startswith(("runc:[", engine.name)) or program.startswith(f"/memfd:{engine.name}"))
 
 
 def forget(engine: Engine, container_id: str) -> None:
