@@ -7,44 +7,27 @@ the turns and wakes the next one when it is done; the plan is told what is under
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from kaa.api.clock import parse_time
 from kaa.api.errors import ApiError, NotFound
-from kaa.api.types.core_v1 import LifecycleHandler, Pod
+from kaa.api.types.core_v1 import Pod
 from kaa.api.types.meta_v1 import DeleteOptions, Preconditions
-from kaa.runtime.base import Container, ContainerState, RuntimeFailure, Sandbox
+from kaa.runtime.base import Container, ContainerState, RuntimeFailure
 
 from .allocation import Allocation
-from .claims import ClaimFailure
-from .container_config import container_config, log_directory, pod_dns, sandbox_config
-from .env import ConfigError
-from .images import ImageError
+from .container_config import log_directory
 from .log_rotation import remove_logs
 from .messages import termination_message
-from .metrics.starts import PodStart
-from .pod_host import (
-    PodHost,
-    container_sources,
-    features_of,
-    image_volumes,
-    own_users,
-    plain_sources,
-    pull_secrets,
-    runtime_handler,
-    why_no_sandbox,
-)
+from .pod_host import PodHost
 from .pod_plan import (
     SANDBOX,
     Action,
     CreateSandbox,
     Ending,
     Facts,
-    Failure,
     Finish,
     Health,
     KillSandbox,
@@ -59,20 +42,17 @@ from .pod_plan import (
     plan,
     resize_key,
 )
+from .pod_volumes import PodVolumes
 from .pressure import may_be_evicted
-from .probing import hooks
 from .references import container_reference
+from .retries import Retries
+from .starts import Starts, address_of, spec_of
 from .status import Seen, known_health, pod_status
 from .status_writer import foreign_conditions, with_status
-from .stops import PreStop, Stops
+from .stops import Stops
 from .tasks import Tasks
-from .volumes import VolumeError
-from .volumes.manager import Prepared
 
 log = structlog.get_logger(__name__)
-_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 10.0  # upstream looks at a pod that failed again after 10 s
-_RETRY_VOLUMES_MAX_S = 122.0
-_RETRY_START_S = 10.0
 
 
 class PodWorker:
@@ -88,20 +68,25 @@ class PodWorker:
         self.removed = False  #: the API server has it no more
         self._wake = asyncio.Event()
         self._tasks = Tasks(f"kubelet/pod {pod.metadata.namespace}/{pod.metadata.name}", self._wake.set)
-        self._failures: dict[str, Failure] = {}
-        self._retry_s: dict[str, float] = {}
-        self._stops = Stops(host, self._tasks, self._event, self._backed_off)
+        self._retries = Retries()
+        self._stops = Stops(host, self._tasks, self._event, self._retries.failed)
+        self._volumes = PodVolumes(host, lambda: self.pod, lambda: self.view, self._event, self._retries)
+        self._starts = Starts(
+            host,
+            self.allocation,
+            self._volumes,
+            self._stops,
+            self._retries,
+            lambda: self.view,
+            self._event,
+            self._wake.set,
+        )
         self._messages: dict[str, str] = {}
         self._ending: Ending | None = None
         self._evicted: Ending | None = None
-        self._volumes: Prepared | None = None
-        self._volumes_lock = asyncio.Lock()
-        self._refresh_volumes = False
-        self._volumes_at = 0.0  #: when to look again at volumes that an earlier life of ours made
         self._gone = False
         self.finished = asyncio.Event()  #: nothing of it runs, nor will
         self._said_backoff: dict[str, str] = {}
-        self._start_seen = PodStart(host.metrics, pod, host.clock)
 
     # ------------------------------------------------------------------------------------------------ from outside
 
@@ -112,7 +97,7 @@ class PodWorker:
             self.allocation.update(pod)
             return
         if pod.metadata.annotations != self.pod.metadata.annotations or pod.metadata.labels != self.pod.metadata.labels:
-            self._refresh_volumes = True
+            self._volumes.changed()
         self.allocation.update(pod)
         self.host.prober.nudge(self.uid)
         self._wake.set()
@@ -174,16 +159,20 @@ class PodWorker:
     @property
     def volume_paths(self) -> dict[str, Path]:
         """Where the pod's volumes are, by name; empty while they are not."""
-        return self._volumes.paths if self._volumes is not None else {}
+        return self._volumes.paths
 
     def wake(self) -> None:
         self._wake.set()
 
     def objects_changed(self) -> None:
         """Something that the pod refers to is another now."""
-        self._refresh_volumes = True
-        for name in [n for n, f in self._failures.items() if f.reason in ("", "CreateContainerConfigError")]:
-            del self._failures[name]
+        self._volumes.changed()
+        self._starts.objects_changed()
+        self._wake.set()
+
+    def network_changed(self) -> None:
+        """A sandbox that could not be made need not wait any longer."""
+        self._starts.network_changed()
         self._wake.set()
 
     # ------------------------------------------------------------------------------------------------ turns
@@ -195,10 +184,10 @@ class PodWorker:
                 began = self.host.clock.monotonic()
                 try:
                     again_at = await self._turn()
-                    self._retry_s.pop("turn", None)
+                    self._retries.worked("turn")
                 except (RuntimeFailure, ApiError, OSError, TimeoutError) as err:
                     log.warning("pod turn failed", pod=self._name, error=str(err))
-                    again_at = self.host.clock.now() + self._backed_off("turn")
+                    again_at = self.host.clock.now() + self._retries.failed("turn")
                 self.host.metrics.pod_worker_duration_seconds.observe(self.host.clock.monotonic() - began, "sync")
                 if self._gone and self._leaves:
                     await self._bury()
@@ -237,20 +226,11 @@ class PodWorker:
         self._publish(decided)
         for action in decided.actions:
             await self._do(action)
-        if self._volumes_due():
-            self._refresh_volumes = False
-            self._tasks.start("volumes", self._refresh())
-        again = self._volumes.refresh_at if self._volumes is not None else self._volumes_at or None
-        return _earliest(decided.wake_at, self._deadline(), again, pin_at)
-
-    def _volumes_due(self) -> bool:
-        """Whether volumes are to be made true: something in them changed, or nobody follows what is in them yet."""
-        if self._gone or self._ending is not None or "volumes" in self._tasks:
-            return False
-        if self._volumes is not None:
-            return self._refresh_volumes
-        starting = any(key.startswith("start/") for key in self._tasks.keys)
-        return self.view.sandbox is not None and not starting and self.host.clock.now() >= self._volumes_at
+        if self._ending is None and not self._gone and "volumes" not in self._tasks:
+            starting = any(key.startswith("start/") for key in self._tasks.keys)
+            if self._volumes.due(unattended=self.view.sandbox is not None and not starting):
+                self._tasks.start("volumes", self._volumes.refresh())
+        return _earliest(decided.wake_at, self._deadline(), self._volumes.again_at, pin_at)
 
     async def _sleep_until(self, at: float | None) -> None:
         if self._wake.is_set():
@@ -262,8 +242,8 @@ class PodWorker:
         woken = asyncio.ensure_future(self._wake.wait())
         try:
             await asyncio.wait((timer, woken), return_when=asyncio.FIRST_COMPLETED)
-            if timer.done() and self._volumes is not None and self._volumes.refresh_at is not None:
-                self._refresh_volumes |= self.host.clock.now() >= self._volumes.refresh_at
+            if timer.done():
+                self._volumes.time_passed()
         finally:
             timer.cancel()
             woken.cancel()
@@ -280,24 +260,14 @@ class PodWorker:
                 self.host.prober.forget(container.id)
         self._stops.seen({container.id for container in containers}, running)
         if self._ending is None and self.view.sandbox is not None:
-            ip = self._ip(self.view.sandbox)
+            ip = address_of(self.host, self.pod, self.view.sandbox)
             for container in running.values():
-                spec = self._spec(container.name)
+                spec = spec_of(self.pod, container.name)
                 if spec is not None and f"start/{container.name}" not in self._tasks:
                     known = known_health(self._shown(), container.id)
                     self.host.prober.follow(
                         self.pod, spec, container.id, ip, began_at=container.started_at, known=known
                     )
-
-    def _ip(self, sandbox: Sandbox) -> str:
-        if self.pod.spec.host_network or not sandbox.ips:
-            return self.host.config.node_ips[0]
-        return sandbox.ips[0]
-
-    def _spec(self, name: str) -> Any:
-        spec = self.pod.spec
-        every: list[Any] = [*spec.init_containers, *spec.containers, *spec.ephemeral_containers]
-        return next((c for c in every if c.name == name), None)
 
     def _health(self) -> dict[str, Health]:
         """A container whose postStart hook still runs has not started."""
@@ -312,7 +282,7 @@ class PodWorker:
             view=self.view,
             now=self.host.clock.now(),
             health=self._health(),
-            failures={**self._failures, **self.allocation.failures},
+            failures={**self._starts.failures, **self.allocation.failures},
             busy=frozenset(key[6:] for key in self._tasks.keys if key.startswith("start/")),
             stopping=self._stops.due,
             held=self._stops.held,
@@ -357,12 +327,11 @@ class PodWorker:
         if self._gone:
             return
         await self.host.plugins.unprepare(self.pod)
-        await self.host.volumes.remove(self.uid)
+        await self._volumes.remove()
         self.host.users.release(self.uid)
         self._gone = True
         self.finished.set()
         self.allocation.release()
-        self._volumes = None
         self.host.objects.release(self.uid)
         self.host.images.release(self.uid)
         if not self._leaves:
@@ -402,7 +371,7 @@ class PodWorker:
                 break
             except (ApiError, OSError, TimeoutError) as err:
                 log.warning("pod not deleted", pod=self._name, error=str(err))
-                await self._sleep_until(self.host.clock.now() + self._backed_off("delete"))
+                await self._sleep_until(self.host.clock.now() + self._retries.failed("delete"))
                 self._wake.clear()
         self.host.statuses.forget(self.uid)
         async with self.host.clearing():
@@ -429,7 +398,7 @@ class PodWorker:
 
     def _publish(self, decided: Plan) -> None:
         waiting = dict(decided.waiting)
-        for name, failure in self._failures.items():
+        for name, failure in self._starts.failures.items():
             if failure.reason and name != SANDBOX:
                 waiting.setdefault(name, Waiting(failure.reason, failure.message))
         self._say_backoffs(decided)
@@ -457,7 +426,7 @@ class PodWorker:
                 and any(one.recursive_read_only for one in self.host.info.features.values()),
             ),
         )
-        self._start_seen.phase_is(status.phase or "", self.view.containers)
+        self._starts.seen.phase_is(status.phase or "", self.view.containers)
         self.host.statuses.set(shown, status)
 
     def _say_backoffs(self, decided: Plan) -> None:
@@ -478,10 +447,6 @@ class PodWorker:
                 container_reference(about, container) if container else about, type, reason, message
             )
 
-    def _say_of_image(self, type: str, reason: str, message: str, *, container: str = "") -> None:
-        self._start_seen.image(reason)
-        self._event(type, reason, message, container=container)
-
     async def _read_messages(self) -> None:
         pod_dir = self.host.volumes.pod_dir(self.uid)
         for container in self.view.containers:
@@ -493,15 +458,15 @@ class PodWorker:
     async def _do(self, action: Action) -> None:
         match action:
             case CreateSandbox():
-                self._tasks.start(f"start/{SANDBOX}", self._create_sandbox(action))
+                self._tasks.start(f"start/{SANDBOX}", self._starts.sandbox(action))
             case StartContainer():
-                self._tasks.start(f"start/{action.name}", self._start(action))
+                self._tasks.start(f"start/{action.name}", self._starts.container(action))
             case StopContainer():
-                self._stops.begin(action, self._pre_stop(action))
+                self._stops.begin(action, self._starts.pre_stop(action))
             case ResizeContainer():
                 self._tasks.start(
                     resize_key(action.container_id),
-                    self.allocation.resize(action.container_id, self._spec(action.name)),
+                    self.allocation.resize(action.container_id, spec_of(self.pod, action.name)),
                 )
             case RemoveContainer():
                 await self.host.runtime.remove_container(action.container_id)
@@ -514,159 +479,6 @@ class PodWorker:
                 self._wake.set()
             case Finish():
                 pass
-
-    def _backed_off(self, what: str, *, at_most_s: float = _RETRY_MAX_S) -> float:
-        wait = min(self._retry_s.get(what, _RETRY_FIRST_S / 2) * 2, at_most_s)
-        self._retry_s[what] = wait
-        return wait
-
-    async def _create_sandbox(self, action: CreateSandbox) -> None:
-        now = self.host.clock.now
-        try:
-            if action.attempt:
-                self._event("Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
-            await self._ready_volumes()
-            await self.host.plugins.prepare(self.pod)
-            cgroups = self.host.config.cgroups
-            parent = ""
-            if cgroups is not None:
-                parent = await self.allocation.ensure_cgroup(cgroups)
-            handler = await runtime_handler(self.host, self.pod)
-            users = await own_users(self.host, self.pod, handler)
-            config = sandbox_config(self.pod, self.host.config, action.attempt, parent, handler, users)
-            for reason, message in pod_dns(self.pod, self.host.config).warnings:
-                self._event("Warning", reason, message)
-            await self.host.runtime.run_sandbox(config)
-            self._failures.pop(SANDBOX, None)
-            self._retry_s.pop(SANDBOX, None)
-        except VolumeError as err:
-            self._event("Warning", err.reason, str(err))
-            wait = self._backed_off(SANDBOX, at_most_s=_RETRY_VOLUMES_MAX_S)
-            self._failures[SANDBOX] = Failure("", str(err), now() + wait)
-        except ClaimFailure as err:
-            self._event("Warning", "FailedPrepareDynamicResources", f"Failed to prepare dynamic resources: {err}")
-            self._failures[SANDBOX] = Failure("", str(err), now() + min(self._backed_off(SANDBOX), _RETRY_START_S))
-        except (RuntimeFailure, ApiError, ConfigError, OSError, TimeoutError) as err:
-            reason, text = await why_no_sandbox(self.host, self.pod, err)
-            self._event("Warning", reason, text)
-            self._failures[SANDBOX] = Failure("", str(err), now() + self._backed_off(SANDBOX))
-
-    def network_changed(self) -> None:
-        """A sandbox that could not be made need not wait any longer."""
-        self._failures.pop(SANDBOX, None)
-        self._wake.set()
-
-    async def _ready_volumes(self) -> Prepared:
-        async with self._volumes_lock:
-            if self._volumes is None:
-                self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
-            return self._volumes
-
-    async def _refresh(self) -> None:
-        try:
-            async with self._volumes_lock:
-                self._volumes = await self.host.volumes.prepare(self.pod, plain_sources(self.host, self.pod, self.view))
-        except VolumeError as err:
-            self._event("Warning", err.reason, str(err))
-            again = self.host.clock.now() + self._backed_off("volumes", at_most_s=_RETRY_VOLUMES_MAX_S)
-            if self._volumes is None:
-                self._volumes_at = again
-            elif self._volumes.refresh_at is not None:
-                self._volumes.refresh_at = again
-
-    async def _start(self, action: StartContainer) -> None:
-        spec = self._spec(action.name)
-        try:
-            await self._start_container(action, spec)
-            self._failures.pop(action.name, None)
-        except ImageError as err:
-            self._event("Warning", "Failed", f"Error: {err.reason}", container=action.name)
-            self._failures[action.name] = Failure(err.reason, str(err), err.retry_at)
-        except (ConfigError, VolumeError) as err:
-            self._failed(action.name, "CreateContainerConfigError", err)
-        except (RuntimeFailure, ApiError, OSError, TimeoutError) as err:
-            self._failed(action.name, "CreateContainerError", err)
-
-    def _failed(self, name: str, reason: str, err: Exception) -> None:
-        self.host.metrics.container_failed(self.pod, name, reason)
-        self._event("Warning", "Failed", f"Error: {err}", container=name)
-        self._failures[name] = Failure(reason, str(err), self.host.clock.now() + _RETRY_START_S)
-
-    async def _start_container(self, action: StartContainer, spec: Any) -> None:
-        host, sandbox = self.host, self.view.sandbox
-        assert sandbox is not None
-        secrets, missing = await pull_secrets(host, self.pod)
-        if missing:
-            text = f"Unable to retrieve some image pull secrets ({', '.join(missing)})"
-            full = f"{text}; attempting to pull the image may not succeed."
-            self._event("Warning", "FailedToRetrieveImagePullSecret", full)
-        mounted = await image_volumes(host, self.pod, spec, secrets, self._say_of_image)
-        image = await host.images.ensure(
-            spec.image or "",
-            spec.image_pull_policy,
-            secrets,
-            pod=self.pod,
-            say=partial(self._say_of_image, container=spec.name),
-        )
-        volumes = await self._ready_volumes()
-        sources = await container_sources(host, self.pod, self.view, spec)
-        config = await asyncio.to_thread(
-            container_config,
-            self.pod,
-            spec,
-            action,
-            host.config,
-            image=image,
-            sources=sources,
-            volumes=volumes,
-            pod_dir=host.volumes.pod_dir(self.uid),
-            memory_capacity_bytes=host.memory_capacity_bytes,
-            pid_target=self._pid_target(spec),
-            image_volumes=mounted,
-            features=await features_of(host, sandbox.runtime_handler),
-            memory=host.memory,
-        )
-        await host.plugins.before_start(self.pod, spec)
-        config = host.hardware.equipped(self.pod, spec, config)
-        container_id = await host.runtime.create_container(sandbox.id, config)
-        self._event("Normal", "Created", "Container created", container=spec.name)
-        try:
-            await host.runtime.start_container(container_id)
-        except RuntimeFailure as err:  # it has ended before it began: the runtime shows it exited, with StartError
-            self._event("Warning", "Failed", f"Error: {err}", container=spec.name)
-            host.metrics.container_failed(self.pod, spec.name, "RunContainerError")
-            self._wake.set()
-            return
-        host.metrics.container_started(self.pod, spec.name)
-        self._event("Normal", "Started", "Container started", container=spec.name)
-        self._wake.set()
-        if spec.lifecycle is not None and spec.lifecycle.post_start is not None:
-            await self._post_start(spec, container_id, sandbox)
-
-    async def _post_start(self, spec: Any, container_id: str, sandbox: Sandbox) -> None:
-        try:
-            await self._hook(spec, spec.lifecycle.post_start, container_id, self._ip(sandbox))
-        except hooks.HookFailed as err:  # what it said may be a secret: it goes to the log alone
-            log.warning("PostStartHook failed", pod=self._name, container=spec.name, error=str(err))
-            self._event("Warning", "FailedPostStartHook", "PostStartHook failed", container=spec.name)
-            action = StopContainer(container_id, spec.name, grace_of(self.pod), "FailedPostStartHook")
-            await self._stops.stop(action, self._pre_stop(action))
-
-    def _pre_stop(self, action: StopContainer) -> PreStop | None:
-        spec, sandbox = self._spec(action.name), self.view.sandbox
-        hook = spec.lifecycle.pre_stop if spec is not None and spec.lifecycle is not None and action.hooks else None
-        if hook is None:
-            return None
-        ip = self._ip(sandbox) if sandbox is not None else ""
-        return PreStop(partial(self._hook, spec, hook, action.container_id, ip), hook.exec is not None)
-
-    async def _hook(self, spec: Any, hook: LifecycleHandler, container_id: str, ip: str) -> None:
-        await hooks.run_hook(self.host.runtime, self.host.clock, self.pod, spec, hook, container_id, ip)
-
-    def _pid_target(self, spec: Any) -> str:
-        target = getattr(spec, "target_container_name", None)
-        found = self.view.latest(target) if target else None
-        return found.id if found is not None else ""
 
 
 def _differs_in_our_status_alone(pod: Pod, before: Pod) -> bool:
