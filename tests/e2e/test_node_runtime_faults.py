@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,13 +238,23 @@ def test_a_sandbox_whose_caller_gave_up_is_undone_once_it_is_made(node: Path) ->
     asyncio.run(main())
 
 
-def test_a_start_whose_caller_gave_up_is_known(node: Path, archive: Path) -> None:
+def test_a_start_whose_caller_gave_up_is_known(node: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with alive(node, archive) as made:
             container_id = await made.create_container(await sandboxed(made), config(node))
+            loop, launch, given_up = asyncio.get_running_loop(), conmon.launch, threading.Event()
+
+            def give_up() -> None:
+                task.cancel()
+                given_up.set()
+
+            def launched(*given: Any) -> conmon.Launched:
+                loop.call_soon_threadsafe(give_up)
+                assert given_up.wait(10)
+                return launch(*given)
+
+            monkeypatch.setattr(conmon, "launch", launched)
             task = asyncio.create_task(made.start_container(container_id))
-            await until(lambda: conmon.monitors(container_id))
-            task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert (await made.container(container_id)).state is ContainerState.RUNNING
