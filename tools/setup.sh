@@ -13,7 +13,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 # command:package
 needed=(conmon:conmon nft:nftables conntrack:conntrack)
 # either OCI runtime will do; crun is the faster one
-if [ "$(id -u)" = 0 ] || ! command -v runc >/dev/null; then needed+=(crun:crun); fi
+if [ "${1:-}" = tests ] || [ "$(id -u)" = 0 ] || ! command -v runc >/dev/null; then needed+=(crun:crun); fi
 if [ "${1:-}" = tests ]; then
   needed+=(ip:iproute2 dig:dnsutils docker-registry:docker-registry skopeo:skopeo containerd:containerd)
   needed+=(runc:runc dbus-daemon:dbus-daemon losetup:mount mkfs.ext4:e2fsprogs)
