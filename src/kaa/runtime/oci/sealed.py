@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 
 _EXEC = 0x10  # MFD_EXEC: Linux 6.3 wants to be told
 _SEALS = 0xF  # of content, size up, size down, and of seals
 _ADD_SEALS = 1033
-#: {content: its open file}: one copy for as long as this process lives.
+#: {the content's hash: its open file}: one copy for as long as this process lives.
 _MADE: dict[bytes, int] = {}
 
 
 def sealed(content: bytes, name: str) -> str:
     """Keep a program in memory; its path, which is good while this process lives. Raises OSError where the kernel refuses."""
-    if content not in _MADE:
-        _MADE[content] = _made(content, name)
-    return f"/proc/{os.getpid()}/fd/{_MADE[content]}"
+    digest = hashlib.sha256(content).digest()
+    if digest not in _MADE:
+        _MADE[digest] = _made(content, name)
+    return f"/proc/{os.getpid()}/fd/{_MADE[digest]}"
 
 
 def sealed_copy(path: str) -> str:
