@@ -103,6 +103,21 @@ def test_a_pull_secret_that_is_no_utf8_is_one_nevertheless() -> None:
     run(use, http=True)
 
 
+def test_a_pull_secret_too_deep_to_read_is_refused() -> None:
+    body = {
+        "metadata": {"name": "s"},
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": base64.b64encode(b'{"auths":' * 20000).decode()},
+    }
+
+    async def use(lab: Lab) -> None:
+        answer = await lab.ask("POST", "/api/v1/namespaces/default/secrets", body)
+        assert answer.status == 422, answer.body
+        assert b"exceeded max depth" in answer.body
+
+    run(use, http=True)
+
+
 def test_a_review_asked_for_as_a_table_is_refused() -> None:
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
     body = b'{"apiVersion":"authorization.k8s.io/v1","kind":"SelfSubjectAccessReview","spec":{}}'

@@ -97,6 +97,8 @@ def _json_key(obj: Secret, key: str) -> Iterator[FieldError]:
         msgspec.convert(json_value(base64.b64decode(obj.data[key])), dict[str, Any])
     except (binascii.Error, msgspec.DecodeError) as err:
         yield fields.invalid(_DATA.key(key), "<secret contents redacted>", str(err))
+    except RecursionError:
+        yield fields.invalid(_DATA.key(key), "<secret contents redacted>", "exceeded max depth")
 
 
 STRATEGY = SecretStrategy()
