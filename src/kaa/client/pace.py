@@ -6,7 +6,10 @@ from kaa.api.clock import Clock
 
 
 class Rate:
-    """So many a second, and a burst of some: a bucket of tokens. What is taken comes back with time, ``per_second`` of it, up to ``burst``. A rate of nothing a second has no limit."""
+    """So many a second, and a burst of some: a bucket of tokens.
+
+    What is taken comes back with time, ``per_second`` of it, up to ``burst``. A rate of nothing a second has no limit.
+    """
 
     __slots__ = ("_at", "_burst", "_clock", "_left", "_per_second")
 

@@ -62,7 +62,7 @@ class PodHost:
     closing: Callable[[], str]  #: why no pod may begin any more; empty while they may
     users: UserNamespaces
     memory: Rules
-    _clearing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    _clearing: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(2))
     _leaving: Lull = field(init=False)
     info: RuntimeInfo | None = None  #: what the runtime said of itself, once it was asked
 
